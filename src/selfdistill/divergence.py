@@ -1,0 +1,288 @@
+"""Per-token divergences between a student's and a teacher's next-token distributions.
+
+Everything here is a pure function of tensors. The chunked functions take hidden states and the
+LM head's weights instead of logits: a chunk of rows is multiplied with the head, used, and dropped,
+so that no tensor of shape [tokens, vocabulary] ever exists for either model, forward or backward.
+
+Notation, per token: p = teacher, q = student, both softmax(transform(hidden @ head.T) / temperature).
+
+======================  =======================================================================
+``forward_kl``          KL(p || q) = sum p (log p - log q)     what the paper's results used
+``reverse_kl``          KL(q || p) = sum q (log q - log p)     what the paper's text writes
+``jsd``                 beta KL(p || m) + (1 - beta) KL(q || m),  m = beta p + (1 - beta) q
+======================  =======================================================================
+
+``jsd`` is the generalised Jensen-Shannon divergence (Agarwal et al. 2024, arXiv 2306.13649). It does
+not turn into either KL at beta 0 or 1: it is zero there. Name the KL you want instead.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["forward_kl", "reverse_kl", "jsd"]
+TopKOf = Literal["teacher", "student"]
+ValueFn = Callable[[slice, Tensor, Tensor | None], Tensor]
+
+CHUNK_ELEMENTS = 1 << 23
+"""Logits of one chunk when no chunk size is given: 8.4 million, 34 MB in fp32."""
+
+
+def chunked_divergence(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    *,
+    kind: Kind = "forward_kl",
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_k_of: TopKOf = "teacher",
+    tail: bool = False,
+    clip: float | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Divergence of every token, over the full vocabulary or its top k.
+
+    Args:
+        student_hidden: [N, H], last hidden states at the N positions that predict a token.
+        student_head: [V, H], the student's LM-head weight.
+        teacher_hidden: [N, H'], the teacher's hidden states for the same N tokens.
+        teacher_head: [V, H'].
+        kind: which divergence; see the module's table.
+        beta: the weight of the teacher in ``jsd``, in (0, 1).
+        temperature: both models' logits are divided by it.
+        top_k: compare only the k most likely tokens of ``top_k_of``. Both distributions are renormalised
+            on them, unless ``tail``: then the rest of the vocabulary is one more outcome.
+        clip: upper bound of a token's value; a clipped token has no gradient.
+        logit_scale: factor on the logits (Cohere; Granite's divisor inverted).
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
+        chunk_size: rows per chunk; by default as many as make 8.4 million logits.
+
+    Returns:
+        [N] values in nats, fp32 (fp64 for fp64 input). Gradients flow to ``student_hidden`` and
+        ``student_head`` only.
+
+    Raises:
+        ValueError: an argument is out of range or shapes do not agree.
+    """
+    _check_shapes(student_hidden, student_head, teacher_hidden, teacher_head)
+    _check_options(kind, beta, temperature, top_k, clip)
+    vocabulary = student_head.shape[0]
+    support = top_k if top_k is not None and top_k < vocabulary else None
+
+    def values(_: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> Tensor:
+        assert teacher_raw is not None
+        student_logits = transform_logits(student_raw, temperature, logit_scale, softcap)
+        teacher_logits = transform_logits(teacher_raw, temperature, logit_scale, softcap)
+        if support is None:
+            log_q = student_logits.log_softmax(-1)
+            log_p = teacher_logits.log_softmax(-1)
+        else:
+            chosen = teacher_logits if top_k_of == "teacher" else student_logits.detach()
+            index = chosen.topk(support, dim=-1).indices
+            log_q = _restrict(student_logits, index, tail)
+            log_p = _restrict(teacher_logits, index, tail)
+        result = divergence(log_q, log_p, kind=kind, beta=beta)
+        return result if clip is None else result.clamp(max=clip)
+
+    return _apply(values, student_hidden, student_head, teacher_hidden, teacher_head, chunk_size)
+
+
+def chunked_sampled_divergence(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    token_ids: Tensor,
+    *,
+    temperature: float = 1.0,
+    clip: float | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Reverse KL estimated from the sampled token alone: log q(y) - log p(y), y drawn from q.
+
+    The value is an unbiased estimate of KL(q || p), and so is its gradient, which is the
+    score-function one: (log q(y) - log p(y)) * grad log q(y), the first factor held constant.
+    ``token_ids`` is [N] int64; ``clip`` bounds the size of that factor; the rest is as in
+    ``chunked_divergence``. Values may be negative.
+    """
+    _check_shapes(student_hidden, student_head, teacher_hidden, teacher_head)
+    _check_options("reverse_kl", 0.5, temperature, None, clip)
+
+    def values(rows: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> Tensor:
+        assert teacher_raw is not None
+        target = token_ids[rows, None]
+        student_logits = transform_logits(student_raw, temperature, logit_scale, softcap)
+        teacher_logits = transform_logits(teacher_raw, temperature, logit_scale, softcap)
+        log_q = student_logits.log_softmax(-1).gather(-1, target).squeeze(-1)
+        log_p = teacher_logits.log_softmax(-1).gather(-1, target).squeeze(-1)
+        ratio = (log_q - log_p).detach()
+        if clip is not None:
+            ratio = ratio.clamp(-clip, clip)
+        return ratio + ratio * (log_q - log_q.detach())  # the second term is 0 and carries the gradient
+
+    return _apply(values, student_hidden, student_head, teacher_hidden, teacher_head, chunk_size)
+
+
+def chunked_logprobs(
+    hidden: Tensor,
+    head: Tensor,
+    token_ids: Tensor,
+    *,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Log-probability in nats of ``token_ids`` [N] int64 under softmax(transform(hidden @ head.T) / T).
+
+    Shapes, dtypes and gradients as in ``chunked_divergence``. Its negative is the cross-entropy.
+    """
+    if token_ids.shape != hidden.shape[:1]:
+        raise ValueError(f"token_ids {tuple(token_ids.shape)} and hidden {tuple(hidden.shape)} disagree on N")
+
+    def values(rows: slice, raw: Tensor, _: Tensor | None) -> Tensor:
+        logits = transform_logits(raw, temperature, logit_scale, softcap)
+        return logits.gather(-1, token_ids[rows, None]).squeeze(-1) - logits.logsumexp(-1)
+
+    return _apply(values, hidden, head, None, None, chunk_size)
+
+
+def divergence(student_log_probs: Tensor, teacher_log_probs: Tensor, *, kind: Kind, beta: float = 0.5) -> Tensor:
+    """The module's table on log-probabilities [..., V] in nats; returns [...].
+
+    An outcome of probability 0 (log-probability -inf) contributes 0, as the limit of x log x demands;
+    one that the other side of a KL does not have makes it infinite.
+    """
+    if kind == "forward_kl":
+        return _kl(teacher_log_probs, student_log_probs)
+    if kind == "reverse_kl":
+        return _kl(student_log_probs, teacher_log_probs)
+    mixture = beta * teacher_log_probs.exp() + (1 - beta) * student_log_probs.exp()
+    log_mixture = torch.where(mixture > 0, mixture, 1.0).log()
+    return beta * _kl(teacher_log_probs, log_mixture) + (1 - beta) * _kl(student_log_probs, log_mixture)
+
+
+def transform_logits(raw: Tensor, temperature: float, logit_scale: float, softcap: float | None) -> Tensor:
+    """What a model does to hidden @ head.T before the softmax: scale, soft cap, temperature. [n, V] to [n, V]."""
+    logits = raw if logit_scale == 1.0 else raw * logit_scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """KL(a || b), [..., V] to [...]. The inner ``where`` keeps 0 * (-inf) out of value and gradient."""
+    a = log_a.exp()
+    return (a * torch.where(a > 0, log_a - log_b, 0.0)).sum(-1)
+
+
+def _restrict(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
+    """Log-probabilities [n, k] of the tokens ``index`` [n, k], renormalised; with ``tail`` [n, k + 1],
+    not renormalised, the last column being the rest of the vocabulary."""
+    kept = logits.gather(-1, index)
+    if not tail:
+        return kept.log_softmax(-1)
+    rest = logits.scatter(-1, index, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([kept, rest], dim=-1) - logits.logsumexp(-1, keepdim=True)
+
+
+def _apply(
+    values: ValueFn,
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor | None,
+    teacher_head: Tensor | None,
+    chunk_size: int | None,
+) -> Tensor:
+    if chunk_size is None:
+        chunk_size = max(1, CHUNK_ELEMENTS // student_head.shape[0])
+    elif chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
+    result = _Chunked.apply(values, chunk_size, student_hidden, student_head, teacher_hidden, teacher_head)
+    assert isinstance(result, Tensor)
+    return result
+
+
+class _Chunked(torch.autograd.Function):
+    """Row-wise values of logits that are computed a chunk at a time, and again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, values, chunk_size, student_hidden, student_head, teacher_hidden, teacher_head):  # type: ignore[override]
+        ctx.values, ctx.chunk_size = values, chunk_size
+        ctx.save_for_backward(student_hidden, student_head, teacher_hidden, teacher_head)
+        dtype = torch.promote_types(student_hidden.dtype, torch.float32)
+        out = student_hidden.new_empty(student_hidden.shape[0], dtype=dtype)
+        for rows in _chunks(len(out), chunk_size):
+            student_raw = _raw_logits(student_hidden, student_head, rows)
+            out[rows] = values(rows, student_raw, _raw_logits(teacher_hidden, teacher_head, rows))
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads):  # type: ignore[override]
+        (grad_out,) = grads
+        student_hidden, student_head, teacher_hidden, teacher_head = ctx.saved_tensors
+        _, _, need_hidden, need_head, *_ = ctx.needs_input_grad
+        grad_hidden = torch.zeros_like(student_hidden) if need_hidden else None
+        accumulate = torch.promote_types(student_head.dtype, torch.float32)  # bf16 would lose late chunks
+        grad_head = torch.zeros_like(student_head, dtype=accumulate) if need_head else None
+        for rows in _chunks(len(grad_out), ctx.chunk_size):
+            student_raw = _raw_logits(student_hidden, student_head, rows)
+            assert student_raw is not None
+            with torch.enable_grad():
+                student_raw.requires_grad_()
+                out = ctx.values(rows, student_raw, _raw_logits(teacher_hidden, teacher_head, rows))
+            (grad_logits,) = torch.autograd.grad(out, student_raw, grad_out[rows])
+            grad_logits = grad_logits.to(student_hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad_logits @ student_head
+            if grad_head is not None:
+                grad_head += grad_logits.T @ student_hidden[rows]
+        grad_head = None if grad_head is None else grad_head.to(student_head.dtype)
+        return None, None, grad_hidden, grad_head, None, None
+
+
+def _chunks(num_rows: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+
+def _raw_logits(hidden: Tensor | None, head: Tensor | None, rows: slice) -> Tensor | None:
+    """hidden[rows] @ head.T, [n, V], in at least fp32, outside any graph."""
+    if hidden is None or head is None:
+        return None
+    logits = hidden.detach()[rows] @ head.detach().T
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _check_shapes(student_hidden: Tensor, student_head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor) -> None:
+    if student_hidden.shape[0] != teacher_hidden.shape[0]:
+        raise ValueError(
+            f"student_hidden has {student_hidden.shape[0]} rows and teacher_hidden {teacher_hidden.shape[0]}: "
+            "they must hold the same tokens"
+        )
+    if student_head.shape[0] != teacher_head.shape[0]:
+        raise ValueError(
+            f"the student's vocabulary has {student_head.shape[0]} entries and the teacher's {teacher_head.shape[0]}"
+        )
+
+
+def _check_options(kind: str, beta: float, temperature: float, top_k: int | None, clip: float | None) -> None:
+    if kind not in ("forward_kl", "reverse_kl", "jsd"):
+        raise ValueError(f"kind must be forward_kl, reverse_kl or jsd, not {kind!r}")
+    if kind == "jsd" and not 0 < beta < 1:
+        raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}: the divergence is zero at both ends")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if clip is not None and clip <= 0:
+        raise ValueError(f"clip must be positive, not {clip}")

@@ -1,0 +1,198 @@
+"""A user's row, in any of the accepted schemas, becomes an Example."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from selfdistill.types import Example, Message, UserError, message_text
+
+DEMONSTRATION_COLUMNS = (
+    "demonstration",
+    "output_text",
+    "golden_response",
+    "completion",
+    "privileged_context",
+)
+"""Columns that hold the demonstration; the first one present is taken."""
+REFERENCE_COLUMNS = ("reference", "answer", "golden_answer")
+"""Columns that hold the reference answer; the first one present is taken."""
+KNOWN_COLUMNS = ("prompt", "messages", *DEMONSTRATION_COLUMNS, *REFERENCE_COLUMNS)
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def examples_from_rows(
+    rows: Iterable[Mapping[str, Any]], *, source: str, prefix: str, need_demonstration: bool = True
+) -> list[Example]:
+    """All rows of a data set, in order, with the ids ``prefix/0``, ``prefix/1``, ...
+
+    ``source`` names the data in error messages, as in ``my.jsonl``. Raises UserError for the
+    first bad row, named with its number counted from 1, and for a data set without rows.
+    """
+    examples = [
+        example_from_row(
+            row,
+            where=f"{source} row {index + 1}",
+            id=f"{prefix}/{index}",
+            need_demonstration=need_demonstration,
+        )
+        for index, row in enumerate(rows)
+    ]
+    if not examples:
+        raise UserError(f"{source} has no rows: give it at least one with a prompt.")
+    return examples
+
+
+def example_from_row(row: Mapping[str, Any], *, where: str, id: str, need_demonstration: bool = True) -> Example:
+    """One row as an Example.
+
+    The prompt is ``prompt``, or ``messages``; the demonstration is the first present of
+    DEMONSTRATION_COLUMNS, and where ``messages`` stands without one of them, the assistant and
+    tool turns that follow its last user turn. Prompts and demonstrations are text or message
+    lists; keys that are None, as Arrow adds them at every depth of a message, are dropped.
+    ``where`` names the row in error messages, as in ``my.jsonl row 3``. Raises UserError.
+    """
+    columns = {name: value for name, value in row.items() if value is not None}
+    column = next((name for name in DEMONSTRATION_COLUMNS if name in columns), None)
+    demonstration: tuple[Message, ...] = ()
+    if "prompt" in columns and (column or "messages" not in columns):
+        prompt = _turns(columns["prompt"], role="user", what=f"{where}: prompt")
+    elif "messages" in columns:
+        if isinstance(columns["messages"], str):
+            raise UserError(f"{where}: messages is text; give a list of messages, or name the column prompt.")
+        prompt = _turns(columns["messages"], role="user", what=f"{where}: messages")
+        if column is None:
+            prompt, demonstration = _split(prompt)
+    else:
+        raise _no_prompt(columns, where)
+    _check_prompt(prompt, where)
+    if column is not None:
+        demonstration = _demonstration(columns[column], column, where)
+    if need_demonstration and not demonstration:
+        raise _no_demonstration("messages" in columns and "prompt" not in columns, where)
+    return Example(id=id, prompt=prompt, demonstration=demonstration, reference=_reference(columns, where))
+
+
+def _turns(value: Any, *, role: str, what: str) -> tuple[Message, ...]:
+    """Text (one turn of ``role``) or a message list as checked turns."""
+    if isinstance(value, str):
+        return ({"role": role, "content": value},)
+    if not isinstance(value, list | tuple) or not all(isinstance(turn, Mapping) for turn in value):
+        raise UserError(f"{what} is {_short(value)}: it must be text, or a list of messages with role and content.")
+    return tuple(_message(turn, what) for turn in value)
+
+
+def _message(turn: Mapping[str, Any], what: str) -> Message:
+    message: Message = _without_none(turn)
+    role = message.get("role")
+    if role not in ROLES:
+        raise UserError(f"{what} has a turn with role {_short(role)}; use one of {', '.join(ROLES)}.")
+    content, calls = message.get("content"), message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        raise UserError(f"{what} has tool_calls {_short(calls)}: they must be a list of objects.")
+    if content is None and not calls:
+        raise UserError(f"{what} has a turn of role {role} without content: give its text.")
+    # Templates take typed parts as well, but only text reaches a language model.
+    is_parts = isinstance(content, list) and all(
+        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+    )
+    if content is not None and not isinstance(content, str) and not is_parts:
+        raise UserError(f"{what} has a turn of role {role} whose content is {_short(content)}: it must be text.")
+    return message
+
+
+def _without_none(value: Any) -> Any:
+    """A copy in which no mapping, at any depth, has a key whose value is None."""
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def _split(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """A conversation as prompt and demonstration: the closing run of assistant turns, with the
+    tool turns between them. A conversation that does not end with the assistant has none."""
+    start = len(turns)
+    if turns and turns[-1]["role"] == "assistant":
+        while start > 0 and turns[start - 1]["role"] in ("assistant", "tool"):
+            start -= 1
+        while turns[start]["role"] == "tool":  # answers a call made before: part of the prompt
+            start += 1
+    return turns[:start], turns[start:]
+
+
+def _check_prompt(prompt: tuple[Message, ...], where: str) -> None:
+    if not any(message_text(turn).strip() for turn in prompt):
+        raise UserError(f"{where}: the prompt is empty; give the text the model should answer.")
+    last = prompt[-1]
+    if last["role"] == "assistant":
+        raise UserError(
+            f"{where}: the prompt ends in an assistant turn; end it with a user turn and put the "
+            "answer into demonstration."
+        )
+    if last["role"] == "user" and not message_text(last).strip():
+        raise UserError(f"{where}: the last user turn of the prompt is empty; give its text.")
+
+
+def _demonstration(value: Any, column: str, where: str) -> tuple[Message, ...]:
+    if column == "golden_response" and isinstance(value, list | tuple):
+        if not all(isinstance(step, str) for step in value):
+            raise UserError(f"{where}: golden_response is {_short(value)}: it must be text or a list of texts.")
+        value = "\n".join(value)
+    turns = _turns(value, role="assistant", what=f"{where}: {column}")
+    if not any(message_text(turn).strip() for turn in turns):
+        raise UserError(f"{where}: {column} is empty; give the expert's answer.")
+    if column == "privileged_context":  # any turns, shown to the teacher as one text
+        text = "\n".join(message_text(turn) for turn in turns)
+        return ({"role": "assistant", "content": text},)
+    if turns[0]["role"] != "assistant" or turns[-1]["role"] != "assistant":
+        raise UserError(
+            f"{where}: {column} begins with role {turns[0]['role']} and ends with "
+            f"{turns[-1]['role']}; both must be assistant."
+        )
+    return turns
+
+
+def _reference(columns: Mapping[str, Any], where: str) -> Any:
+    """The reference answer; None where there is none or it is blank, as an empty CSV cell is."""
+    column = next((name for name in REFERENCE_COLUMNS if name in columns), None)
+    value = columns[column] if column else None
+    if isinstance(value, str) and not value.strip():
+        return None
+    if column == "golden_answer":
+        if not isinstance(value, list | tuple) or not all(
+            isinstance(call, Mapping) and isinstance(call.get("Action"), str) for call in value
+        ):
+            raise UserError(
+                f"{where}: golden_answer is {_short(value)}: it must be a list of objects with Action and Action_Input."
+            )
+        return [dict(call) for call in value]
+    return value
+
+
+def _no_prompt(columns: Mapping[str, Any], where: str) -> UserError:
+    if set(columns) & set(KNOWN_COLUMNS):
+        return UserError(f"{where} has no prompt: add a column prompt (text or messages).")
+    return unknown_columns(list(columns), where)
+
+
+def unknown_columns(names: list[str], where: str) -> UserError:
+    """The error for data in which no column is known, naming those found and those accepted."""
+    words = ", ".join(str(name)[:24] for name in names[:5]).split()
+    found = " ".join(words[:8]) + (", ..." if len(names) > 5 or len(words) > 8 else "")
+    return UserError(
+        f"{where} has columns [{found}]. Use messages, or prompt with demonstration, completion, "
+        "privileged_context or golden_response, or messages with output_text; to evaluate also "
+        "answer or golden_answer."
+    )
+
+
+def _no_demonstration(from_messages: bool, where: str) -> UserError:
+    if from_messages:
+        return UserError(f"{where} has no demonstration: messages must end with an assistant turn, or add output_text.")
+    return UserError(f"{where} has no demonstration: add a column demonstration or completion.")
+
+
+def _short(value: Any) -> str:
+    """The value as a message quotes it, cut at 30 characters."""
+    text = repr(value)
+    return text if len(text) <= 30 else text[:27] + "..."

@@ -1,0 +1,37 @@
+"""Benchmarks by name. A new one is one file that ends in a TASK, and one line here."""
+
+import os
+from pathlib import Path
+
+from selfdistill.tasks import assistant_tools, science, tooluse
+from selfdistill.tasks.files import did_you_mean
+from selfdistill.tasks.task import Task
+from selfdistill.types import UserError
+
+TASKS: dict[str, Task] = {task.name: task for task in (assistant_tools.TASK, tooluse.TASK, science.TASK)}
+
+
+def get_task(name: str) -> Task:
+    """The task of that name. Raises UserError, with the likely name, where there is none."""
+    if name not in TASKS:
+        raise UserError(
+            f"Unknown dataset name {name!r}.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}; "
+            "your own data go to --dataset_path."
+        )
+    return TASKS[name]
+
+
+def resolve_data_dir(data_dir: str | None) -> Path | None:
+    """The folder of the benchmarks' data: the flag, else SELFDISTILL_DATA, else ``./data`` where
+    it exists, else None. Raises UserError where the folder named is not there."""
+    variable = os.environ.get("SELFDISTILL_DATA")
+    for name, value in (("--data_dir", data_dir), ("SELFDISTILL_DATA", variable)):
+        if value:
+            path = Path(value).expanduser()
+            if not path.is_dir():
+                raise UserError(
+                    f"{name} is {value!r}, which is no folder: give the one that holds tooluse_data or science_data."
+                )
+            return path
+    default = Path("data")
+    return default if default.is_dir() else None

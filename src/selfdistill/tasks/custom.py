@@ -1,0 +1,91 @@
+"""A user's own data as a task."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from selfdistill.rows import examples_from_rows
+from selfdistill.tasks.files import find_file, load_rows
+from selfdistill.tasks.task import Scorer, Task
+from selfdistill.tasks.tooluse import reference_score
+from selfdistill.types import Example, UserError
+
+__all__ = ["custom_task", "exact_match", "load_rows"]
+
+
+def exact_match(completion: str, example: Example) -> float | None:
+    """1.0 where the completion equals the reference answer, both stripped of white space.
+
+    Without a reference the demonstration's text stands for it. A list of tool calls
+    (golden_answer) is scored by the rule of ``tooluse``. None where neither is there.
+    """
+    expected = example.reference
+    if expected is None:
+        expected = example.demonstration_text or None
+    if isinstance(expected, list) and all(isinstance(call, dict) for call in expected):
+        return float(reference_score(completion, expected))
+    if not isinstance(expected, str | int | float):
+        return None
+    return float(completion.strip() == str(expected).strip())
+
+
+def custom_task(
+    train_path: str | None,
+    eval_path: str | None,
+    *,
+    scorers: Mapping[str, Scorer] | None = None,
+    name: str = "custom",
+    max_new_tokens: int = 1024,
+) -> Task:
+    """A task over files, Arrow folders or Hub datasets, as ``load_rows`` takes them.
+
+    Where several splits are there, training takes ``train`` and evaluation ``test``. The first of
+    ``scorers`` is the headline; the default is ``exact_match``. The revision is a hash of the
+    evaluation data, or a Hub id as it was given: the Hub's own changes can't be seen in it.
+    Raises UserError at once for a path that does not exist, and when rows are loaded for bad rows.
+    """
+    chosen = dict(scorers or {"exact_match": exact_match})
+
+    def load_train(_: Path | None) -> list[Example]:
+        return _examples(train_path, split="train", prefix=f"{name}/train", need=True)
+
+    def load_eval(_: Path | None) -> list[Example]:
+        examples = _examples(eval_path, split="test", prefix=f"{name}/eval", need=False)
+        if scorers is None and not any(row.reference or row.demonstration for row in examples):
+            raise UserError(f"{eval_path} has nothing to score against: add a column answer or demonstration.")
+        return examples
+
+    digests = [_digest(path) for path in (train_path, eval_path) if path is not None]
+    return Task(
+        name=name,
+        description="The user's own data.",
+        source=" + ".join(dict.fromkeys(path for path in (train_path, eval_path) if path)),
+        licence="the user's",
+        revision="-".join([*digests[-1:], *chosen]),
+        load_train=load_train,
+        load_eval=load_eval,
+        scorers=chosen,
+        max_new_tokens=max_new_tokens,
+        needs_data_dir=False,
+    )
+
+
+def _examples(path: str | None, *, split: str, prefix: str, need: bool) -> list[Example]:
+    if path is None:
+        kind = "training" if split == "train" else "evaluation"
+        raise UserError(f"No {kind} data were named: give a file, an Arrow folder or a Hub id with --dataset_path.")
+    rows, source = load_rows(path, split=split)
+    return examples_from_rows(rows, source=source, prefix=prefix, need_demonstration=need)
+
+
+def _digest(path_or_id: str) -> str:
+    """Twelve hex digits of the SHA-256 of a file, or of a folder's files; a Hub id as it is."""
+    path = find_file(path_or_id)
+    if path is None:
+        return path_or_id
+    sha = hashlib.sha256()
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as stream:
+            sha.update(hashlib.file_digest(stream, "sha256").digest())
+    return sha.hexdigest()[:12]

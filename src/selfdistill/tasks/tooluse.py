@@ -1,0 +1,107 @@
+"""Tool use: name the tools to call and their inputs, as ReAct text (ToolAlpaca)."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from selfdistill.tasks.files import load_split
+from selfdistill.tasks.task import Task
+from selfdistill.types import Example
+
+_ACTION = re.compile(r"Action:\s*(\w+)")
+_INPUT = re.compile(r"Action Input:\s*({.*?})", re.DOTALL)
+# A string (closed or not, so that the search stays linear), or one bracket.
+_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_MAX_DEPTH = 900
+
+
+class _AbsurdInputError(Exception):
+    """JSON on which the reference implementation raises."""
+
+
+def reference_score(completion: str, golden_answer: Sequence[Mapping[str, Any]]) -> bool:
+    """True where the completion makes the calls of ``golden_answer`` by the reference's rule.
+
+    The multiset of actions (the word after each ``Action:``) must equal that of the gold, and so
+    must the inputs: each ``Action Input:`` block, cut at its first ``}``, is parsed as JSON,
+    dropped where it is not JSON, and all are merged left to right into one dict, compared with
+    ``==``. Gold inputs are parsed whole and merged in the same way, by ``dict.update``, so a gold
+    value that is not an object is skipped as one that is not JSON is, unless ``update`` takes it
+    (an array of pairs). Absurd JSON on either side (an integer of thousands of digits, brackets
+    nested more than 900 deep) scores False. Never raises; linear in the length of the completion.
+    """
+    # Nothing after the last brace can end a block, and without this cut every unclosed block
+    # would be searched to the end of the text.
+    blocks = _INPUT.findall(completion[: completion.rfind("}") + 1])
+    try:
+        inputs = _merged(blocks)
+        golden_inputs = _merged([call.get("Action_Input") for call in golden_answer])
+        same_inputs = inputs == golden_inputs
+    except (_AbsurdInputError, RecursionError):
+        return False
+    golden_actions = Counter(call.get("Action") for call in golden_answer)
+    return Counter(_ACTION.findall(completion)) == golden_actions and same_inputs
+
+
+def _merged(inputs: Sequence[str | None]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for text in inputs:
+        if isinstance(text, str):
+            with suppress(ValueError, TypeError):  # not JSON, or nothing that a dict takes
+                merged.update(_parsed(text))
+    return merged
+
+
+def _parsed(text: str) -> Any:
+    """``json.loads`` that refuses deep nesting alike under every interpreter and stack depth.
+
+    Raises JSONDecodeError, or _AbsurdInputError where the parser met brackets nested too deep or
+    an integer too long before it met the end or a mistake.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        _check_depth(text[: error.pos])
+        raise
+    except (ValueError, RecursionError) as error:
+        raise _AbsurdInputError from error
+    _check_depth(text)
+    return value
+
+
+def _check_depth(text: str) -> None:
+    steps = (1 if token in "[{" else -1 if token in "]}" else 0 for token in _BRACKET.findall(text))
+    if max(accumulate(steps), default=0) > _MAX_DEPTH:
+        raise _AbsurdInputError
+
+
+def _reference(completion: str, example: Example) -> float | None:
+    if not isinstance(example.reference, list):
+        return None
+    return float(reference_score(completion, example.reference))
+
+
+def _load_train(data_dir: Path | None) -> list[Example]:
+    return load_split(data_dir, "tooluse_data/train_data", prefix="tooluse/train")
+
+
+def _load_eval(data_dir: Path | None) -> list[Example]:
+    return load_split(data_dir, "tooluse_data/eval_data", prefix="tooluse/eval", reference="golden_answer")
+
+
+TASK = Task(
+    name="tooluse",
+    description="Choose tools and fill in their inputs from documentation in the prompt.",
+    source="ToolAlpaca, as prepared by the reference implementation of the paper",
+    licence="Apache-2.0",
+    revision="1",
+    load_train=_load_train,
+    load_eval=_load_eval,
+    scorers={"reference": _reference},
+    max_new_tokens=1024,
+)
