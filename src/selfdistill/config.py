@@ -23,7 +23,7 @@ LEARNS_TOKENS = ("sft", "dft", "cpt")
 
 @dataclass(kw_only=True)
 class MethodConfig:
-    """Everything that defines the method, apart from what transformers' TrainingArguments hold.
+    """What defines a run: the method's settings and the optimizer's.
 
     The defaults are ours; ``PAPER`` lists where the paper's differ, and a run prints every deviation.
     """
@@ -93,6 +93,27 @@ class MethodConfig:
     rollouts_logged_per_step: int | None = 4
     """Rollouts written to rollouts.jsonl at each step; none: all."""
 
+    learning_rate: float = 2e-5
+    """Peak learning rate."""
+    num_train_epochs: float = 2.0
+    """Passes over the training rows."""
+    max_steps: int = -1
+    """Optimizer steps; above 0 it overrides num_train_epochs."""
+    per_device_train_batch_size: int = 4
+    """Prompts per micro-batch."""
+    gradient_accumulation_steps: int = 8
+    """Micro-batches per optimizer step; the completions of all of them are sampled together."""
+    lr_scheduler_type: str = "cosine"
+    """Learning-rate schedule, by transformers' names."""
+    warmup_steps: float = 10
+    """Steps of linear warm-up, or below 1 their share of all steps."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 42
+    """Seed of data order and sampling."""
+
     def validate(self) -> None:
         """Raises UserError naming the first field that is out of range, its value and the range."""
         for name, choices in _CHOICES.items():
@@ -131,8 +152,16 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "sampler_correction_cap": (_SMALL, math.inf, "above 0"),
     "anchor_share": (0, 0.9, "between 0 and 0.9"),
     "rollouts_logged_per_step": (0, math.inf, "at least 0"),
+    "learning_rate": (0, 1, "between 0 and 1, for example 2e-5"),
+    "num_train_epochs": (0, math.inf, "at least 0"),
+    "per_device_train_batch_size": (1, math.inf, "at least 1"),
+    "gradient_accumulation_steps": (1, math.inf, "at least 1"),
+    "warmup_steps": (0, math.inf, "at least 0"),
+    "weight_decay": (0, math.inf, "at least 0"),
+    "max_grad_norm": (0, math.inf, "at least 0"),
 }
 _OPTIONAL = {
+    "max_completion_length",  # the command line fills in the task's
     "divergence_clip",
     "max_prompt_length",
     "max_teacher_prompt_length",

@@ -69,6 +69,12 @@ class PromptRenderer:
         """The teacher's prompt as the model reads it."""
         return self.text(self._teacher_messages(example) if example.demonstration else example.prompt)
 
+    def completion_text(self, completion_ids: Sequence[int]) -> str:
+        """A completion as text, special tokens left out."""
+        text = self.tokenizer.decode(list(completion_ids), skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text
+
     def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         rendered = self.tokenizer.apply_chat_template(
             list(messages),

@@ -18,13 +18,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         UserError: a setting is out of range, or clashes with how this trainer works.
     """
 
-    per_device_train_batch_size: int = field(default=4, metadata={"help": "Prompts per micro-batch."})
-    gradient_accumulation_steps: int = field(default=8, metadata={"help": "Micro-batches per step."})
-    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
-    num_train_epochs: float = field(default=2.0, metadata={"help": "Passes over the training rows."})
     lr_scheduler_type: Any = field(default="cosine", metadata={"help": "Learning-rate schedule."})
-    warmup_steps: float = field(default=10, metadata={"help": "Steps (or share below 1) of linear warm-up."})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW weight decay."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between lines of metrics.jsonl."})
     save_strategy: Any = field(default="no", metadata={"help": "When checkpoints are written."})
     report_to: Any = field(default="none", metadata={"help": "No telemetry unless asked for."})
@@ -34,11 +28,6 @@ class SDFTConfig(MethodConfig, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.validate()
-        if not self.learning_rate >= 0:
-            raise UserError(f"learning_rate: {self.learning_rate} is negative. Use a value such as 2e-5.")
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not at least 1.")
         if self.bf16 or self.fp16:
             raise UserError(
                 "bf16/fp16: autocast is not used here. Load the model in the dtype to compute in (--dtype); "

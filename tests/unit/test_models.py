@@ -60,6 +60,7 @@ def tiny_tokenizer(template: str | None = CHATML, **special) -> PreTrainedTokeni
         additional_special_tokens=SPECIAL[3:],
         **{"bos_token": "<s>", "eos_token": "</s>", **special},
     )
+    tokenizer.add_tokens(["END"])
     tokenizer.chat_template = template
     return tokenizer
 
@@ -347,8 +348,9 @@ def test_chat_template_is_required():
     [
         (None, {2}),
         (CHATML, {2, 4}),
-        # the word END is in the vocabulary but not special
+        # END is an added token but not a special one; the last word is unknown
         (CHATML.replace("<|im_end|>", "END"), {2}),
+        (CHATML.replace("<|im_end|>", "unheard-of"), {2}),
         # nothing follows the answer
         ("{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}", {2}),
         # a token that separates turns also stands before each answer, so it ends none

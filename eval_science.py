@@ -1,0 +1,7 @@
+"""The reference's ``python eval_science.py``: the same as ``selfdistill eval --dataset_name science``."""
+
+import sys
+
+from selfdistill.cli import main
+
+sys.exit(main(["eval", "--dataset_name", "science", *sys.argv[1:]]))

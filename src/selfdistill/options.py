@@ -1,0 +1,116 @@
+"""What the commands take. Torch-free, so that ``--help`` answers at once."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from selfdistill.config import MethodConfig, check_output_dir
+from selfdistill.types import UserError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(kw_only=True)
+class TrainWhat:
+    """What to train on, where, and where to put it: the part of TrainOptions that is not the method."""
+
+    output_dir: str | None = None
+    """Folder for the model and the run's records. It must be new or empty."""
+    dataset_name: str = "assistant-tools"
+    """Task to learn; `selfdistill tasks` lists them."""
+    dataset_path: str | None = None
+    """Your own rows instead: JSONL, JSON, CSV, Parquet, Arrow folder or Hub id."""
+    data_dir: str | None = None
+    """Folder with the tasks' data, else SELFDISTILL_DATA, else ./data."""
+    model_name: str = "smollm2-135m"
+    """Embedded model, Hub id, local folder or .gguf file."""
+    dtype: Dtype = "auto"
+    """Dtype to compute in; weights are updated in fp32 whatever it is."""
+    lora_r: int | None = None
+    """Train LoRA adapters of this rank instead of all weights."""
+    lora_alpha: int | None = None
+    """LoRA's scale; by default twice the rank."""
+    limit: int | None = None
+    """Use the first so many training rows only."""
+    save_steps: int | None = None
+    """Write a checkpoint to resume from every so many steps."""
+    config: str | None = None
+    """YAML file with any of these settings; flags win."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """name=value: any other field of the trainer's config, repeatable."""
+    dry_run: bool = False
+    """Print settings, prompts, lengths and memory, then stop."""
+    resume: bool = False
+    """Go on from the last checkpoint in output_dir."""
+    overwrite: bool = False
+    """Replace what is in output_dir."""
+
+
+@dataclass(kw_only=True)
+class TrainOptions(MethodConfig, TrainWhat):
+    """Teach a model the demonstrations of a task. Any field of the trainer's config goes to --set."""
+
+    max_completion_length: int | None = None  # type: ignore[assignment]
+    """Longest completion in tokens; by default what the task needs."""
+
+    def check(self) -> None:
+        """Raises UserError for what can be seen before anything is loaded."""
+        for name in ("lora_r", "lora_alpha", "limit", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value} is not at least 1.")
+        self.validate()
+        if self.output_dir is None and not self.dry_run:
+            raise UserError("--output_dir is missing: name a folder for the model and its records.")
+        if self.output_dir is not None and not self.dry_run:
+            check_output_dir(self.output_dir, resume=self.resume, overwrite=self.overwrite)
+
+    def method_settings(self) -> dict[str, Any]:
+        """The method's settings among the options, by field name."""
+        return {f.name: getattr(self, f.name) for f in fields(MethodConfig)}
+
+
+@dataclass(kw_only=True)
+class EvalOptions:
+    """Score a model on a task."""
+
+    model_path: str = "smollm2-135m"
+    """Trained model's folder, Hub id, .gguf file or embedded model."""
+    output_dir: str | None = None
+    """Folder for eval_results.json and eval_responses.json."""
+    dataset_name: str = "assistant-tools"
+    """Task to score; `selfdistill tasks` lists them."""
+    dataset_path: str | None = None
+    """Your own rows instead: prompt and reference answer."""
+    data_dir: str | None = None
+    """Folder with the tasks' data, else SELFDISTILL_DATA, else ./data."""
+    limit: int | None = None
+    """Score the first so many rows only."""
+    batch_size: int = 32
+    """Prompts decoded together."""
+    max_new_tokens: int | None = None
+    """Longest completion in tokens; by default what the task needs."""
+    temperature: float = 0.0
+    """0 is greedy decoding."""
+    top_p: float = 1.0
+    """Nucleus of the sampler."""
+    seed: int = 42
+    """Seed of sampling."""
+    dtype: Dtype = "auto"
+    """Dtype to compute in."""
+    overwrite: bool = False
+    """Replace results that are in output_dir."""
+
+    def check(self) -> None:
+        """Raises UserError for what can be seen before anything is loaded."""
+        for name, low in (("limit", 1), ("batch_size", 1), ("max_new_tokens", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UserError(f"--{name} {value} is not at least {low}.")
+        if self.temperature < 0:
+            raise UserError(f"--temperature {self.temperature} is negative. 0 is greedy decoding.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top_p {self.top_p} is not above 0 and at most 1.")
+        if self.output_dir is None:
+            raise UserError("--output_dir is missing: name a folder for the results.")

@@ -1,0 +1,73 @@
+"""A progress line on terminals; plain lines elsewhere."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+
+class TrainingProgress(TrainerCallback):
+    """Steps done, loss, tokens per second and time left; a line every 30 seconds where there is no terminal."""
+
+    def __init__(self, console: Console, plain_every: float = 30.0) -> None:
+        self._console = console
+        self._plain_every = plain_every
+        self._bar: Progress | None = None
+        self._bar_task: Any = None
+        self._last_line = 0.0
+        self._last_seen: tuple[float, float] = (0.0, 0.0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = progress_bar(self._console)
+            self._bar.start()
+            self._bar_task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, note="")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        seen, wall = logs.get("tokens_seen", 0.0), logs.get("wall_seconds", 0.0)
+        tokens, seconds = seen - self._last_seen[0], wall - self._last_seen[1]
+        self._last_seen = (seen, wall)
+        note = f"loss {logs['loss']:.3f}  {tokens / seconds if seconds > 0 else 0:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.update(self._bar_task, completed=state.global_step, note=note)
+        elif self._due(state):
+            left = wall / state.global_step * (state.max_steps - state.global_step)
+            self._console.print(f"step {state.global_step}/{state.max_steps}  {note}  {left / 60:.1f} min left")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar off the screen's last line; safe to call twice."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _due(self, state: Any) -> bool:
+        now = time.monotonic()
+        if state.global_step in (1, state.max_steps) or now - self._last_line >= self._plain_every:
+            self._last_line = now
+            return True
+        return False
+
+
+def progress_bar(console: Console) -> Progress:
+    """The bar that training and evaluation share. Its tasks have a field ``note``."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
