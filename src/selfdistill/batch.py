@@ -25,8 +25,9 @@ class Sample:
 
     @property
     def num_tokens(self) -> int:
-        """Length of the longer sequence that is scored, in tokens."""
-        return max(len(self.pair.student_ids), len(self.pair.teacher_ids)) + len(self.rollout.completion_ids)
+        """Length of the longest sequence that is scored, in tokens; a teacher's only where there is one."""
+        prompts = [self.pair.student_ids] if self.target == "tokens" else [self.pair.student_ids, self.pair.teacher_ids]
+        return max(map(len, prompts)) + len(self.rollout.completion_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,7 @@ class MicroBatch:
 
     parts: tuple[Part, ...]
     num_tokens: int
-    """Tokens of all sequences scored, prompts included, padding not."""
+    """Sum over samples of their ``num_tokens``: prompts included, padding not."""
 
 
 def loss_positions(

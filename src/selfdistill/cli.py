@@ -9,6 +9,7 @@ from selfdistill.types import UserError
 _Options = TypeVar("_Options")
 
 COMMANDS = {
+    "demo": "evaluate, train, evaluate again on the embedded model; writes a report",
     "train": "teach a model the demonstrations of a task",
     "eval": "score a model on a task",
 }
@@ -62,6 +63,14 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from selfdistill.commands import train
 
         train.run(options, from_file, console)
+    elif command == "demo":
+        from selfdistill.options import DemoOptions
+
+        demo_options = _parse(DemoOptions, arguments, command, DemoOptions())
+
+        from selfdistill.commands import demo
+
+        demo.run(demo_options, console)
     else:
         from selfdistill.options import EvalOptions
 

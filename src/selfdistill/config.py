@@ -123,8 +123,8 @@ class MethodConfig:
             value = getattr(self, name)
             if value is None and name in _OPTIONAL:
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not low <= value <= high:  # NaN fails every comparison
+            number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+            if not low <= number <= high:  # NaN fails every comparison
                 raise UserError(f"{name}: {value!r} is not {wording}.")
         if self.divergence_support == "sampled" and self.divergence != "reverse_kl":
             raise UserError(

@@ -22,6 +22,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Kind = Literal["forward_kl", "reverse_kl", "jsd"]
 TopKOf = Literal["teacher", "student"]
@@ -73,7 +74,11 @@ def chunked_divergence(
         ValueError: an argument is out of range or shapes do not agree.
     """
     _check_shapes(student_hidden, student_head, teacher_hidden, teacher_head)
-    _check_options(kind, beta, temperature, top_k, clip)
+    _check_options(kind, beta, temperature, softcap, clip)
+    if top_k_of not in ("teacher", "student"):
+        raise ValueError(f"top_k_of must be teacher or student, not {top_k_of!r}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
     vocabulary = student_head.shape[0]
     support = top_k if top_k is not None and top_k < vocabulary else None
 
@@ -116,7 +121,8 @@ def chunked_sampled_divergence(
     ``chunked_divergence``. Values may be negative.
     """
     _check_shapes(student_hidden, student_head, teacher_hidden, teacher_head)
-    _check_options("reverse_kl", 0.5, temperature, None, clip)
+    _check_options("reverse_kl", 0.5, temperature, softcap, clip)
+    _check_token_ids(token_ids, student_hidden)
 
     def values(rows: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> Tensor:
         assert teacher_raw is not None
@@ -147,8 +153,8 @@ def chunked_logprobs(
 
     Shapes, dtypes and gradients as in ``chunked_divergence``. Its negative is the cross-entropy.
     """
-    if token_ids.shape != hidden.shape[:1]:
-        raise ValueError(f"token_ids {tuple(token_ids.shape)} and hidden {tuple(hidden.shape)} disagree on N")
+    _check_options("forward_kl", 0.5, temperature, softcap, None)
+    _check_token_ids(token_ids, hidden)
 
     def values(rows: slice, raw: Tensor, _: Tensor | None) -> Tensor:
         logits = transform_logits(raw, temperature, logit_scale, softcap)
@@ -167,8 +173,7 @@ def divergence(student_log_probs: Tensor, teacher_log_probs: Tensor, *, kind: Ki
         return _kl(teacher_log_probs, student_log_probs)
     if kind == "reverse_kl":
         return _kl(student_log_probs, teacher_log_probs)
-    mixture = beta * teacher_log_probs.exp() + (1 - beta) * student_log_probs.exp()
-    log_mixture = torch.where(mixture > 0, mixture, 1.0).log()
+    log_mixture = _log_mixture(teacher_log_probs, student_log_probs, beta)
     return beta * _kl(teacher_log_probs, log_mixture) + (1 - beta) * _kl(student_log_probs, log_mixture)
 
 
@@ -184,6 +189,18 @@ def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
     """KL(a || b), [..., V] to [...]. The inner ``where`` keeps 0 * (-inf) out of value and gradient."""
     a = log_a.exp()
     return (a * torch.where(a > 0, log_a - log_b, 0.0)).sum(-1)
+
+
+def _log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """log(beta p + (1 - beta) q), and log p exactly where p = q.
+
+    With a >= b the two probabilities and w the weight of b it is log a + log(1 + w (b / a - 1)).
+    """
+    p_leads = log_p >= log_q
+    larger = torch.where(p_leads, log_p, log_q)
+    smaller = torch.where(p_leads, log_q, log_p)
+    shrink = torch.where(larger > -math.inf, smaller - larger, 0.0).expm1()
+    return larger + torch.where(p_leads, (1 - beta) * shrink, beta * shrink).log1p()
 
 
 def _restrict(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
@@ -228,6 +245,7 @@ class _Chunked(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grads):  # type: ignore[override]
         (grad_out,) = grads
         student_hidden, student_head, teacher_hidden, teacher_head = ctx.saved_tensors
@@ -273,16 +291,21 @@ def _check_shapes(student_hidden: Tensor, student_head: Tensor, teacher_hidden: 
         raise ValueError(
             f"the student's vocabulary has {student_head.shape[0]} entries and the teacher's {teacher_head.shape[0]}"
         )
+    for who, hidden, head in (("student", student_hidden, student_head), ("teacher", teacher_hidden, teacher_head)):
+        if hidden.shape[1:] != head.shape[1:]:
+            raise ValueError(f"{who}_hidden {tuple(hidden.shape)} and {who}_head {tuple(head.shape)} disagree on H")
 
 
-def _check_options(kind: str, beta: float, temperature: float, top_k: int | None, clip: float | None) -> None:
+def _check_token_ids(token_ids: Tensor, hidden: Tensor) -> None:
+    if token_ids.shape != hidden.shape[:1]:
+        raise ValueError(f"token_ids {tuple(token_ids.shape)} and hidden {tuple(hidden.shape)} disagree on N")
+
+
+def _check_options(kind: str, beta: float, temperature: float, softcap: float | None, clip: float | None) -> None:
     if kind not in ("forward_kl", "reverse_kl", "jsd"):
         raise ValueError(f"kind must be forward_kl, reverse_kl or jsd, not {kind!r}")
     if kind == "jsd" and not 0 < beta < 1:
         raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}: the divergence is zero at both ends")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
-    if clip is not None and clip <= 0:
-        raise ValueError(f"clip must be positive, not {clip}")
+    for name, value in (("temperature", temperature), ("softcap", softcap), ("clip", clip)):
+        if value is not None and not value > 0:  # NaN, too
+            raise ValueError(f"{name} must be positive, not {value}")

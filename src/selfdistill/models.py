@@ -19,7 +19,7 @@ from huggingface_hub import errors as hub_errors
 from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from selfdistill.embedded import (
@@ -45,10 +45,12 @@ __all__ = [
     "embedded_model_path",
     "eos_token_ids",
     "head_transform",
+    "load_config",
     "load_model",
     "load_tokenizer",
     "lora",
     "output_head",
+    "pad_token_id",
     "quiet_libraries",
     "require_chat_template",
 ]
@@ -92,6 +94,19 @@ def load_model(
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = _load(name_or_path, compute_dtype(dtype, place), options)
     return cast(PreTrainedModel, model.to(place))  # pyright: ignore[reportArgumentType]
+
+
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """The model's config, without its weights; names as in load_model. Raises UserError where there is none."""
+    source = _locate(name_or_path)
+    try:
+        if isinstance(source, Path) and source.is_file():
+            return AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
+        if isinstance(source, Path) and _is_adapter(source):
+            return load_config(_adapter_base(source))
+        return AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+    except _LOAD_ERRORS as error:
+        raise UserError(f"Can't read the config of --model_name {name_or_path}: {brief(error, 20)}") from error
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -333,6 +348,13 @@ def eos_token_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedToken
         ids = getattr(config, "eos_token_id", None)
         declared.extend(ids if isinstance(ids, list | tuple) else [ids])
     return {i for i in declared if isinstance(i, int) and 0 <= i < text_config.vocab_size}
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The padding id; load_tokenizer sees to it that there is one."""
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    return pad
 
 
 def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -114,3 +114,17 @@ class EvalOptions:
             raise UserError(f"--top_p {self.top_p} is not above 0 and at most 1.")
         if self.output_dir is None:
             raise UserError("--output_dir is missing: name a folder for the results.")
+
+
+@dataclass(kw_only=True)
+class DemoOptions:
+    """Evaluate, train and evaluate again on the embedded model and data, and write a report."""
+
+    output_dir: str = "runs/demo"
+    """Folder for the model, the records and report.html."""
+    recipe: str = "demo-cpu"
+    """Settings to train with; `selfdistill recipes` lists them."""
+    limit: int | None = None
+    """Score the first so many rows only."""
+    overwrite: bool = False
+    """Replace what is in output_dir."""

@@ -46,6 +46,7 @@ class PromptRenderer:
     ) -> None:
         self.tokenizer = tokenizer
         self.chat_template_kwargs = chat_template_kwargs or {}
+        self._special_ids = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._teacher_messages = _teacher_template(template, repeat, template_file, pool)
 
     def render(self, example: Example) -> PromptPair:
@@ -76,12 +77,20 @@ class PromptRenderer:
         return text
 
     def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            list(messages),
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **self.chat_template_kwargs,
-        )
+        import jinja2
+
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self.chat_template_kwargs,
+            )
+        except jinja2.TemplateError as error:  # for example Gemma 2's, which takes no system turn
+            roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
+            raise UserError(
+                f"The chat template refuses turns of {roles}: {error}. Mend the prompt or choose another --template."
+            ) from error
         assert isinstance(rendered, str)
         return rendered
 
@@ -91,19 +100,17 @@ class PromptRenderer:
     def _answer_ids(self, example: Example, student_text: str) -> tuple[int, ...]:
         """The demonstration as the continuation of the student's prompt, up to its end of turn.
 
-        Templates may end a turn with a newline after the end-of-turn token; nothing after that token is
+        Templates may end a turn with white space after the end-of-turn token; nothing after that token is
         ever sampled, so it is not taught either. A template that renders past turns otherwise than new
         ones (thinking models) has no such continuation: then it is the plain text and the EOS token.
         """
         whole = self._apply([*example.prompt, *example.demonstration], add_generation_prompt=False)
-        eos = str(self.tokenizer.eos_token or "")
-        if whole.startswith(student_text):
-            answer = whole[len(student_text) :]
-            body, found, _ = answer.rpartition(eos) if eos else (answer, "", "")
-            answer = body + found if found else answer.rstrip("\n") + eos
-        else:
-            answer = example.demonstration_text + eos
-        return self._encode(answer)
+        continues = whole.startswith(student_text)
+        ids = self._encode(whole[len(student_text) :].rstrip() if continues else example.demonstration_text)
+        if ids and ids[-1] in self._special_ids:  # the end of turn, which need not be the EOS token
+            return ids
+        eos = self.tokenizer.eos_token_id
+        return (*ids, eos) if isinstance(eos, int) else ids
 
 
 def _teacher_template(
@@ -158,7 +165,8 @@ def _few_shot(example: Example, others: Sequence[Example]) -> list[Message]:
 def _others(example: Example, place: dict[str, int], pool: Sequence[Example], count: int) -> list[Example]:
     """The ``count`` examples that follow ``example`` in the pool, wrapping around, itself left out."""
     start = place.get(example.id, -1)
-    others = [pool[(start + offset) % len(pool)] for offset in range(1, min(count, len(pool) - 1) + 1)]
+    available = len(pool) - (example.id in place)
+    others = [pool[(start + offset) % len(pool)] for offset in range(1, min(count, available) + 1)]
     if len(others) < count:
         raise UserError(
             f"template few_shot needs {count} other rows, the data has {len(others)}. "
@@ -192,46 +200,38 @@ def _from_file(template_file: str | None) -> TeacherMessages:
     return messages
 
 
-def fit(
-    pairs: Sequence[PromptPair],
-    *,
-    max_prompt_length: int,
-    max_teacher_prompt_length: int,
-    max_demonstration_length: int | None,
-    overlong: str,
-) -> list[PromptPair]:
-    """The pairs within the limits (in tokens). Nothing is cut: cutting loses the question or the chat header.
+def fit(pairs: Sequence[PromptPair], limits: Mapping[str, int], *, overlong: str) -> list[PromptPair]:
+    """The pairs within the limits. Nothing is cut: cutting loses the question or the chat header.
 
-    ``max_demonstration_length`` is None where the demonstration is only shown, not learned token by token.
+    Args:
+        pairs: rendered rows.
+        limits: in tokens, by the names that ``length_limits`` uses; what is not named is not limited.
+        overlong: ``error`` or ``drop``.
 
     Raises:
         UserError: a pair is over a limit and ``overlong`` is ``error``, or all of them are.
     """
-    limits = [
-        ("prompt", "max_prompt_length", max_prompt_length, lambda pair: pair.student_ids),
-        (
-            "teacher prompt",
-            "max_teacher_prompt_length",
-            max_teacher_prompt_length,
-            lambda pair: pair.teacher_ids,
-        ),
-    ]
-    if max_demonstration_length is not None:
-        limit = max_demonstration_length
-        limits.append(("demonstration", "max_completion_length", limit, lambda pair: pair.demonstration_ids))
     kept: list[PromptPair] = []
+    exceeded: set[str] = set()
     for pair in pairs:
-        over = next(((what, flag, lim, ids) for what, flag, lim, ids in limits if len(ids(pair)) > lim), None)
+        lengths = {
+            "max_prompt_length": ("prompt", len(pair.student_ids)),
+            "max_teacher_prompt_length": ("teacher prompt", len(pair.teacher_ids)),
+            "max_completion_length": ("demonstration", len(pair.demonstration_ids)),
+        }
+        over = next((name for name in limits if lengths[name][1] > limits[name]), None)
         if over is None:
             kept.append(pair)
-        elif overlong == "error":
-            what, flag, lim, ids = over
+            continue
+        exceeded.add(over)
+        if overlong == "error":
+            what, length = lengths[over]
             raise UserError(
-                f"{pair.example.id}: the {what} has {len(ids(pair))} tokens, the limit is {lim}; part of the "
-                f"question would be cut. Raise --{flag}, shorten the row, or give --overlong drop."
+                f"{pair.example.id}: the {what} has {length} tokens, the limit is {limits[over]}; part of the "
+                f"text would be cut. Raise --{over}, shorten the row, or give --overlong drop."
             )
     if pairs and not kept:
-        raise UserError("Every row is over a length limit. Raise --max_prompt_length or --max_teacher_prompt_length.")
+        raise UserError(f"Every row is over a length limit. Raise --{' and --'.join(sorted(exceeded))}.")
     return kept
 
 
@@ -255,7 +255,16 @@ def render_pairs(
 
     Where no limit is set a prompt may fill what the completion leaves of the model's context.
     """
-    renderer = PromptRenderer(
+    renderer = make_renderer(examples, args, tokenizer)
+    limits = length_limits(args, config)
+    if args.method not in LEARNS_TOKENS:  # the demonstration is only shown, not learned token by token
+        del limits["max_completion_length"]
+    return fit([renderer.render(example) for example in examples], limits, overlong=args.overlong)
+
+
+def make_renderer(examples: list[Example], args: MethodConfig, tokenizer: "PreTrainedTokenizerBase") -> PromptRenderer:
+    """The renderer that the settings describe; ``few_shot`` draws from ``examples``."""
+    return PromptRenderer(
         tokenizer,
         args.template,
         repeat=args.template_repeat,
@@ -263,15 +272,17 @@ def render_pairs(
         pool=examples,
         chat_template_kwargs=args.chat_template_kwargs,
     )
-    context = getattr(config, "max_position_embeddings", None) or 1 << 30
+
+
+def length_limits(args: MethodConfig, config: Any) -> dict[str, int]:
+    """Limits in tokens by setting; a prompt without one may fill what the completion leaves of the context."""
+    context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 30
     room = max(1, context - args.max_completion_length)
-    return fit(
-        [renderer.render(example) for example in examples],
-        max_prompt_length=args.max_prompt_length or room,
-        max_teacher_prompt_length=args.max_teacher_prompt_length or room,
-        max_demonstration_length=args.max_completion_length if args.method in LEARNS_TOKENS else None,
-        overlong=args.overlong,
-    )
+    return {
+        "max_prompt_length": args.max_prompt_length or room,
+        "max_teacher_prompt_length": args.max_teacher_prompt_length or room,
+        "max_completion_length": args.max_completion_length,
+    }
 
 
 def think_end_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:

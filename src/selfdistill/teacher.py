@@ -101,10 +101,10 @@ class Teacher:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Sets every dropout rate of ``model`` to 0: student and teacher must differ by the prompt alone."""
+    """Sets every rate of random noise in ``model`` to 0: student and teacher must differ by the prompt alone."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("attention_dropout", "dropout_p", "hidden_dropout", "resid_dropout"):
-            if isinstance(getattr(module, name, None), float):
+        for name, value in vars(module).items():  # rates that a module passes to functional dropout
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
                 setattr(module, name, 0.0)

@@ -9,7 +9,7 @@ SFT, DFT and CPT differ only in where the completion comes from and in which los
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, get_peft_model
@@ -22,7 +22,7 @@ from selfdistill.config import LEARNS_TOKENS
 from selfdistill.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
 from selfdistill.heads import check_head, decoder, head_transform, output_head
 from selfdistill.master_weights import MasterWeights
-from selfdistill.models import eos_token_ids, load_model, load_tokenizer
+from selfdistill.models import eos_token_ids, load_model, load_tokenizer, pad_token_id
 from selfdistill.prompts import as_examples, render_pairs, think_end_ids
 from selfdistill.records import RunRecorder
 from selfdistill.rollout.engine import RolloutEngine, Sampling
@@ -89,7 +89,7 @@ class SDFTTrainer(Trainer):
         self.masters = MasterWeights(student)
         self.teachers = self._make_teachers(base_weights)
         self.eos_ids = eos_token_ids(student, tokenizer)
-        self.pad_id: int = tokenizer.pad_token_id  # type: ignore[assignment]
+        self.pad_id = pad_token_id(tokenizer)
         self.engine = engine or GenerateEngine(student, self.eos_ids, self.pad_id)
         self.transform = head_transform(student.config)
         self.think_end = think_end_ids(tokenizer)
@@ -386,9 +386,10 @@ def _loaded(
     peft_config: PeftConfig | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(model, str):
-        model, tokenizer = load_model(model), tokenizer or load_tokenizer(model)
+        tokenizer = tokenizer or load_tokenizer(model)
     if tokenizer is None:
         raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
+    student: Any = load_model(model) if isinstance(model, str) else model
     if peft_config is not None:
-        model = get_peft_model(model, peft_config)  # type: ignore[assignment]
-    return model, tokenizer
+        student = get_peft_model(student, peft_config)
+    return cast(PreTrainedModel, student), tokenizer

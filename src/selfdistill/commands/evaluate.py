@@ -64,7 +64,7 @@ def evaluate_model(
     from selfdistill.rollout.hf_generate import GenerateEngine
 
     torch.manual_seed(options.seed)
-    engine = GenerateEngine(model, models.eos_token_ids(model, tokenizer), int(tokenizer.pad_token_id or 0))
+    engine = GenerateEngine(model, models.eos_token_ids(model, tokenizer), models.pad_token_id(tokenizer))
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens or task.max_new_tokens,
         temperature=options.temperature,
@@ -91,6 +91,14 @@ def write(result: EvalResult, folder: Path, facts: dict[str, Any]) -> None:
     numbers["config"] |= facts | {"versions": run_folder.versions()}
     run_folder.write_json(folder / RESPONSES, responses(result))
     run_folder.write_json(folder / RESULTS, numbers)
+
+
+def write_into_run(result: EvalResult, folder: Path) -> None:
+    """``<task>.json`` and ``<task>.samples.jsonl`` in a run folder's ``eval`` or ``eval-before``."""
+    from selfdistill.evaluate.run import responses, summary
+
+    run_folder.write_jsonl(folder / f"{result.task}.samples.jsonl", responses(result))
+    run_folder.write_json(folder / f"{result.task}.json", summary(result))
 
 
 def table(results: list[EvalResult], title: str) -> Table:

@@ -2,7 +2,7 @@
 
 import shutil
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,7 +17,10 @@ from selfdistill.types import Example, UserError
 from selfdistill.yaml_settings import checked, parse_assignments
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from selfdistill.sdft_config import SDFTConfig
+    from selfdistill.trainer import SDFTTrainer
 
 
 def run(options: TrainOptions, from_file: dict[str, Any], console: Console) -> None:
@@ -28,42 +31,54 @@ def run(options: TrainOptions, from_file: dict[str, Any], console: Console) -> N
     """
     options.check()
     task, examples = training_examples(options)
-    if options.max_completion_length is None:
-        options.max_completion_length = task.max_new_tokens
-
     from selfdistill import models  # loads torch
 
     models.quiet_libraries()
-    args = trainer_config(options, from_file)
     tokenizer = models.load_tokenizer(options.model_name)
     models.require_chat_template(tokenizer, options.model_name)
-    anchors = anchor_examples(args.anchor_data) if args.anchor_share else []
     if options.dry_run:
         from selfdistill.commands.dry_run import show
 
-        show(options, args, examples, tokenizer, console)
+        show(options, trainer_config(options, from_file, task), examples, tokenizer, console)
         return
-
-    from selfdistill.progress import TrainingProgress
-    from selfdistill.trainer import SDFTTrainer
 
     if options.overwrite and options.output_dir:
         shutil.rmtree(options.output_dir, ignore_errors=True)
     model = models.load_model(options.model_name, dtype=options.dtype)
+    trainer = make_trainer(options, from_file, task, examples, model, tokenizer, console)
+    trainer.train(resume_from_checkpoint=options.resume or None)
+    trainer.save_model()
+    console.print(f"Model and records are in {escape(str(options.output_dir))}.")
+
+
+def make_trainer(
+    options: TrainOptions,
+    from_file: dict[str, Any],
+    task: Task,
+    examples: list[Example],
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    console: Console,
+) -> "SDFTTrainer":
+    """The trainer for a model in memory, LoRA put on it if wanted; says what is about to run."""
+    from selfdistill import models
+    from selfdistill.progress import TrainingProgress
+    from selfdistill.trainer import SDFTTrainer
+
+    args = trainer_config(options, from_file, task)
     if options.lora_r is not None:
-        model = models.lora(model, r=options.lora_r, alpha=options.lora_alpha or 2 * options.lora_r)
+        alpha = options.lora_alpha or 2 * options.lora_r
+        model = cast("PreTrainedModel", models.lora(model, r=options.lora_r, alpha=alpha, dropout=0.0))
     trainer = SDFTTrainer(
         model,
         args,
         examples,
         tokenizer,
-        anchor_dataset=anchors,
+        anchor_dataset=anchor_examples(args.anchor_data) if args.anchor_share else [],
         callbacks=[TrainingProgress(console)],
     )
     announce(options, args, len(examples), trainer.num_rows, console)
-    trainer.train(resume_from_checkpoint=options.resume or None)
-    trainer.save_model()
-    console.print(f"Model and records are in {escape(str(options.output_dir))}.")
+    return trainer
 
 
 def training_examples(options: TrainOptions) -> tuple[Task, list[Example]]:
@@ -76,7 +91,7 @@ def training_examples(options: TrainOptions) -> tuple[Task, list[Example]]:
     return task, examples[: options.limit]
 
 
-def trainer_config(options: TrainOptions, from_file: dict[str, Any]) -> "SDFTConfig":
+def trainer_config(options: TrainOptions, from_file: dict[str, Any], task: Task) -> "SDFTConfig":
     """The trainer's config: options, then what the file sets of its other fields, then --set.
 
     Raises:
@@ -91,6 +106,8 @@ def trainer_config(options: TrainOptions, from_file: dict[str, Any]) -> "SDFTCon
     if options.save_steps is not None:
         extra = {"save_strategy": "steps", "save_steps": options.save_steps} | extra
     settings = options.method_settings() | extra
+    if settings["max_completion_length"] is None:
+        settings["max_completion_length"] = task.max_new_tokens
     try:
         return SDFTConfig(output_dir=options.output_dir or "unused", **settings)
     except UserError:
