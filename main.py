@@ -1,7 +1,8 @@
-"""The reference's ``python main.py``: the same as ``selfdistill train``."""
+"""The reference's ``python main.py``: ``selfdistill train`` with the reference's template and token skip."""
 
 import sys
 
 from selfdistill.cli import main
 
-sys.exit(main(["train", *sys.argv[1:]]))
+REFERENCE = ["--template", "paper", "--num_loss_tokens_to_skip", "3", "--teacher_update_rate", "0.01"]
+sys.exit(main(["train", *REFERENCE, *sys.argv[1:]]))

@@ -2,17 +2,21 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from selfdistill.types import UserError
 
-_Options = TypeVar("_Options")
-
 COMMANDS = {
-    "demo": "evaluate, train, evaluate again on the embedded model; writes a report",
-    "train": "teach a model the demonstrations of a task",
-    "eval": "score a model on a task",
+    "demo": ("DemoOptions", "score, train, score again on the embedded model; write a report"),
+    "preflight": ("PreflightOptions", "say before any training whether self-distillation can work"),
+    "train": ("TrainOptions", "teach a model the demonstrations of a task"),
+    "eval": ("EvalOptions", "score a model on a task"),
+    "report": ("ReportOptions", "make report.html of a run's folder"),
+    "tasks": ("ListOptions", "list the tasks: source, licence, rows"),
+    "recipes": ("ListOptions", "list the settings that come with the package"),
 }
+"""By name: the class of its options, and a line of help. Its module in ``commands`` has the command's name."""
+
 HELP = """usage: selfdistill COMMAND [options]
 
 Teach a language model new skills from demonstrations by self-distillation,
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 2 a user's error, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())))
+        print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from selfdistill import __version__
@@ -51,62 +55,37 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from selfdistill.tasks.files import did_you_mean
 
         raise UserError(f"Unknown command {command!r}.{did_you_mean(command, COMMANDS)} Try selfdistill --help.")
+    import importlib
+
+    import tyro
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if command == "train":
-        from selfdistill.options import TrainOptions
+    from selfdistill import options
 
-        defaults, from_file = _from_file(TrainOptions, arguments)
-        options = _parse(TrainOptions, arguments, command, defaults)
-
-        from selfdistill.commands import train
-
-        train.run(options, from_file, console)
-    elif command == "demo":
-        from selfdistill.options import DemoOptions
-
-        demo_options = _parse(DemoOptions, arguments, command, DemoOptions())
-
-        from selfdistill.commands import demo
-
-        demo.run(demo_options, console)
-    else:
-        from selfdistill.options import EvalOptions
-
-        options = _parse(EvalOptions, arguments, command, EvalOptions())
-
-        from selfdistill.commands import evaluate
-
-        evaluate.run(options, console)
-    return 0
-
-
-def _parse(options_class: type[_Options], arguments: list[str], command: str, default: _Options) -> _Options:
-    import tyro
-
-    return tyro.cli(
+    options_class = getattr(options, COMMANDS[command][0])
+    parsed = tyro.cli(
         options_class,
         args=arguments,
         prog=f"selfdistill {command}",
-        default=default,
+        default=_defaults(options_class, arguments),
         use_underscores=True,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    module = importlib.import_module(f"selfdistill.commands.{command}")
+    return module.run(parsed, Console(highlight=False)) or 0
 
 
-def _from_file(options_class: type[_Options], arguments: list[str]) -> tuple[_Options, dict[str, Any]]:
-    """Defaults from the YAML file that ``--config`` names, if it is given."""
+def _defaults(options_class: Any, arguments: list[str]) -> Any:
+    """The options' defaults, those from the YAML file that ``--config`` names included."""
     path = None
     for index, argument in enumerate(arguments):
         if argument == "--config" and index + 1 < len(arguments):
             path = arguments[index + 1]
         elif argument.startswith("--config="):
             path = argument.removeprefix("--config=")
-    if path is None:
-        return options_class(), {}
+    if path is None or options_class.__name__ != "TrainOptions":
+        return options_class()
 
-    from selfdistill.commands.train import other_fields
-    from selfdistill.yaml_settings import with_file
+    from selfdistill.commands.train import from_yaml
 
-    return with_file(options_class, path, list(other_fields()))
+    return from_yaml(path)

@@ -12,13 +12,16 @@ Method = Literal["sdft", "sft", "dft", "cpt", "offline", "reinvoke"]
 DivergenceKind = Literal["forward_kl", "reverse_kl", "jsd"]
 Support = Literal["full", "top_k", "sampled"]
 TeacherKind = Literal["ema", "frozen", "live"]
-Template = Literal["paper", "prior_turn", "system", "few_shot", "file"]
+Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "auto"]
 Reduction = Literal["rollout_mean", "token_mean"]
 Overlong = Literal["error", "drop"]
 
 
 LEARNS_TOKENS = ("sft", "dft", "cpt")
 """Methods whose completion is the demonstration and that have no teacher."""
+
+SHOWS_DEMONSTRATION = ("sdft", "offline")
+"""Methods whose teacher is shown the demonstration."""
 
 
 @dataclass(kw_only=True)
@@ -55,12 +58,12 @@ class MethodConfig:
     """Optimizer steps between two updates of the ema teacher."""
 
     template: Template = "paper"
-    """How the teacher is shown the demonstration."""
+    """How the teacher is shown the demonstration; auto is for the command line, which measures it."""
     template_repeat: int = 1
     """prior_turn: how often the earlier turn is shown. few_shot: how many other demonstrations come first."""
     template_file: str | None = None
     """Jinja file with template=file; it sees question, demonstration, messages."""
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
     """Passed to the tokenizer's chat template, for example {"enable_thinking": false}."""
 
     max_prompt_length: int | None = None

@@ -18,7 +18,7 @@ not turn into either KL at beta 0 or 1: it is zero there. Name the KL you want i
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -225,7 +225,9 @@ def _apply(
         chunk_size = max(1, CHUNK_ELEMENTS // student_head.shape[0])
     elif chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
-    result = _Chunked.apply(values, chunk_size, student_hidden, student_head, teacher_hidden, teacher_head)
+    result: Any = _Chunked.apply(  # type: ignore[no-untyped-call]
+        values, chunk_size, student_hidden, student_head, teacher_hidden, teacher_head
+    )
     assert isinstance(result, Tensor)
     return result
 
@@ -234,20 +236,30 @@ class _Chunked(torch.autograd.Function):
     """Row-wise values of logits that are computed a chunk at a time, and again in the backward pass."""
 
     @staticmethod
-    def forward(ctx, values, chunk_size, student_hidden, student_head, teacher_hidden, teacher_head):  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        values: ValueFn,
+        chunk_size: int,
+        student_hidden: Tensor,
+        student_head: Tensor,
+        teacher_hidden: Tensor | None,
+        teacher_head: Tensor | None,
+    ) -> Tensor:
         ctx.values, ctx.chunk_size = values, chunk_size
         ctx.save_for_backward(student_hidden, student_head, teacher_hidden, teacher_head)
         dtype = torch.promote_types(student_hidden.dtype, torch.float32)
         out = student_hidden.new_empty(student_hidden.shape[0], dtype=dtype)
         for rows in _chunks(len(out), chunk_size):
             student_raw = _raw_logits(student_hidden, student_head, rows)
+            assert student_raw is not None
             out[rows] = values(rows, student_raw, _raw_logits(teacher_hidden, teacher_head, rows))
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads):  # type: ignore[override]
-        (grad_out,) = grads
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        student_hidden: Tensor
+        student_head: Tensor
         student_hidden, student_head, teacher_hidden, teacher_head = ctx.saved_tensors
         _, _, need_hidden, need_head, *_ = ctx.needs_input_grad
         grad_hidden = torch.zeros_like(student_hidden) if need_hidden else None
@@ -258,7 +270,7 @@ class _Chunked(torch.autograd.Function):
             assert student_raw is not None
             with torch.enable_grad():
                 student_raw.requires_grad_()
-                out = ctx.values(rows, student_raw, _raw_logits(teacher_hidden, teacher_head, rows))
+                out: Tensor = ctx.values(rows, student_raw, _raw_logits(teacher_hidden, teacher_head, rows))
             (grad_logits,) = torch.autograd.grad(out, student_raw, grad_out[rows])
             grad_logits = grad_logits.to(student_hidden.dtype)
             if grad_hidden is not None:

@@ -1,11 +1,11 @@
 """What the commands take. Torch-free, so that ``--help`` answers at once."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from selfdistill.config import MethodConfig, check_output_dir
+from selfdistill.config import MethodConfig, Template, check_output_dir
 from selfdistill.types import UserError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -25,6 +25,8 @@ class TrainWhat:
     """Folder with the tasks' data, else SELFDISTILL_DATA, else ./data."""
     model_name: str = "smollm2-135m"
     """Embedded model, Hub id, local folder or .gguf file."""
+    base_model: str | None = None
+    """reinvoke: the model to distil from; by default the one that the run in model_name started from."""
     dtype: Dtype = "auto"
     """Dtype to compute in; weights are updated in fp32 whatever it is."""
     lora_r: int | None = None
@@ -36,7 +38,7 @@ class TrainWhat:
     save_steps: int | None = None
     """Write a checkpoint to resume from every so many steps."""
     config: str | None = None
-    """YAML file with any of these settings; flags win."""
+    """YAML file with any of these settings, or a recipe's name; flags win."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """name=value: any other field of the trainer's config, repeatable."""
     dry_run: bool = False
@@ -53,10 +55,16 @@ class TrainOptions(MethodConfig, TrainWhat):
 
     max_completion_length: int | None = None  # type: ignore[assignment]
     """Longest completion in tokens; by default what the task needs."""
+    template: Template = "auto"
+    """How the teacher is shown the demonstration; auto: a preflight on a few rows picks the best."""
+    preflight_rows: int = 32
+    """Rows that the preflight of --template auto looks at."""
+    from_file: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict[str, Any])
+    """What the YAML file sets of the trainer's other fields."""
 
     def check(self) -> None:
         """Raises UserError for what can be seen before anything is loaded."""
-        for name in ("lora_r", "lora_alpha", "limit", "save_steps"):
+        for name in ("lora_r", "lora_alpha", "limit", "save_steps", "preflight_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} {value} is not at least 1.")
@@ -87,7 +95,7 @@ class EvalOptions:
     """Folder with the tasks' data, else SELFDISTILL_DATA, else ./data."""
     limit: int | None = None
     """Score the first so many rows only."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Prompts decoded together."""
     max_new_tokens: int | None = None
     """Longest completion in tokens; by default what the task needs."""
@@ -117,14 +125,71 @@ class EvalOptions:
 
 
 @dataclass(kw_only=True)
+class PreflightOptions:
+    """Say before any training whether self-distillation can work, and with which template."""
+
+    dataset_name: str = "assistant-tools"
+    """Task to learn; `selfdistill tasks` lists them."""
+    dataset_path: str | None = None
+    """Your own rows instead: JSONL, JSON, CSV, Parquet, Arrow folder or Hub id."""
+    data_dir: str | None = None
+    """Folder with the tasks' data, else SELFDISTILL_DATA, else ./data."""
+    model_name: str = "smollm2-135m"
+    """Embedded model, Hub id, local folder or .gguf file."""
+    dtype: Dtype = "auto"
+    """Dtype to compute in."""
+    num_rows: int = 32
+    """Training rows to look at."""
+    max_prompt_length: int | None = None
+    """Longest student prompt in tokens; by default what the model's context leaves."""
+    max_teacher_prompt_length: int | None = None
+    """Longest teacher prompt in tokens; by default what the model's context leaves."""
+    max_completion_length: int | None = None
+    """Longest completion in tokens; by default what the task needs."""
+    per_device_train_batch_size: int = 4
+    """For the memory estimate: prompts per micro-batch."""
+    gradient_accumulation_steps: int = 8
+    """For the memory estimate: micro-batches per optimizer step."""
+    lora_r: int | None = None
+    """For the memory estimate: rank of LoRA."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+    def check(self) -> None:
+        """Raises UserError for what can be seen before anything is loaded."""
+        if self.num_rows < 1:
+            raise UserError(f"--num_rows {self.num_rows} is not at least 1.")
+
+    def train_settings(self) -> dict[str, Any]:
+        """What ``train`` would be given."""
+        own = ("num_rows", "json")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
+
+
+@dataclass(kw_only=True)
 class DemoOptions:
     """Evaluate, train and evaluate again on the embedded model and data, and write a report."""
 
     output_dir: str = "runs/demo"
     """Folder for the model, the records and report.html."""
-    recipe: str = "demo-cpu"
-    """Settings to train with; `selfdistill recipes` lists them."""
+    config: str = "demo-cpu"
+    """Recipe or YAML file with the settings to train with."""
     limit: int | None = None
     """Score the first so many rows only."""
     overwrite: bool = False
     """Replace what is in output_dir."""
+
+
+@dataclass(kw_only=True)
+class ReportOptions:
+    """Show a run or a study as one page: report.html, with report.md, results.json and tables as CSV."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Folder that train, compare or continual wrote."""
+    output: str | None = None
+    """Folder to write to; by default the same."""
+
+
+@dataclass(kw_only=True)
+class ListOptions:
+    """Print a table."""

@@ -1,6 +1,7 @@
 """Example to token ids: what the student sees, and what the teacher sees. The only place with templates."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,9 @@ def _teacher_template(
         return lambda example: _few_shot(example, _others(example, place, pool, repeat))
     if template == "file":
         return _from_file(template_file)
-    raise UserError(f"template: {template!r} is not one of paper, prior_turn, system, few_shot, file.")
+    raise UserError(
+        f"template: {template!r} is not one of paper, prior_turn, system, few_shot, file (auto: command line only)."
+    )
 
 
 def _with_last_turn(example: Example, fill: Callable[..., str]) -> list[Message]:
@@ -187,13 +190,15 @@ def _from_file(template_file: str | None) -> TeacherMessages:
         template = environment.from_string(path.read_text(encoding="utf-8"))
     except jinja2.TemplateSyntaxError as error:
         raise UserError(f"{path} line {error.lineno}: {error.message}. Mend the template.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
 
     def messages(example: Example) -> list[Message]:
         def fill(*, question: str, demonstration: str) -> str:
             try:
                 return template.render(question=question, demonstration=demonstration, messages=list(example.prompt))
-            except jinja2.UndefinedError as error:
-                raise UserError(f"{path}: {error.message}. Known names: question, demonstration, messages.") from error
+            except Exception as error:  # whatever a user's template may run into
+                raise UserError(f"{path}: {error}. Known names: question, demonstration, messages.") from error
 
         return _with_last_turn(example, fill)
 
@@ -235,17 +240,24 @@ def fit(pairs: Sequence[PromptPair], limits: Mapping[str, int], *, overlong: str
     return kept
 
 
-def as_examples(rows: Iterable[Example | Mapping[str, Any]], *, need_demonstration: bool = True) -> list[Example]:
-    """Examples as they are, rows converted (``rows.examples_from_rows``)."""
+def as_examples(
+    rows: Iterable[Example | Mapping[str, Any]], name: str, *, demonstrations: bool = True
+) -> list[Example]:
+    """Examples as they are, rows converted (``rows.examples_from_rows``); ids begin with ``name``.
+
+    Without ``demonstrations`` none is needed and none is kept: nobody is to be shown one.
+    """
     items = list(rows)
     if items and all(isinstance(item, Example) for item in items):
-        return items  # type: ignore[return-value]
-    return examples_from_rows(
-        items,  # type: ignore[arg-type]
-        source="train_dataset",
-        prefix="train",
-        need_demonstration=need_demonstration,
-    )
+        examples: list[Example] = items  # type: ignore[assignment]
+    else:
+        examples = examples_from_rows(
+            items,  # type: ignore[arg-type]
+            source=f"{name}_dataset",
+            prefix=name,
+            need_demonstration=demonstrations,
+        )
+    return examples if demonstrations else [replace(example, demonstration=()) for example in examples]
 
 
 def render_pairs(
@@ -256,10 +268,18 @@ def render_pairs(
     Where no limit is set a prompt may fill what the completion leaves of the model's context.
     """
     renderer = make_renderer(examples, args, tokenizer)
+    raw = args.method == "cpt"  # its anchor prompts, which have no demonstration, are chats all the same
+    pairs = [raw_text(row, tokenizer) if raw and row.demonstration else renderer.render(row) for row in examples]
     limits = length_limits(args, config)
     if args.method not in LEARNS_TOKENS:  # the demonstration is only shown, not learned token by token
         del limits["max_completion_length"]
-    return fit([renderer.render(example) for example in examples], limits, overlong=args.overlong)
+    return fit(pairs, limits, overlong=args.overlong)
+
+
+def raw_text(example: Example, tokenizer: "PreTrainedTokenizerBase") -> PromptPair:
+    """For continued pre-training: the demonstration's text alone, no chat template. Its first token is the prompt."""
+    first, *rest = tokenizer(example.demonstration_text + str(tokenizer.eos_token or ""))["input_ids"]
+    return PromptPair(example=example, student_ids=(first,), teacher_ids=(first,), demonstration_ids=tuple(rest))
 
 
 def make_renderer(examples: list[Example], args: MethodConfig, tokenizer: "PreTrainedTokenizerBase") -> PromptRenderer:

@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder: config.json, metrics.jsonl, rollouts.jsonl."""
+"""What a training run leaves in its folder: run_config.json, metrics.jsonl, rollouts.jsonl."""
 
 import time
 from collections import defaultdict
@@ -40,7 +40,7 @@ class RunRecorder:
         self._started = time.perf_counter()
 
     def begin(self, step: int, settings: dict[str, Any], facts: dict[str, Any]) -> None:
-        """Writes config.json; lines of steps after ``step``, left by a run that goes on from it, are dropped."""
+        """Writes run_config.json; lines of steps after ``step``, left by a run that goes on from it, are dropped."""
         self._started = time.perf_counter()
         if not self._enabled:
             return
@@ -72,6 +72,7 @@ class RunRecorder:
                 "teacher_prompt": self._text(pair.teacher_ids),
                 "completion": self._text(rollout.completion_ids),
                 "completion_ids": list(rollout.completion_ids),
+                "tokens": token_texts(self._tokenizer, rollout.completion_ids),
                 "finish_reason": rollout.finish_reason,
                 "loss_positions": list(sample.loss_positions),
             }
@@ -105,6 +106,28 @@ class RunRecorder:
         self._rollouts.clear()
 
     def _text(self, ids: Sequence[int]) -> str:
-        text = self._tokenizer.decode(list(ids))
-        assert isinstance(text, str)
-        return text
+        return _decoded(self._tokenizer, ids)
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds; joined, they are the decoded text.
+
+    A character whose bytes are spread over several tokens belongs to the last of them. Each token is decoded
+    behind the one before it: alone it would lose the blank that some tokenizers write at the start of a word.
+    """
+    texts: list[str] = []
+    start, known = 0, ""  # text of ids[start:] that earlier tokens have added
+    for end in range(1, len(ids) + 1):
+        text = _decoded(tokenizer, ids[start:end])
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
+            texts.append("")
+            continue
+        texts.append(text[len(known) :])
+        start, known = end - 1, _decoded(tokenizer, ids[end - 1 : end])
+    return texts
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    text = tokenizer.decode(list(ids))
+    assert isinstance(text, str)
+    return text

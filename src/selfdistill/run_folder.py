@@ -1,4 +1,8 @@
-"""The run folder: everything a person or the report needs, written so that a crash leaves whole files."""
+"""The run folder: everything a person or the report needs, written so that a crash leaves whole files.
+
+The model is saved at the folder's root, so that the folder is a model's path; ``config.json`` is the model's
+own there, and the run's settings are in ``run_config.json``.
+"""
 
 import contextlib
 import json
@@ -10,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-CONFIG, METRICS, ROLLOUTS, REPORT = "config.json", "metrics.jsonl", "rollouts.jsonl", "report.html"
+CONFIG, METRICS, ROLLOUTS, REPORT = "run_config.json", "metrics.jsonl", "rollouts.jsonl", "report.html"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -28,6 +28,8 @@ class SDFTConfig(MethodConfig, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.validate()
+        if self.max_completion_length is None:
+            raise UserError("max_completion_length: give a number of tokens.")
         if self.bf16 or self.fp16:
             raise UserError(
                 "bf16/fp16: autocast is not used here. Load the model in the dtype to compute in (--dtype); "

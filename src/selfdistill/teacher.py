@@ -92,7 +92,7 @@ class Teacher:
         """
         own = self.state_dict()
         if own.keys() != state.keys():
-            odd = sorted(own.keys() ^ state.keys())[0]
+            odd = min(own.keys() ^ state.keys())
             raise ValueError(f"teacher weights do not fit the model: {odd!r} is on one side only")
         for name, tensor in own.items():
             tensor.copy_(state[name])

@@ -15,18 +15,19 @@ import torch
 from peft import PeftConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
-from selfdistill.batch import MicroBatch, Part, Sample, Scored, loss_positions, micro_batches, weigh
+from selfdistill.batch import MicroBatch, Part, Sample, loss_positions, micro_batches, weigh
 from selfdistill.config import LEARNS_TOKENS
 from selfdistill.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
-from selfdistill.heads import check_head, decoder, head_transform, output_head
+from selfdistill.heads import check_head, head_transform, output_head
 from selfdistill.master_weights import MasterWeights
-from selfdistill.models import eos_token_ids, load_model, load_tokenizer, pad_token_id
+from selfdistill.models import eos_token_ids, load_model, load_tokenizer, pad_token_id, require_chat_template
 from selfdistill.prompts import as_examples, render_pairs, think_end_ids
 from selfdistill.records import RunRecorder
 from selfdistill.rollout.engine import RolloutEngine, Sampling
-from selfdistill.rollout.hf_generate import GenerateEngine
+from selfdistill.rollout.batched import make_engine
+from selfdistill.scoring import hidden_states
 from selfdistill.sdft_config import SDFTConfig
 from selfdistill.teacher import Teacher, disable_dropout
 from selfdistill.timer import PhaseTimer
@@ -48,7 +49,8 @@ class SDFTTrainer(Trainer):
         peft_config: LoRA (or another adapter) to put on the model.
         anchor_dataset: general prompts, in the same forms, needed where ``args.anchor_share`` is above 0.
         base_weights: for ``method="reinvoke"`` the base model's weights by parameter name.
-        engine: what samples completions; transformers' generate by default.
+        engine: what samples completions; by default the fastest that knows the model.
+        facts: what else run_config.json is to hold, such as names of model and data.
         callbacks: as in Trainer.
 
     Raises:
@@ -69,12 +71,13 @@ class SDFTTrainer(Trainer):
         anchor_dataset: Iterable[Example | Mapping[str, Any]] = (),
         base_weights: dict[str, Tensor] | None = None,
         engine: RolloutEngine | None = None,
+        facts: dict[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         student, tokenizer = _loaded(model, processing_class, peft_config)
         check_head(student)
         disable_dropout(student)
-        examples = as_examples(train_dataset, need_demonstration=args.method != "reinvoke")
+        examples = as_examples(train_dataset, "train", demonstrations=args.method != "reinvoke")
         train_pairs = render_pairs(examples, args, tokenizer, student.config)
         super().__init__(
             model=student,
@@ -84,13 +87,14 @@ class SDFTTrainer(Trainer):
             data_collator=list,  # type: ignore[arg-type]
             callbacks=[*(callbacks or ()), _AfterStep(self)],
         )
-        anchors = as_examples(anchor_dataset, need_demonstration=False) if args.anchor_share else []
+        anchors = as_examples(anchor_dataset, "anchor", demonstrations=False) if args.anchor_share else []
         self.anchor_pairs = render_pairs(anchors, args, tokenizer, student.config)
+        self.remove_callback(PrinterCallback)  # prints every log line; the records and the progress bar do better
         self.masters = MasterWeights(student)
         self.teachers = self._make_teachers(base_weights)
         self.eos_ids = eos_token_ids(student, tokenizer)
         self.pad_id = pad_token_id(tokenizer)
-        self.engine = engine or GenerateEngine(student, self.eos_ids, self.pad_id)
+        self.engine = engine or make_engine(student, self.eos_ids, self.pad_id)
         self.transform = head_transform(student.config)
         self.think_end = think_end_ids(tokenizer)
         self.timer = PhaseTimer(args.device)
@@ -101,6 +105,7 @@ class SDFTTrainer(Trainer):
             self.is_world_process_zero(),
         )
         self.num_rows = len(train_pairs)
+        self._facts = facts or {}
         self._tokens_seen = 0
 
     # -- a step, from prompts to loss ------------------------------------------------------------
@@ -180,7 +185,7 @@ class SDFTTrainer(Trainer):
     def _token_loss(self, part: Part) -> Tensor:
         """Cross-entropy of given tokens, [N]; DFT weighs each by the model's own probability of it."""
         with self.timer.phase("student"):
-            hidden, head = self._hidden(part.student), output_head(self.model)
+            hidden, head = hidden_states(self.model, part.student), output_head(self.model)
             logprobs = chunked_logprobs(
                 hidden, head, part.token_ids, logit_scale=self.transform.scale, softcap=self.transform.softcap
             )
@@ -192,10 +197,10 @@ class SDFTTrainer(Trainer):
         """Divergence between teacher and student at every loss token, [N]."""
         assert part.teacher is not None
         with self.timer.phase("teacher"), torch.no_grad(), self.teachers[part.target].active():
-            teacher_hidden = self._hidden(part.teacher)
+            teacher_hidden = hidden_states(self.model, part.teacher)
             teacher_head = output_head(self.model).detach()
         with self.timer.phase("student"):
-            hidden, head = self._hidden(part.student), output_head(self.model)
+            hidden, head = hidden_states(self.model, part.student), output_head(self.model)
         with self.timer.phase("divergence"):
             options = {
                 "temperature": self.args.temperature,
@@ -240,11 +245,6 @@ class SDFTTrainer(Trainer):
         means = [r.mean().expand_as(r) for r in ratios.split([len(s.loss_positions) for s in part.samples])]
         self.recorder.add("importance_weight", ratios.mean().item())
         return torch.cat(means)
-
-    def _hidden(self, scored: Scored) -> Tensor:
-        """Last hidden states [N, H] that predict the loss tokens, under the weights now in the model."""
-        output = decoder(self.model)(input_ids=scored.input_ids, use_cache=False)
-        return output.last_hidden_state.flatten(0, 1)[scored.rows]
 
     # -- teachers and anchors --------------------------------------------------------------------
 
@@ -352,7 +352,7 @@ class SDFTTrainer(Trainer):
 
     def begin_run(self) -> None:
         """Called as training begins."""
-        facts = {"model": self.model.config.name_or_path, "num_training_rows": self.num_rows}
+        facts = {"model_name": self.model.name_or_path, "num_training_rows": self.num_rows} | self._facts
         self.recorder.begin(self.state.global_step, self.args.to_dict(), facts)
 
     def end_step(self) -> None:
@@ -390,6 +390,7 @@ def _loaded(
     if tokenizer is None:
         raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
     student: Any = load_model(model) if isinstance(model, str) else model
+    require_chat_template(tokenizer, student.name_or_path)
     if peft_config is not None:
         student = get_peft_model(student, peft_config)
     return cast(PreTrainedModel, student), tokenizer

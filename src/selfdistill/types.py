@@ -100,5 +100,5 @@ class EvalResult:
     """95% interval of ``accuracy``."""
     samples: tuple[ScoredSample, ...]
     """One per evaluation row, in the order of the data."""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
     """What a later comparison needs to be the same: task revision, scorer, prompt, decoding."""

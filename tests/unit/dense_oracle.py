@@ -6,6 +6,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+KINDS = ("forward_kl", "reverse_kl", "jsd")
+SUPPORTS = [
+    {},
+    {"top_k": 3, "top_k_of": "teacher"},
+    {"top_k": 3, "top_k_of": "teacher", "tail": True},
+    {"top_k": 3, "top_k_of": "student"},
+    {"top_k": 3, "top_k_of": "student", "tail": True},
+]
+TRANSFORMS = [{}, {"temperature": 0.7}, {"logit_scale": 0.25}, {"softcap": 2.0}, {"clip": 0.4}]
+VARIANTS = [
+    {"kind": kind, **({"beta": beta} if kind == "jsd" else {}), **support, **transform}
+    for kind, beta in [("forward_kl", 0.5), ("reverse_kl", 0.5), ("jsd", 0.5), ("jsd", 0.1), ("jsd", 0.9)]
+    for support in SUPPORTS
+    for transform in TRANSFORMS
+]
+
+
+def variant_name(variant: dict) -> str:
+    return "-".join(f"{key}={value}" if key != "kind" else value for key, value in variant.items())
+
 
 @dataclass(frozen=True)
 class Case:
@@ -39,6 +59,16 @@ def make_case(tokens: int, vocabulary: int, *, seed: int = 0, spread: float = 1.
         normal(tokens, wide) * scale,
         normal(vocabulary, wide),
     )
+
+
+def logs(*probabilities: float) -> Tensor:
+    return torch.tensor(probabilities, dtype=torch.float64).log()
+
+
+def log_heads(p: list[float], q: list[float]) -> Case:
+    """One token whose teacher has the probabilities ``p`` and whose student has ``q``."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    return Case(one, logs(*q)[:, None], one, logs(*p)[:, None])
 
 
 def oracle(

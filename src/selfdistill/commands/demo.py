@@ -8,12 +8,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from selfdistill.commands import evaluate as eval_command
+from selfdistill.commands import eval as eval_command
 from selfdistill.commands import train as train_command
-from selfdistill.options import DemoOptions, EvalOptions, TrainOptions
-from selfdistill.recipes import recipe_path
+from selfdistill.options import DemoOptions, EvalOptions
 from selfdistill.types import EvalResult
-from selfdistill.yaml_settings import with_file
 
 NUM_SAMPLES = 3
 
@@ -24,7 +22,7 @@ def run(options: DemoOptions, console: Console) -> None:
     Raises:
         UserError: the output folder is in use, or the model can't be fetched.
     """
-    settings, from_file = with_file(TrainOptions, str(recipe_path(options.recipe)), list(train_command.other_fields()))
+    settings = train_command.from_yaml(options.config)
     settings.output_dir, settings.overwrite = options.output_dir, options.overwrite
     settings.check()
 
@@ -43,7 +41,7 @@ def run(options: DemoOptions, console: Console) -> None:
     console.print(f"Scoring {escape(settings.model_name)} on {len(rows)} rows it will not train on ...")
     before = eval_command.evaluate_model(model, tokenizer, task, rows, scoring, console)
     eval_command.write_into_run(before, run_dir / "eval-before")
-    trainer = train_command.make_trainer(settings, from_file, task, examples, model, tokenizer, console)
+    trainer = train_command.make_trainer(settings, task, examples, model, tokenizer, console)
     trainer.train()
     trainer.save_model()
     console.print("Scoring the trained model ...")

@@ -27,6 +27,9 @@ def show(
     from selfdistill import models
 
     config = models.load_config(options.model_name)
+    if args.template == "auto":
+        console.print("[dim]template auto: a preflight picks the template; prior_turn is shown here.[/dim]")
+        args.template = "prior_turn"
     renderer = make_renderer(examples, args, tokenizer)
     pairs = [renderer.render(example) for example in examples]
     limits = length_limits(args, config)

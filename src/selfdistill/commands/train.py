@@ -1,30 +1,35 @@
 """``selfdistill train``."""
 
+import json
 import shutil
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 
-from selfdistill.config import MethodConfig, deviations_from_paper
+from selfdistill import run_folder
+from selfdistill.config import SHOWS_DEMONSTRATION, MethodConfig, deviations_from_paper
 from selfdistill.options import TrainOptions
+from selfdistill.recipes import recipe_names, recipe_path
 from selfdistill.tasks import get_task, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
 from selfdistill.tasks.general import anchor_examples
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example, UserError
-from selfdistill.yaml_settings import checked, parse_assignments
+from selfdistill.yaml_settings import checked, parse_assignments, with_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from selfdistill.sdft_config import SDFTConfig
     from selfdistill.trainer import SDFTTrainer
 
 
-def run(options: TrainOptions, from_file: dict[str, Any], console: Console) -> None:
-    """Trains as the options say; ``from_file`` holds trainer settings that a YAML file gave.
+def run(options: TrainOptions, console: Console) -> None:
+    """Trains as the options say.
 
     Raises:
         UserError: anything the user can mend.
@@ -39,13 +44,13 @@ def run(options: TrainOptions, from_file: dict[str, Any], console: Console) -> N
     if options.dry_run:
         from selfdistill.commands.dry_run import show
 
-        show(options, trainer_config(options, from_file, task), examples, tokenizer, console)
+        show(options, trainer_config(options, task), examples, tokenizer, console)
         return
 
     if options.overwrite and options.output_dir:
         shutil.rmtree(options.output_dir, ignore_errors=True)
     model = models.load_model(options.model_name, dtype=options.dtype)
-    trainer = make_trainer(options, from_file, task, examples, model, tokenizer, console)
+    trainer = make_trainer(options, task, examples, model, tokenizer, console)
     trainer.train(resume_from_checkpoint=options.resume or None)
     trainer.save_model()
     console.print(f"Model and records are in {escape(str(options.output_dir))}.")
@@ -53,7 +58,6 @@ def run(options: TrainOptions, from_file: dict[str, Any], console: Console) -> N
 
 def make_trainer(
     options: TrainOptions,
-    from_file: dict[str, Any],
     task: Task,
     examples: list[Example],
     model: "PreTrainedModel",
@@ -65,7 +69,9 @@ def make_trainer(
     from selfdistill.progress import TrainingProgress
     from selfdistill.trainer import SDFTTrainer
 
-    args = trainer_config(options, from_file, task)
+    args = trainer_config(options, task)
+    if args.template == "auto":
+        _settle_template(options, args, model, tokenizer, task, examples, console)
     if options.lora_r is not None:
         alpha = options.lora_alpha or 2 * options.lora_r
         model = cast("PreTrainedModel", models.lora(model, r=options.lora_r, alpha=alpha, dropout=0.0))
@@ -75,14 +81,38 @@ def make_trainer(
         examples,
         tokenizer,
         anchor_dataset=anchor_examples(args.anchor_data) if args.anchor_share else [],
+        base_weights=base_weights(options) if args.method == "reinvoke" else None,
+        facts={"model_name": options.model_name, "dataset": options.dataset_path or task.name},
         callbacks=[TrainingProgress(console)],
     )
     announce(options, args, len(examples), trainer.num_rows, console)
     return trainer
 
 
+def _settle_template(
+    options: TrainOptions,
+    args: "SDFTConfig",
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    task: Task,
+    examples: list[Example],
+    console: Console,
+) -> None:
+    """Replaces ``auto`` by what a preflight finds best; a method that shows no demonstration needs none."""
+    if args.method in SHOWS_DEMONSTRATION:
+        from selfdistill.commands.preflight import choose_template
+
+        args.template, args.template_repeat = choose_template(  # type: ignore[assignment]
+            options, args, model, tokenizer, task, examples, console
+        )
+    else:
+        args.template = "paper"
+
+
 def training_examples(options: TrainOptions) -> tuple[Task, list[Example]]:
     """The task and its training rows, ``--limit`` applied."""
+    if options.method == "reinvoke":  # general prompts, no demonstrations
+        return get_task(options.dataset_name), anchor_examples(options.dataset_path)[: options.limit]
     if options.dataset_path is not None:
         task = custom_task(options.dataset_path, None)
     else:
@@ -91,7 +121,29 @@ def training_examples(options: TrainOptions) -> tuple[Task, list[Example]]:
     return task, examples[: options.limit]
 
 
-def trainer_config(options: TrainOptions, from_file: dict[str, Any], task: Task) -> "SDFTConfig":
+def base_weights(options: TrainOptions) -> dict[str, "Tensor"]:
+    """Weights to distil from, by parameter name.
+
+    Raises:
+        UserError: no base model is named or known, or LoRA is asked for.
+    """
+    from selfdistill import models
+
+    if options.lora_r is not None:
+        raise UserError("--method reinvoke trains all weights. Leave --lora_r out.")
+    name = options.base_model or started_from(options.model_name)
+    return dict(models.load_model(name, dtype=options.dtype).named_parameters())
+
+
+def started_from(model_name: str) -> str:
+    """The model that the run in folder ``model_name`` started from. Raises UserError where that isn't recorded."""
+    record = Path(model_name) / run_folder.CONFIG
+    if not record.is_file():
+        raise UserError(f"--method reinvoke: name the --base_model to distil from; {record} does not tell.")
+    return json.loads(record.read_text(encoding="utf-8"))["model_name"]
+
+
+def trainer_config(options: TrainOptions, task: Task) -> "SDFTConfig":
     """The trainer's config: options, then what the file sets of its other fields, then --set.
 
     Raises:
@@ -100,7 +152,7 @@ def trainer_config(options: TrainOptions, from_file: dict[str, Any], task: Task)
     from selfdistill.sdft_config import SDFTConfig
 
     others = other_fields()
-    extra = from_file | parse_assignments(options.set, list(others))
+    extra = options.from_file | parse_assignments(options.set, list(others))
     for name, value in extra.items():
         extra[name] = checked(value, others[name], f"--set {name}")
     if options.save_steps is not None:
@@ -114,6 +166,16 @@ def trainer_config(options: TrainOptions, from_file: dict[str, Any], task: Task)
         raise
     except (ValueError, ImportError) as error:  # what TrainingArguments refuses
         raise UserError(" ".join(str(error).split()[:40])) from error
+
+
+def from_yaml(path: str) -> TrainOptions:
+    """Options as a YAML file or a recipe's name sets them. Raises UserError for what is wrong in it, with its line."""
+    if not Path(path).exists() and path in recipe_names():
+        path = str(recipe_path(path))
+    options, extra = with_file(TrainOptions, path, list(other_fields()))
+    options.config = path
+    options.from_file = extra
+    return options
 
 
 def other_fields() -> dict[str, Any]:

@@ -17,6 +17,8 @@ class Sampling:
     """0 is greedy decoding."""
     top_p: float = 1.0
     """Nucleus: the smallest set of tokens whose probability reaches this."""
+    logprobs: bool = False
+    """Whether rollouts carry the sampler's logprobs, where the engine can tell them."""
 
 
 class RolloutEngine(Protocol):

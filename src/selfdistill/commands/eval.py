@@ -61,10 +61,10 @@ def evaluate_model(
     from selfdistill.progress import progress_bar
     from selfdistill.prompts import PromptRenderer
     from selfdistill.rollout.engine import Sampling
-    from selfdistill.rollout.hf_generate import GenerateEngine
+    from selfdistill.rollout.batched import make_engine
 
     torch.manual_seed(options.seed)
-    engine = GenerateEngine(model, models.eos_token_ids(model, tokenizer), models.pad_token_id(tokenizer))
+    engine = make_engine(model, models.eos_token_ids(model, tokenizer), models.pad_token_id(tokenizer))
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens or task.max_new_tokens,
         temperature=options.temperature,

@@ -1,0 +1,47 @@
+# Everything goes through a virtual environment in .venv that these targets make themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+RUNTIME := .venv/.runtime
+DEV := .venv/.dev
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check setup lint type imports spell clean
+
+demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
+	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
+
+setup: $(DEV)  ## install the package with everything developers need
+
+test: $(DEV)  ## run all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: lint type imports spell  ## everything but the tests
+
+lint: $(DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+type: $(DEV)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(DEV)
+	$(BIN)/lint-imports
+
+spell: $(DEV)
+	$(BIN)/codespell src tests docs recipes benchmarks README.md AGENTS.md CHANGELOG.md
+
+clean:
+	rm -rf .venv
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(RUNTIME)

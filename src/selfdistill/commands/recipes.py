@@ -1,0 +1,21 @@
+"""``selfdistill recipes``."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from selfdistill.options import ListOptions
+from selfdistill.recipes import FOLDER, recipe_names, recipe_path
+
+
+def run(options: ListOptions, console: Console) -> None:
+    """Prints every recipe's name, what it is for and how to use it."""
+    table = Table(title="recipes", title_justify="left")
+    table.add_column("use it with", overflow="fold")
+    table.add_column("for")
+    for name in recipe_names():
+        lines = recipe_path(name).read_text(encoding="utf-8").splitlines()
+        remarks = [line[1:].strip() for line in lines if line.startswith("#")]
+        table.add_row(escape(f"--config {name}"), escape(" ".join(remarks)))
+    console.print(table)
+    console.print(f"Their files are in {escape(str(FOLDER))}.")

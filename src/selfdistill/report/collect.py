@@ -1,0 +1,155 @@
+"""A run folder, or a study's folder with runs inside, to Results."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import selfdistill
+from selfdistill import run_folder
+from selfdistill.report import warnings
+from selfdistill.report.contents import BETTER, NOT_ENOUGH_DATA, WORSE, Comparison, Results, Run, RunPair
+from selfdistill.report.evaluations import (
+    AFTER,
+    BEFORE,
+    Evaluation,
+    compare,
+    differing_settings,
+    paired,
+    read_drift,
+    read_evaluations,
+    read_json,
+)
+from selfdistill.report.samples import RUNS_SHOWN, choose, gather
+from selfdistill.report.training import read_run
+from selfdistill.types import UserError
+
+COMPARE, CONTINUAL = "compare.json", "continual.json"
+DEPTH = 3
+"""Levels of folders below a study's that may hold runs."""
+
+
+def collect(folder: Path) -> Results:
+    """Reads everything in ``folder`` that the report shows.
+
+    A folder is a run's if it holds a run_config.json, metrics.jsonl or eval folder. A run without an eval-before
+    folder of its own is compared with that of the nearest folder above it, up to ``folder``.
+
+    Raises:
+        UserError: nothing in the folder can be reported on.
+    """
+    folders = run_folders(folder)
+    studies = [folder / name for name in (COMPARE, CONTINUAL) if (folder / name).exists()]
+    if not folders and not studies:
+        raise UserError(
+            f"{folder} holds no run: no {run_folder.CONFIG}, eval folder, {COMPARE} or {CONTINUAL}. "
+            "Name the --output_dir of a train, compare or continual."
+        )
+    runs = {name: read_run(path, name) for name, path in folders.items()}
+    after = {name: read_evaluations(path / AFTER) for name, path in folders.items()}
+    before = {name: read_evaluations(_before(path, folder)) for name, path in folders.items()}
+    after = {name: task_first(evaluations, runs[name].task) for name, evaluations in after.items()}
+    comparisons = [
+        comparison
+        for name, evaluations in after.items()
+        for dataset, evaluation in evaluations.items()
+        for comparison in compare(
+            name, before[name].get(dataset), evaluation, headline=dataset == next(iter(evaluations))
+        )
+    ]
+    drift = [
+        found
+        for name, path in folders.items()
+        for found in [*read_drift(_before(path, folder), name, "before"), *read_drift(path / AFTER, name, "after")]
+    ]
+    shown = runs_shown(list(runs.values()))
+    samples = gather(before, {name: after[name] for name in shown})
+    return Results(
+        title=folder.resolve().name,
+        written=datetime.now().astimezone().isoformat(timespec="seconds"),
+        selfdistill=selfdistill.__version__,
+        verdict=common_verdict(comparisons),
+        warnings=[*warnings.of_settings(before, after), *warnings.of_drift(drift), *warnings.of_phrases(samples)],
+        comparisons=comparisons,
+        between_runs=between({name: after[name] for name in shown}),
+        drift=drift,
+        runs=list(runs.values()),
+        shown=shown,
+        samples=choose(samples),
+        num_samples=len(samples),
+        compare=entries(folder / COMPARE),
+        continual=sequences(folder / CONTINUAL),
+    )
+
+
+def run_folders(folder: Path) -> dict[str, Path]:
+    """The run folders at and below ``folder`` by name; what lies inside a run's eval folders is not looked at."""
+    found: dict[str, Path] = {}
+    level = [folder]
+    for _ in range(DEPTH + 1):
+        for path in level:
+            if any((path / name).exists() for name in (run_folder.CONFIG, run_folder.METRICS, AFTER)):
+                found[folder.resolve().name if path == folder else path.relative_to(folder).as_posix()] = path
+        level = [child for path in level for child in sorted(path.iterdir()) if _may_hold_runs(child)]
+    return found
+
+
+def task_first(evaluations: Mapping[str, Evaluation], task: str) -> dict[str, Evaluation]:
+    """The same evaluations, that of the run's own task first: the verdict is about the first one."""
+    return dict(sorted(evaluations.items(), key=lambda item: item[0] != task))
+
+
+def common_verdict(comparisons: Sequence[Comparison]) -> str:
+    """WORSE where one headline is, BETTER where all are, else NOT ENOUGH DATA."""
+    found = {c.paired.verdict if c.paired else NOT_ENOUGH_DATA for c in comparisons if c.headline}
+    if WORSE in found:
+        return WORSE
+    return BETTER if found == {BETTER} else NOT_ENOUGH_DATA
+
+
+def runs_shown(runs: Sequence[Run]) -> list[str]:
+    """Names of the runs to show in full: one of each method first, then the others, at most four."""
+    first = {run.method: run.name for run in reversed(runs)}
+    names = [run.name for run in runs]
+    order = sorted(names, key=lambda name: (name not in first.values(), names.index(name)))[:RUNS_SHOWN]
+    return sorted(order, key=names.index)
+
+
+def between(after: Mapping[str, Mapping[str, Evaluation]]) -> list[RunPair]:
+    """Every two runs on every data set that both were tested on in the same way."""
+    found: list[RunPair] = []
+    for (first, ours), (second, theirs) in combinations(after.items(), 2):
+        for dataset in ours:
+            if dataset not in theirs or differing_settings(ours[dataset], theirs[dataset]):
+                continue
+            metric = ours[dataset].metric
+            if test := paired(ours[dataset], theirs[dataset], metric):
+                found.append(RunPair(first=first, second=second, dataset=dataset, metric=metric, paired=test))
+    return found
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """Entries of compare.json; none if there is no such file."""
+    if not path.exists():
+        return []
+    value = read_json(path)
+    return value["entries"] if isinstance(value, dict) else value
+
+
+def sequences(path: Path) -> list[dict[str, Any]]:
+    """Sequences of continual.json, each with a ``method``; none if there is no such file."""
+    if not path.exists():
+        return []
+    value = read_json(path)
+    return [{"method": "", **run} for run in value.get("runs", [value])]
+
+
+def _before(path: Path, top: Path) -> Path:
+    while path != top and not (path / BEFORE).is_dir():
+        path = path.parent
+    return path / BEFORE
+
+
+def _may_hold_runs(path: Path) -> bool:
+    return path.is_dir() and path.name not in (AFTER, BEFORE) and not path.name.startswith((".", "checkpoint-"))

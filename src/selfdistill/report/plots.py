@@ -1,0 +1,309 @@
+"""Plots as Vega-Lite specifications, drawn by the page in colours that follow its theme."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from selfdistill.report.contents import Comparison, Measure, Results
+from selfdistill.report.tables import prior_mean
+from selfdistill.report.training import PHASES
+
+COLOURS = [f"var(--c{i})" for i in range(1, 7)]
+POINTS = 1_000
+"""Most points of a curve plot: longer runs are averaged over neighbouring steps."""
+CURVES = {
+    "loss": "Loss",
+    "divergence": "Divergence from the teacher",
+    "anchor_divergence": "Divergence on anchor prompts",
+    "cross_entropy": "Cross-entropy of demonstrations",
+    "completion_tokens": "Completion length",
+    "truncated_share": "Completions cut off",
+    "grad_norm": "Gradient norm",
+}
+UNITS = {"divergence": "nats", "anchor_divergence": "nats", "cross_entropy": "nats", "completion_tokens": "tokens"}
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
+CONFIG: dict[str, Any] = {
+    "background": None,
+    "font": FONT,
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--muted)",
+        "gridColor": "var(--rule)",
+        "domainColor": "var(--rule)",
+        "tickColor": "var(--rule)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": 260,
+        "titlePadding": 8,
+    },
+    "legend": {
+        "labelColor": "var(--ink)",
+        "titleColor": "var(--muted)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "orient": "top",
+        "labelLimit": 200,
+        "symbolStrokeWidth": 2.5,
+    },
+}
+"""Vega-Lite's config for all plots."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A plot: where it stands, its caption, and its specification."""
+
+    name: str
+    section: str
+    title: str
+    meaning: str
+    """Key of the glossary; empty for none."""
+    spec: dict[str, Any]
+    wide: bool = False
+
+
+def all_plots(results: Results) -> list[Plot]:
+    """Every plot that has data, in the order of the page."""
+    found = [*score_plots(results), pareto_plot(results, "prior"), pareto_plot(results, "drift")]
+    found += [curve_plot(results, name) for name in CURVES]
+    found += [position_plot(results)]
+    return [plot for plot in found if plot is not None]
+
+
+def score_plots(results: Results) -> list[Plot]:
+    """Before and after with intervals: one run's data sets and parts, or each data set's runs."""
+    first_metric = {(c.run, c.dataset): c.metric for c in reversed(results.comparisons) if not c.part}
+    shown = [c for c in results.comparisons if c.metric == first_metric[c.run, c.dataset]]
+    if len(results.runs) == 1:
+        prefix = len({c.dataset for c in shown if c.part}) > 1
+        names = [", ".join(filter(None, (c.dataset, c.part))) if prefix or not c.part else c.part for c in shown]
+        labelled = list(zip(names, shown, strict=True))
+        plot = score_plot("scores", "Scores with 95% intervals", labelled)
+        return [plot] if plot else []
+    plots = [
+        score_plot(f"scores_{i}", f"Scores on {name}", [(c.run, c) for c in shown if c.dataset == name and not c.part])
+        for i, name in enumerate(dict.fromkeys(c.dataset for c in shown))
+    ]
+    return [plot for plot in plots if plot is not None]
+
+
+def score_plot(name: str, title: str, labelled: Sequence[tuple[str, Comparison]]) -> Plot | None:
+    """A line of each label: its mean before and after, with intervals."""
+    rows = [
+        row
+        for label, comparison in labelled
+        for row in (*_score_rows(label, "before", comparison.before), *_score_rows(label, "after", comparison.after))
+    ]
+    if not rows:
+        return None
+    labels = list(dict.fromkeys(row["what"] for row in rows))
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        y=alt.Y(
+            "what:N",
+            sort=labels,
+            title=None,
+            scale=alt.Scale(paddingInner=0.35, paddingOuter=0.15),
+            axis=alt.Axis(
+                domain=False,
+                ticks=False,
+                labelPadding=10,
+                labelFontSize=13,
+                labelColor="var(--ink)",
+                labelLimit=alt.ExprRef("containerSize()[0] < 420 ? 130 : 300"),
+            ),
+        ),
+        yOffset=alt.YOffset("when:N", sort=["before", "after"]),
+        color=alt.Color(
+            "when:N",
+            scale=alt.Scale(domain=["before", "after"], range=["var(--before)", "var(--c1)"]),
+            legend=alt.Legend(title=None, symbolOpacity=1),
+        ),
+        tooltip=[
+            alt.Tooltip("what:N", title="what"),
+            alt.Tooltip("when:N", title="when"),
+            alt.Tooltip("score:Q", title="score %", format=".1f"),
+            alt.Tooltip("low:Q", title="from", format=".1f"),
+            alt.Tooltip("high:Q", title="to", format=".1f"),
+        ],
+    )
+    ticks = alt.Axis(values=list(range(0, 101, 20)))
+    whiskers = base.mark_rule(strokeWidth=2, opacity=0.55).encode(
+        x=alt.X("low:Q", title="score, %", scale=alt.Scale(domain=[0, 100]), axis=ticks), x2="high:Q"
+    )
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(x="score:Q")
+    chart = (whiskers + dots).properties(width="container", height=46 * len(labels))
+    return Plot(name=name, section="scores", title=title, meaning="score", spec=_spec(chart), wide=True)
+
+
+def curve_plot(results: Results, name: str) -> Plot | None:
+    """One metric over the steps of every run that has it."""
+    points = {
+        run.name: [(row["step"], row[name]) for row in run.training if row.get(name) is not None]
+        for run in results.runs
+    }
+    runs = [run for run, found in points.items() if found]
+    if not runs:
+        return None
+    total = sum(map(len, points.values()))
+    rows = [
+        {"run": run, "step": step, "value": value}
+        for run in runs
+        for step, value in thinned(points[run], math.ceil(total / POINTS))
+    ]
+    several = len(runs) > 1
+    tooltip = [alt.Tooltip("step:Q"), alt.Tooltip("value:Q", title=name.replace("_", " "), format=".4~g")]
+    chart = (
+        alt.Chart(alt.InlineData(values=rows))
+        .mark_line(strokeWidth=1.8, point={"size": 30 if total <= 30 else 0, "filled": True})
+        .encode(
+            x=alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, grid=False, format="~s")),
+            y=alt.Y(
+                "value:Q",
+                title=UNITS.get(name),
+                axis=alt.Axis(tickCount=4, format=".0%" if name == "truncated_share" else ".3~g"),
+            ),
+            color=_by_name("run", runs) if several else alt.value(COLOURS[0]),
+            tooltip=[alt.Tooltip("run:N"), *tooltip] if several else tooltip,
+        )
+        .properties(width="container", height=150)
+    )
+    return Plot(name=name, section="training", title=CURVES[name], meaning=name, spec=_spec(chart))
+
+
+def position_plot(results: Results) -> Plot | None:
+    """Mean divergence at each completion position, early to late in training."""
+    several = len([run for run in results.runs if run.positions]) > 1
+    rows = [{"run": run.name, **row} for run in results.runs for row in run.positions]
+    rows = rows[:: math.ceil(len(rows) / (4 * POINTS))] if rows else []
+    if not rows:
+        return None
+    encoding: dict[str, Any] = {
+        "x": alt.X("position:Q", title="token of the completion, from 0", axis=alt.Axis(grid=False, tickMinStep=1)),
+        "y": alt.Y("divergence:Q", title="nats, square-root scale", scale=alt.Scale(type="sqrt")),
+        "color": alt.Color(
+            "phase:N",
+            sort=list(PHASES),
+            scale=alt.Scale(domain=list(PHASES), range=[COLOURS[2], COLOURS[1], COLOURS[0]]),
+            legend=alt.Legend(title="in training"),
+        ),
+        "tooltip": [
+            alt.Tooltip("phase:N"),
+            alt.Tooltip("position:Q"),
+            alt.Tooltip("divergence:Q", format=".3f"),
+            alt.Tooltip("num_rollouts:Q", title="rollouts"),
+        ],
+    }
+    if several:
+        encoding["strokeDash"] = alt.StrokeDash("run:N", legend=alt.Legend(title=None))
+        encoding["tooltip"] = [alt.Tooltip("run:N"), *encoding["tooltip"]]
+    chart = alt.Chart(alt.InlineData(values=rows)).mark_line(strokeWidth=1.8).encode(**encoding)
+    spec = _spec(chart.properties(width="container", height=240))
+    title = "Divergence along the completion"
+    return Plot(name="positions", section="tokens", title=title, meaning="position", spec=spec, wide=True)
+
+
+def pareto_plot(results: Results, kept: str) -> Plot | None:
+    """New skill against what was kept: every checkpoint a point, every method's Pareto front a line.
+
+    Args:
+        results: what to show.
+        kept: ``prior``, mean score on prior benchmarks; or ``drift``, KL from the base model.
+    """
+    points = [point for entry in results.compare if (point := _pareto_point(entry, kept)) is not None]
+    if not points:
+        return None
+    methods = list(dict.fromkeys(point["method"] for point in points))
+    more_is_better = kept == "prior"
+    fronts = [
+        row
+        for method in methods
+        for row in pareto_front([p for p in points if p["method"] == method], more_is_better=more_is_better)
+    ]
+    title = "prior benchmarks kept, mean %" if more_is_better else "moved from the base model, KL in nats a token"
+    shared: dict[str, Any] = {
+        "x": alt.X("kept:Q", title=title, scale=alt.Scale(zero=not more_is_better)),
+        "y": alt.Y("skill:Q", title="new task, %", scale=alt.Scale(domain=[0, 100])),
+        "color": _by_name("method", methods),
+    }
+    number = alt.Tooltip(
+        "kept:Q", title="prior %" if more_is_better else "KL", format=".1f" if more_is_better else ".3f"
+    )
+    dots = (
+        alt.Chart(alt.InlineData(values=points))
+        .mark_point(filled=True, size=60, opacity=0.6)
+        .encode(
+            **shared,
+            shape=alt.Shape("method:N", scale=alt.Scale(domain=methods), legend=alt.Legend(title=None, columns=3)),
+            tooltip=[
+                "method:N",
+                alt.Tooltip("learning_rate:Q", title="learning rate", format=".1~e"),
+                "seed:N",
+                "step:Q",
+                alt.Tooltip("skill:Q", title="new task %", format=".1f"),
+                number,
+            ],
+        )
+    )
+    interpolate = "step-before" if more_is_better else "step-after"
+    lines = (
+        alt.Chart(alt.InlineData(values=fronts)).mark_line(strokeWidth=1.8, interpolate=interpolate).encode(**shared)
+    )
+    spec = _spec((lines + dots).properties(width="container", height=300))
+    heading = "New skill against prior benchmarks" if more_is_better else "New skill against drift"
+    return Plot(name=f"pareto_{kept}", section="methods", title=heading, meaning="", spec=spec)
+
+
+def pareto_front(points: Sequence[dict[str, Any]], *, more_is_better: bool) -> list[dict[str, Any]]:
+    """The points that no other one beats in both ``kept`` and ``skill``, by rising ``kept``.
+
+    ``more_is_better`` says which way ``kept`` is better; ``skill`` is better the higher.
+    """
+    sign = 1 if more_is_better else -1
+    front: list[dict[str, Any]] = []
+    for point in sorted(points, key=lambda p: (-sign * p["kept"], -p["skill"])):
+        if not front or point["skill"] > front[-1]["skill"]:
+            front.append(point)
+    return sorted(front, key=lambda p: p["kept"])
+
+
+def thinned(points: Sequence[tuple[float, float]], stride: int) -> list[tuple[float, float]]:
+    """Means of each ``stride`` neighbouring points."""
+    groups = [points[i : i + stride] for i in range(0, len(points), max(1, stride))]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _pareto_point(entry: dict[str, Any], kept: str) -> dict[str, Any] | None:
+    if kept == "prior":
+        mean = prior_mean(entry)
+        value = None if mean is None else 100 * mean
+    else:
+        value = (entry.get("drift") or {}).get("kl_per_token")
+    if value is None or entry["new_task"]["accuracy"] is None:
+        return None
+    names = ("method", "learning_rate", "seed", "step")
+    return {**{name: entry[name] for name in names}, "skill": 100 * entry["new_task"]["accuracy"], "kept": value}
+
+
+def _score_rows(label: str, when: str, measure: Measure | None) -> list[dict[str, Any]]:
+    if measure is None or measure.value is None or measure.low is None or measure.high is None:
+        return []
+    numbers = {"score": 100 * measure.value, "low": 100 * measure.low, "high": 100 * measure.high}
+    return [{"what": label, "when": when, **numbers}]
+
+
+def _by_name(field: str, names: Sequence[str]) -> alt.Color:
+    scale = alt.Scale(domain=list(names), range=[COLOURS[i % len(COLOURS)] for i in range(len(names))])
+    return alt.Color(f"{field}:N", scale=scale, legend=alt.Legend(title=None, columns=3))
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    spec = chart.to_dict()
+    spec.pop("config", None)
+    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    return spec

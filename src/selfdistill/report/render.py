@@ -1,0 +1,187 @@
+"""Results to one HTML page, Markdown and CSV."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import altair
+import jinja2
+
+from selfdistill import run_folder
+from selfdistill.report import formats, wording
+from selfdistill.report.contents import Answer, Results, Run, Sample
+from selfdistill.report.diff import Pieces, word_diff
+from selfdistill.report.glossary import MEANINGS
+from selfdistill.report.plots import CONFIG, all_plots
+from selfdistill.report.tables import all_tables, to_csv
+
+HTML, MARKDOWN, RESULTS, TABLES = "report.html", "report.md", "results.json", "tables"
+MAX_BYTES = 3_000_000
+"""Largest page: texts are clipped until it fits."""
+CLIPS = (4_000, 1_500, 700, 300)
+"""Characters of a text that are shown, from the most to the fewest."""
+PROMPT_END = 140
+"""Characters of the prompt's last line that are shown while the prompt is folded."""
+SHADES = 9
+FULL_SHADE = 2.0
+"""Nats from which a token has the strongest shade."""
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerView:
+    """An answer as the page shows it."""
+
+    name: str
+    answer: Answer
+    pieces: Pieces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleView:
+    """A sample with its texts clipped and compared."""
+
+    sample: Sample
+    prompt: str
+    prompt_end: str
+    """The prompt's last line: most often the question itself."""
+    reference: str
+    answers: list[AnswerView]
+
+
+def write(results: Results, folder: Path) -> Path:
+    """Writes results.json, report.md, tables/*.csv and report.html; returns the page's path."""
+    run_folder.write_json(folder / RESULTS, asdict(results))
+    run_folder.write_text(folder / MARKDOWN, to_markdown(results))
+    for table in all_tables(results):
+        run_folder.write_text(folder / TABLES / f"{table.name}.csv", to_csv(table))
+    run_folder.write_text(folder / HTML, to_html(results))
+    return folder / HTML
+
+
+def to_markdown(results: Results) -> str:
+    """The verdict, warnings, tables and versions. No model text."""
+    return _environment(escape=False).get_template("report.md.j2").render(_facts(results))
+
+
+def to_html(results: Results, clips: Sequence[int] = CLIPS) -> str:
+    """The page, self-contained; texts are clipped to the first of ``clips`` that keeps it under MAX_BYTES."""
+    plots = all_plots(results)
+    bundle = _vega() if plots else ""
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    facts = _facts(results) | {
+        "plots": plots,
+        "specs": {plot.name: plot.spec for plot in plots},
+        "vega_config": CONFIG,
+        "style": (HERE / "style.css").read_text(encoding="utf-8"),
+        "scripts": [text for text in (script, bundle) if text],
+        "policy": _policy([text for text in (script, bundle) if text]),
+        "shade": shade,
+    }
+    template = _environment(escape=True).get_template("template.html.j2")
+    page = ""
+    for clip in clips:
+        views = [sample_view(sample, clip) for sample in results.samples]
+        rollouts = [(run, rollout) for run in _drawn_runs(results) for rollout in run.rollouts]
+        page = template.render(facts, samples=views, rollouts=rollouts, max_tokens=clip // 8, clip=clip)
+        if len(page.encode()) <= MAX_BYTES:
+            break
+    return page
+
+
+def sample_view(sample: Sample, clip: int) -> SampleView:
+    """Clips a sample's texts, and marks in each answer the words that the answer before has not."""
+    answers: list[AnswerView] = []
+    before = clipped(sample.before.completion, clip) if sample.before else ""
+    marked_before: Pieces = [(False, before)]
+    for run, answer in sample.after.items():
+        text = clipped(answer.completion, clip)
+        ours, theirs = word_diff(before, text) if sample.before else ([], [(False, text)])
+        if len(sample.after) == 1 and sample.before:
+            marked_before = ours
+        name = run if len(sample.after) > 1 else "after"
+        answers.append(AnswerView(name=name, answer=answer, pieces=theirs))
+    if sample.before:
+        answers.insert(0, AnswerView(name="before", answer=sample.before, pieces=marked_before))
+    return SampleView(
+        sample=sample,
+        prompt=clipped(sample.prompt, clip),
+        prompt_end=clipped(sample.prompt.strip().rpartition("\n")[2], PROMPT_END),
+        reference=clipped(sample.reference, clip),
+        answers=answers,
+    )
+
+
+def clipped(text: str, limit: int) -> str:
+    """The text, or its beginning and the number of characters left out."""
+    return text if len(text) <= limit else f"{text[:limit]} … [{len(text) - limit:,} more characters]"
+
+
+def shade(value: float | None) -> int:
+    """Shade of a token, 0 to 9, by the square root of its divergence in nats."""
+    if value is None or value <= 0:
+        return 0
+    return min(SHADES, round(SHADES * (value / FULL_SHADE) ** 0.5))
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """A run's resolved settings."""
+    return run.config.get("settings", {})
+
+
+def _facts(results: Results) -> dict[str, Any]:
+    return {
+        "results": results,
+        "headlines": wording.headlines(results),
+        "verdict": wording.verdict,
+        "reasons": wording.reasons,
+        "tables": all_tables(results),
+        "meanings": MEANINGS,
+    }
+
+
+def _drawn_runs(results: Results) -> list[Run]:
+    return [run for run in results.runs if run.name in results.shown and run.rollouts]
+
+
+def _environment(*, escape: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "main_text": lambda value, kind: formats.main_text(kind, value),
+        "interval": lambda value, kind: formats.interval_text(kind, value),
+        "cell": lambda value, kind: formats.cell_text(kind, value),
+        "sort_key": formats.sort_key,
+        "number": formats.number_text,
+        "pipe_safe": lambda text: re.sub(r"([|`<*_\\\[\]])", r"\\\1", str(text)).replace("\n", " "),
+        "plain": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+    }
+    environment.globals["settings"] = settings
+    return environment
+
+
+def _vega() -> str:
+    """Vega-Lite and what it needs, as one script."""
+    import vl_convert  # 100 MB of libraries: only where a page is drawn
+
+    major_minor = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", major_minor)
+    return bundle.replace("</script", "<\\/script")
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Content-Security-Policy: no request leaves the page, and no script runs but these."""
+    hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"

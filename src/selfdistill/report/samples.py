@@ -1,0 +1,99 @@
+"""Evaluation rows with their answers side by side, and which of them to show."""
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from selfdistill.report.contents import Answer, Sample
+from selfdistill.report.evaluations import Evaluation
+from selfdistill.report.training import spread
+from selfdistill.types import message_text
+
+SAMPLES_SHOWN, RUNS_SHOWN = 200, 4
+
+
+def gather(
+    before: Mapping[str, Mapping[str, Evaluation]], after: Mapping[str, Mapping[str, Evaluation]]
+) -> list[Sample]:
+    """Every evaluation row of every data set, with the answers of all runs given.
+
+    Args:
+        before: evaluations before training, by run and data set.
+        after: evaluations after it, by run and data set.
+    """
+    datasets = list(dict.fromkeys(name for evaluations in after.values() for name in evaluations))
+    found: list[Sample] = []
+    for dataset in datasets:
+        runs = {run: evaluations[dataset] for run, evaluations in after.items() if dataset in evaluations}
+        earlier = {run: before.get(run, {}).get(dataset) for run in runs}
+        rows = {name: row for evaluation in runs.values() for name, row in evaluation.rows.items()}
+        for name, row in rows.items():
+            answers = {
+                run: _answer(evaluation.rows[name], evaluation.metric, _row(earlier[run], name))
+                for run, evaluation in runs.items()
+                if name in evaluation.rows
+            }
+            first = next((r[name] for r in (e.rows for e in earlier.values() if e) if name in r), None)
+            metric = next(iter(runs.values())).metric
+            found.append(
+                Sample(
+                    dataset=dataset,
+                    id=name,
+                    part=row.get("part", ""),
+                    prompt=prompt_text(row.get("prompt", "")),
+                    reference=reference_text(row.get("reference")),
+                    before=_answer(first, metric, None) if first else None,
+                    after=answers,
+                )
+            )
+    return found
+
+
+def choose(samples: Sequence[Sample], limit: int = SAMPLES_SHOWN) -> list[Sample]:
+    """At most ``limit`` samples in their order, as many of each data set and status as there are, or an equal share."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        groups[sample.dataset, sample.status].append(index)
+    queues = [deque(spread(group, limit)) for group in groups.values()]
+    chosen: list[int] = []
+    while queues and len(chosen) < limit:
+        for queue in queues:
+            chosen.append(queue.popleft())
+        queues = [queue for queue in queues if queue]
+    return [samples[index] for index in sorted(chosen[:limit])]
+
+
+def prompt_text(prompt: Any) -> str:
+    """Chat turns as text, each under its role; a lone user turn without it."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:
+        return message_text(prompt[0])
+    return "\n\n".join(f"[{message.get('role', '')}]\n{message_text(message)}" for message in prompt)
+
+
+def reference_text(reference: Any) -> str:
+    """The reference answer as it is, or as JSON where it is no text."""
+    if reference is None:
+        return ""
+    return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
+
+
+def _row(evaluation: Evaluation | None, name: str) -> dict[str, Any] | None:
+    return evaluation.rows.get(name) if evaluation else None
+
+
+def _answer(row: dict[str, Any], metric: str, earlier: dict[str, Any] | None) -> Answer:
+    score = row["scores"].get(metric)
+    before = earlier["scores"].get(metric) if earlier else None
+    status = ""
+    if score is not None and before is not None:
+        status = "fixed" if score > before else "broke" if score < before else "same"
+    return Answer(
+        completion=row["completion"],
+        score=score,
+        num_tokens=row.get("num_tokens", 0),
+        finish_reason=row.get("finish_reason", ""),
+        status=status,
+    )

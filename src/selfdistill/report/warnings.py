@@ -1,0 +1,66 @@
+"""What a reader must know before trusting the numbers."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from selfdistill.report.contents import Drift, Sample
+from selfdistill.report.evaluations import Evaluation, differing_settings
+
+FORMAT_LEAK = 0.1
+"""Rise of the format leak rate from which it is a warning."""
+PHRASE_SHARE = 0.01
+"""Rise of the share of completions with a teacher's phrase from which it is a warning."""
+TEACHER_PHRASES = re.compile(
+    r"\b(?:(?:example|response|answer)s? (?:above|given|provided|shown)"
+    r"|(?:given|provided|above|previous|earlier) (?:example|response|answer)s?"
+    r"|(?:based on|following|as in|like) the examples?)\b",
+    re.IGNORECASE,
+)
+"""Words that only a prompt with a demonstration explains."""
+
+
+def of_settings(
+    before: Mapping[str, Mapping[str, Evaluation]], after: Mapping[str, Mapping[str, Evaluation]]
+) -> list[str]:
+    """Evaluations that are not compared because they are not the same test."""
+    found: list[str] = []
+    for run, evaluations in after.items():
+        for dataset, evaluation in evaluations.items():
+            earlier = before[run].get(dataset)
+            if earlier and (names := differing_settings(earlier, evaluation)):
+                found.append(
+                    f"{run}: {dataset} before and after differ in {', '.join(names)}, so they are not compared."
+                )
+            elif earlier and earlier.rows.keys() != evaluation.rows.keys():
+                shared = len(earlier.rows.keys() & evaluation.rows.keys())
+                found.append(f"{run}: only {shared} rows of {dataset} were scored both before and after.")
+    return found
+
+
+def of_drift(drift: Sequence[Drift]) -> list[str]:
+    """General answers that took on the new task's format."""
+    before = {d.run: d.format_leak_rate for d in drift if d.when == "before"}
+    return [
+        f"{d.run}: the new task's format leaks into {d.format_leak_rate:.0%} of general answers "
+        f"({before.get(d.run) or 0:.0%} before)."
+        for d in drift
+        if d.when == "after" and d.format_leak_rate is not None
+        if d.format_leak_rate - (before.get(d.run) or 0) >= FORMAT_LEAK
+    ]
+
+
+def of_phrases(samples: Sequence[Sample]) -> list[str]:
+    """Completions that speak of an example which only the teacher was shown."""
+    before = [bool(TEACHER_PHRASES.search(s.before.completion)) for s in samples if s.before]
+    earlier = sum(before) / len(before) if before else 0.0
+    after: dict[str, list[bool]] = defaultdict(list)
+    for sample in samples:
+        for run, answer in sample.after.items():
+            after[run].append(bool(TEACHER_PHRASES.search(answer.completion)))
+    return [
+        f"{run}: {sum(hits)} of {len(hits)} completions speak of an example that only the teacher saw "
+        f"({earlier:.1%} before)."
+        for run, hits in after.items()
+        if sum(hits) / len(hits) - earlier >= PHRASE_SHARE
+    ]
