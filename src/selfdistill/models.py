@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from selfdistill.attention import use_fast_attention
 from selfdistill.embedded import (
     DEFAULT_MODEL,
     EMBEDDED_FOLDER,
@@ -93,7 +94,10 @@ def load_model(
     place = _device(device)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = _load(name_or_path, compute_dtype(dtype, place), options)
-    return cast(PreTrainedModel, model.to(place))  # pyright: ignore[reportArgumentType]
+    model = cast(PreTrainedModel, model.to(place))  # pyright: ignore[reportArgumentType]
+    if attn_implementation is None:
+        use_fast_attention(model)
+    return model
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:

@@ -84,6 +84,11 @@ class ScoredSample:
     """``stop`` or ``length``, as in Rollout."""
     scores: dict[str, float | None]
     """Score in [0, 1] by scorer name; None means unscored, which is not the same as wrong."""
+    answer: str = ""
+    """What of the completion counts as its answer when several are put to the vote."""
+    attempts: tuple["ScoredSample", ...] = ()
+    """Every completion of the row where several were sampled; ``scores`` are then means over those scored,
+    and the other fields those of the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

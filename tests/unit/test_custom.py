@@ -139,7 +139,7 @@ def test_empty_name():
 def hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[str, str]]:
     asked: list[tuple[str, str]] = []
 
-    def load_dataset(name: str, *, split: str) -> Any:
+    def load_dataset(name: str, config: str | None, *, split: str) -> Any:
         asked.append((name, split))
         if isinstance(answer, Exception):
             raise answer

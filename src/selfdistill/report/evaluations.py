@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfdistill import run_folder
+from selfdistill import comparable, run_folder
 from selfdistill.metrics import detectable_difference, mcnemar, paired_interval
 from selfdistill.report.contents import BETTER, NOT_ENOUGH_DATA, WORSE, Comparison, Drift, Measure, Paired
 from selfdistill.types import UserError
 
 BEFORE, AFTER, DRIFT = "eval-before", "eval", "drift"
-MUST_AGREE = ("task", "revision", "metric", "temperature", "top_p", "max_new_tokens", "chat_template_kwargs")
-"""Settings of an evaluation without which two of them are not the same test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +125,7 @@ def compare(run: str, before: Evaluation | None, after: Evaluation, *, headline:
 
 def differing_settings(before: Evaluation, after: Evaluation) -> list[str]:
     """Names of the settings that make two evaluations different tests."""
-    first, second = before.numbers.get("config", {}), after.numbers.get("config", {})
-    return [name for name in MUST_AGREE if first.get(name) != second.get(name)]
+    return comparable.differing_settings(before.numbers.get("config", {}), after.numbers.get("config", {}))
 
 
 def paired(before: Evaluation, after: Evaluation, metric: str, part: str = "") -> Paired | None:

@@ -1,23 +1,16 @@
 """What a reader must know before trusting the numbers."""
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from selfdistill.report.contents import Drift, Sample
 from selfdistill.report.evaluations import Evaluation, differing_settings
+from selfdistill.text_metrics import speaks_of_example
 
 FORMAT_LEAK = 0.1
 """Rise of the format leak rate from which it is a warning."""
 PHRASE_SHARE = 0.01
 """Rise of the share of completions with a teacher's phrase from which it is a warning."""
-TEACHER_PHRASES = re.compile(
-    r"\b(?:(?:example|response|answer)s? (?:above|given|provided|shown)"
-    r"|(?:given|provided|above|previous|earlier) (?:example|response|answer)s?"
-    r"|(?:based on|following|as in|like) the examples?)\b",
-    re.IGNORECASE,
-)
-"""Words that only a prompt with a demonstration explains."""
 
 
 def of_settings(
@@ -52,12 +45,12 @@ def of_drift(drift: Sequence[Drift]) -> list[str]:
 
 def of_phrases(samples: Sequence[Sample]) -> list[str]:
     """Completions that speak of an example which only the teacher was shown."""
-    before = [bool(TEACHER_PHRASES.search(s.before.completion)) for s in samples if s.before]
+    before = [speaks_of_example(s.before.completion) for s in samples if s.before]
     earlier = sum(before) / len(before) if before else 0.0
     after: dict[str, list[bool]] = defaultdict(list)
     for sample in samples:
         for run, answer in sample.after.items():
-            after[run].append(bool(TEACHER_PHRASES.search(answer.completion)))
+            after[run].append(speaks_of_example(answer.completion))
     return [
         f"{run}: {sum(hits)} of {len(hits)} completions speak of an example that only the teacher saw "
         f"({earlier:.1%} before)."

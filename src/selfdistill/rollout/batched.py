@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
+from selfdistill.attention import has_plain_attention
 from selfdistill.heads import decoder, head_transform, output_head
 from selfdistill.rollout.engine import RolloutEngine, Sampling
 from selfdistill.rollout.hf_generate import GenerateEngine
 from selfdistill.types import Rollout
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types whose layers the step below reproduces, where no layer has a sliding window."""
 COMPACT_BELOW = 0.8
 """The batch is packed anew when fewer than this share of its sequences are unfinished."""
 
@@ -29,19 +28,9 @@ def make_engine(
     model: PreTrainedModel, eos_token_ids: Collection[int], pad_token_id: int, batch_size: int = 64
 ) -> RolloutEngine:
     """The fastest engine that knows the model's architecture."""
-    if supports(model):
+    if has_plain_attention(model.config):
         return BatchedEngine(model, eos_token_ids, pad_token_id, batch_size)
     return GenerateEngine(model, eos_token_ids, pad_token_id, batch_size)
-
-
-def supports(model: PreTrainedModel) -> bool:
-    """True where BatchedEngine decodes as the model's own forward pass does."""
-    config = model.config
-    kinds = getattr(config, "layer_types", None) or []
-    sliding = any(kind != "full_attention" for kind in kinds) or (
-        config.model_type == "mistral" and getattr(config, "sliding_window", None) is not None
-    )
-    return config.model_type in FAMILIES and not sliding
 
 
 class BatchedEngine:

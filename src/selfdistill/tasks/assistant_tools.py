@@ -226,4 +226,5 @@ TASK = Task(
     scorers={"exact_call": exact_call, "tool_choice": tool_choice},
     max_new_tokens=48,
     needs_data_dir=False,
+    format_probe=looks_like_call,
 )

@@ -6,27 +6,11 @@ from pathlib import Path
 
 from selfdistill.rows import examples_from_rows
 from selfdistill.tasks.files import find_file, load_rows
+from selfdistill.tasks.scorers import exact_match
 from selfdistill.tasks.task import Scorer, Task
-from selfdistill.tasks.tooluse import reference_score
 from selfdistill.types import Example, UserError
 
 __all__ = ["custom_task", "exact_match", "load_rows"]
-
-
-def exact_match(completion: str, example: Example) -> float | None:
-    """1.0 where the completion equals the reference answer, both stripped of white space.
-
-    Without a reference the demonstration's text stands for it. A list of tool calls
-    (golden_answer) is scored by the rule of ``tooluse``. None where neither is there.
-    """
-    expected = example.reference
-    if expected is None:
-        expected = example.demonstration_text or None
-    if isinstance(expected, list) and all(isinstance(call, dict) for call in expected):
-        return float(reference_score(completion, expected))
-    if not isinstance(expected, str | int | float):
-        return None
-    return float(completion.strip() == str(expected).strip())
 
 
 def custom_task(

@@ -5,7 +5,7 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +25,44 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def load_rows(path_or_id: str, *, split: str = "train") -> tuple[Rows, str]:
+def load_rows(path_or_id: str, *, split: str = "train", hub_config: str | None = None) -> tuple[Rows, str]:
     """Rows of a JSONL, JSON, CSV or Parquet file, an Arrow folder or a Hub dataset.
 
     Returns the rows and the name by which error messages call them (``my.jsonl``). ``split`` is
-    the one taken where several are there, unless a Hub id names its own: ``owner/name:split``.
+    the one taken where several are there, unless a Hub id names its own: ``owner/name:split``;
+    ``hub_config`` is the configuration of a Hub dataset that has several.
     Raises UserError where there is nothing to read or it can't be read.
     """
     path = find_file(path_or_id)
     if path is None:
-        return _hub_rows(path_or_id, split)
+        return _hub_rows(path_or_id, split, hub_config)
     if path.is_dir():
         return arrow_rows(path, split), path.name
     return _READERS[path.suffix.lower()](path), path.name
 
 
-def load_split(data_dir: Path | None, folder: str, *, prefix: str, reference: str | None = None) -> list[Example]:
+def load_split(
+    data_dir: Path | None,
+    folder: str,
+    *,
+    prefix: str,
+    reference: str | None = None,
+    convert: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = None,
+) -> list[Example]:
     """Examples of a benchmark's Arrow folder ``<data_dir>/<folder>``, in the order of the data.
 
     ``reference`` names the column every row of an evaluation split must have; without it the
-    split is for training, and every row must have a demonstration. Raises UserError.
+    split is for training, and every row must have a demonstration. ``convert`` brings a row, given with
+    its name for error messages, into columns that ``rows`` knows. Raises UserError.
     """
     path = (data_dir or Path()) / folder
     if data_dir is None or not path.is_dir():
         missing = f"There is no folder {path}" if data_dir else f"No data folder holds {folder}"
         raise UserError(f"{missing}: name the folder that holds {folder} with --data_dir or SELFDISTILL_DATA.")
-    examples = examples_from_rows(arrow_rows(path), source=folder, prefix=prefix, need_demonstration=reference is None)
+    rows = arrow_rows(path)
+    if convert is not None:
+        rows = [convert(row, f"{folder} row {number}") for number, row in enumerate(rows, start=1)]
+    examples = examples_from_rows(rows, source=folder, prefix=prefix, need_demonstration=reference is None)
     for number, example in enumerate(examples, start=1):
         if reference is not None and example.reference is None:
             raise UserError(f"{folder} row {number} has no {reference}: every row needs one.")
@@ -106,7 +118,7 @@ def arrow_rows(folder: Path, split: str = "train") -> Rows:
     return [dict(row) for row in data]
 
 
-def _hub_rows(hub_id: str, split: str) -> tuple[Rows, str]:
+def _hub_rows(hub_id: str, split: str, config: str | None) -> tuple[Rows, str]:
     import datasets
     from datasets.exceptions import DatasetsError
 
@@ -114,7 +126,7 @@ def _hub_rows(hub_id: str, split: str) -> tuple[Rows, str]:
     assert match is not None  # find_file let it through
     name, split = match[1], match[2] or split
     try:
-        data = datasets.load_dataset(name, split=split)
+        data = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         if isinstance(error, ValueError) and "split" in str(error):
             raise UserError(

@@ -45,4 +45,6 @@ TASK = Task(
     load_eval=_load_eval,
     scorers={"reference": _reference},
     max_new_tokens=1024,
+    extract=extracted_answer,
+    format_probe=lambda text: text.lstrip().startswith("<reasoning>"),
 )

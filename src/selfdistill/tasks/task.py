@@ -1,13 +1,23 @@
 """The record that describes a task. One benchmark is one file that ends in one of these."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from selfdistill.types import Example
 
 Scorer = Callable[[str, Example], float | None]
 """Completion text and example to a score in [0, 1], or None where the sample can't be graded."""
+
+
+@runtime_checkable
+class BatchScorer(Protocol):
+    """A Scorer that can also take all rows at once, as one that waits for a network wants to."""
+
+    def score_all(self, completions: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
+        """A score for each row, in order, as the scorer gives it one by one."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,5 +40,16 @@ class Task:
     """By name; the first is the headline."""
     max_new_tokens: int
     """Longest completion in evaluation, in tokens."""
+    judged: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Scorers that need an LLM judge, by name, with the rubric it judges by; ``scorers`` holds each
+    of them as one that leaves every row unscored, for evaluations without a judge."""
     needs_data_dir: bool = True
     """False where the data ship in the package."""
+    extract: Callable[[str], str] = str.strip
+    """The answer in a completion: of several completions, those with the same answer vote together."""
+    format_probe: Callable[[str], bool] | None = None
+    """True for a text that begins like this task's answers; None where they have no form of their own."""
+
+
+def unjudged(completion: str, example: Example) -> float | None:
+    """None for every row: what a judged scorer says where there is no judge."""

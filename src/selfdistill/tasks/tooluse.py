@@ -11,6 +11,7 @@ from typing import Any
 
 from selfdistill.tasks.files import load_split
 from selfdistill.tasks.task import Task
+from selfdistill.tasks.tooluse_strict import strict_score
 from selfdistill.types import Example
 
 _ACTION = re.compile(r"Action:\s*(\w+)")
@@ -86,6 +87,10 @@ def _reference(completion: str, example: Example) -> float | None:
     return float(reference_score(completion, example.reference))
 
 
+def _strict(completion: str, example: Example) -> float | None:
+    return strict_score(completion, example.reference) if isinstance(example.reference, list) else None
+
+
 def _load_train(data_dir: Path | None) -> list[Example]:
     return load_split(data_dir, "tooluse_data/train_data", prefix="tooluse/train")
 
@@ -102,6 +107,7 @@ TASK = Task(
     revision="1",
     load_train=_load_train,
     load_eval=_load_eval,
-    scorers={"reference": _reference},
+    scorers={"reference": _reference, "strict": _strict},
     max_new_tokens=1024,
+    format_probe=lambda text: text.lstrip().startswith(("Thought:", "Action:")),
 )

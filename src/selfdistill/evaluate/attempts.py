@@ -1,0 +1,49 @@
+"""Several completions of a row: their mean, pass@k, and the majority's answer."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from selfdistill.metrics import mean, pass_at_k
+from selfdistill.types import EvalResult, ScoredSample
+
+
+def one_row(attempts: Sequence[ScoredSample]) -> ScoredSample:
+    """The row's record: the only attempt, or the first with all of them and the means of their scores."""
+    if len(attempts) == 1:
+        return attempts[0]
+    scores = {name: [s for one in attempts if (s := one.scores[name]) is not None] for name in attempts[0].scores}
+    means = {name: mean(values) if values else None for name, values in scores.items()}
+    return replace(attempts[0], attempts=tuple(attempts), scores=means)
+
+
+def several(result: EvalResult, numbers: Callable[[Sequence[float]], dict[str, Any]]) -> dict[str, Any]:
+    """``pass_at_k`` and ``majority_vote`` of the headline scorer; nothing where rows have one completion each.
+
+    A completion passes with a score of 1. Unscored ones are left out of a row's samples, and a row with
+    fewer than k does not count for pass@k. ``numbers`` makes of scores what the summary shows of them.
+    """
+    rows = [sample for sample in result.samples if sample.attempts]
+    if not rows:
+        return {}
+    scores = [[s for one in row.attempts if (s := one.scores[result.metric]) is not None] for row in rows]
+    votes = [vote(row, result.metric) for row in rows]
+    return {
+        "pass_at_k": {
+            str(k): mean([pass_at_k(len(row), row.count(1.0), k) for row in scores if len(row) >= k])
+            for k in budgets(max(len(row.attempts) for row in rows))
+        },
+        "majority_vote": numbers([score for score in votes if score is not None]),
+    }
+
+
+def vote(row: ScoredSample, metric: str) -> float | None:
+    """The score of the answer that most attempts gave; of equally frequent ones, the first."""
+    (winner, _), *_ = Counter(one.answer for one in row.attempts).most_common(1)
+    return next(one.scores[metric] for one in row.attempts if one.answer == winner)
+
+
+def budgets(num_samples: int) -> list[int]:
+    """The k of pass@k: powers of two up to ``num_samples``, and that itself."""
+    return sorted({*(2**power for power in range(num_samples.bit_length())), num_samples})

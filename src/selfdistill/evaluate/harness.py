@@ -1,0 +1,175 @@
+"""``prior``: capabilities that training may cost, measured by lm-evaluation-harness (extra ``eval``).
+
+The harness loads its data from the Hub, formats prompts without a chat template, decodes and scores;
+only HumanEval's programs run in our sandbox instead of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata, util
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfdistill.evaluate.code import STOPS, program
+from selfdistill.evaluate.run import result_of
+from selfdistill.evaluate.sandbox import run_python
+from selfdistill.tasks.task import Task
+from selfdistill.types import EvalResult, Example, ScoredSample, UserError
+
+METRICS = {
+    "hellaswag": "acc",
+    "mmlu": "acc",
+    "truthfulqa_mc1": "acc",
+    "winogrande": "acc",
+    "ifeval": "inst_level_loose_acc",
+    "humaneval": "pass_at_1",
+}
+"""The benchmarks and the harness's metric of each that counts."""
+HUMANEVAL = "humaneval"
+
+
+def _humaneval(row: Mapping[str, Any], completions: Sequence[str]) -> dict[str, float]:
+    return {METRICS[HUMANEVAL]: float(run_python(program(completions[0], dict(row))).passed)}
+
+
+HUMANEVAL_CONFIG: dict[str, Any] = {
+    "task": HUMANEVAL,
+    "dataset_path": "openai/openai_humaneval",
+    "output_type": "generate_until",
+    "test_split": "test",
+    "doc_to_text": "{{prompt}}",
+    "doc_to_target": "{{canonical_solution}}",
+    "process_results": _humaneval,
+    "metric_list": [{"metric": METRICS[HUMANEVAL], "aggregation": "mean", "higher_is_better": True}],
+    "generation_kwargs": {"until": list(STOPS), "max_gen_toks": 1024, "do_sample": False},
+    "repeats": 1,
+    "num_fewshot": 0,
+    "metadata": {"version": 1.0},
+}
+"""The harness's own task of that name, but for where the programs run."""
+
+TASK = Task(
+    name="prior",
+    description="HellaSwag, MMLU, TruthfulQA, Winogrande, IFEval and HumanEval through lm-evaluation-harness.",
+    source="the Hub, as lm-evaluation-harness loads it",
+    licence="each benchmark's own",
+    revision="1",
+    load_train=lambda _: [],
+    load_eval=lambda _: [],
+    scorers={"score": lambda completion, example: None},
+    max_new_tokens=0,
+)
+
+
+def require_harness() -> None:
+    """Raises UserError where lm-evaluation-harness is not installed."""
+    if util.find_spec("lm_eval") is None:
+        raise UserError("prior needs lm-evaluation-harness: pip install 'selfdistill[eval]'. prior-quick needs nothing.")
+
+
+def evaluate_prior(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    limit: int | None = None,
+    batch_size: int = 16,
+    allow_code_execution: bool = False,
+    tasks: Iterable[str | dict[str, Any]] | None = None,
+) -> EvalResult:
+    """Runs the harness on a model in memory.
+
+    The benchmarks are the result's parts. A sample is an item of a benchmark (of IFEval: one instruction of an
+    item), so that the accuracy of a part is the harness's number; ``config["harness"]`` holds its version, the
+    versions of its tasks, the exact metric keys and the numbers under them.
+
+    Args:
+        model: the model; the harness sees it as it is, adapters and all.
+        tokenizer: its tokenizer.
+        limit: items per benchmark, of MMLU per subject.
+        batch_size: sequences that go through the model together.
+        allow_code_execution: run HumanEval's programs; without it the benchmark is left out.
+        tasks: what the harness is to run, by default METRICS.
+
+    Raises:
+        UserError: the harness is not installed, or can't get its data.
+    """
+    require_harness()
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    if tasks is None:
+        tasks = [name for name in METRICS if name != HUMANEVAL]
+        tasks += [HUMANEVAL_CONFIG] if allow_code_execution else []
+    was_training = model.training
+    try:
+        found = simple_evaluate(
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),  # type: ignore[arg-type]
+            tasks=list(tasks),
+            limit=limit,
+            apply_chat_template=False,
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+    except (OSError, ImportError, LookupError) as error:
+        raise UserError(
+            f"lm-evaluation-harness can't load a benchmark: {' '.join(str(error).split()[:12])}. It needs the Hub; "
+            "without it use prior-quick."
+        ) from error
+    finally:
+        model.train(was_training)
+    assert found is not None  # there is one process
+    return result_from(dict(found))
+
+
+def result_from(found: Mapping[str, Any]) -> EvalResult:
+    """The harness's results as ours."""
+    samples = [
+        sample
+        for task, rows in found["samples"].items()
+        for row in rows
+        for sample in _samples(task, row, METRICS[benchmark_of(task)])
+    ]
+    return result_of(
+        TASK,
+        tuple(samples),
+        {
+            "prompt": "harness format, no chat template",
+            "harness": {
+                "version": metadata.version("lm_eval"),
+                "task_versions": dict(found["versions"]),
+                "metrics": {
+                    f"{name}/{key}": value
+                    for name in METRICS
+                    for key, value in found["results"].get(name, {}).items()
+                    if key.split(",")[0] == METRICS[name]
+                },
+            },
+        },
+    )
+
+
+def benchmark_of(task: str) -> str:
+    """The benchmark that a task of the harness belongs to: MMLU comes as a task per subject."""
+    return "mmlu" if task.startswith("mmlu_") else task
+
+
+def _samples(task: str, row: Mapping[str, Any], metric: str) -> list[ScoredSample]:
+    name = f"{task}/{row['doc_id']}"
+    values = row[metric]
+    ids = [name] if not isinstance(values, list) else [f"{name}/{number}" for number in range(len(values))]
+    responses = [str(response) for response in row["filtered_resps"]]
+    return [
+        ScoredSample(
+            example=Example(
+                id=id,
+                prompt=({"role": "user", "content": str(next(iter(row["arguments"]))[0])},),
+                reference=row["target"],
+                part=benchmark_of(task),
+            ),
+            completion="\n".join(responses),
+            num_tokens=0,
+            finish_reason="stop",
+            scores={"score": float(value)},
+        )
+        for id, value in zip(ids, values if isinstance(values, list) else [values], strict=True)
+    ]

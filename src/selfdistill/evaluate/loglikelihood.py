@@ -1,0 +1,112 @@
+"""Log-likelihood of continuations, as lm-evaluation-harness defines it, on a model in memory."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfdistill.batch import Scored
+from selfdistill.divergence import chunked_logprobs
+from selfdistill.heads import head_transform, output_head
+from selfdistill.models import pad_token_id
+from selfdistill.scoring import hidden_states
+
+DEFAULT_CONTEXT = 2048
+"""Tokens that a model whose config names no context length is given."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A sequence that goes through the model once, and the continuations that are read off its end."""
+
+    ids: tuple[int, ...]
+    """The model's input: context and continuation without the last token."""
+    continuations: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    """Index of the request and token ids of its continuation."""
+
+
+@torch.inference_mode()
+def loglikelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[tuple[str, str]],
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Sum of the log-probabilities in nats of each continuation's tokens after its context, in order.
+
+    Args:
+        model: the model in memory.
+        tokenizer: its tokenizer; special tokens are added as it adds them by itself.
+        requests: context and continuation, the blank between them at the continuation's start.
+        batch_size: sequences of like length that go through the model together, right-padded.
+        progress: called with the number of requests finished since the last call.
+    """
+    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or DEFAULT_CONTEXT
+    sequences: dict[tuple[int, ...], _Sequence] = {}
+    for index, request in enumerate(requests):
+        before, continuation = encode_pair(tokenizer, *request)
+        assert len(continuation) <= context
+        ids = (*before, *continuation)[-(context + 1) :][:-1]  # too long: the context loses its beginning
+        sequences.setdefault(ids, _Sequence(ids)).continuations.append((index, continuation))
+    values = [0.0] * len(requests)
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in _batches(list(sequences.values()), batch_size):
+            scored = _score(model, batch, pad_token_id(tokenizer))
+            for index, value in scored.items():
+                values[index] = value
+            if progress:
+                progress(len(scored))
+    finally:
+        model.train(was_training)
+    return values
+
+
+def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Token ids of both. They are tokenised together, and blanks that end the context belong to what follows."""
+    if not context:
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        ids: list[int] = tokenizer(continuation, add_special_tokens=False)["input_ids"]  # type: ignore[assignment]
+        return (ids[:1], ids[1:]) if ids[0] == start else ([start], ids)  # type: ignore[list-item]
+    stripped = context.rstrip()
+    whole: list[int] = tokenizer(context + continuation)["input_ids"]  # type: ignore[assignment]
+    length = len(tokenizer(stripped)["input_ids"])
+    return whole[:length], whole[length:]
+
+
+def _batches(sequences: list[_Sequence], size: int) -> Iterator[list[_Sequence]]:
+    """Of like length, the longest first."""
+    ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def _score(model: PreTrainedModel, batch: list[_Sequence], pad: int) -> dict[int, float]:
+    """Log-likelihoods by index of the request."""
+    width = len(batch[0].ids)
+    rows: list[int] = []
+    tokens: list[int] = []
+    lengths: dict[int, int] = {}
+    for number, sequence in enumerate(batch):
+        end = number * width + len(sequence.ids)
+        for index, continuation in sequence.continuations:
+            rows += range(end - len(continuation), end)
+            tokens += continuation
+            lengths[index] = len(continuation)
+    padded = [[*sequence.ids, *[pad] * (width - len(sequence.ids))] for sequence in batch]
+    device = model.device
+    scored = Scored(input_ids=torch.tensor(padded, device=device), rows=torch.tensor(rows, device=device))
+    transform = head_transform(model.config)
+    logprobs = chunked_logprobs(
+        hidden_states(model, scored),
+        output_head(model),
+        torch.tensor(tokens, device=device),
+        logit_scale=transform.scale,
+        softcap=transform.softcap,
+    )
+    pieces = logprobs.double().cpu().split(list(lengths.values()))
+    return {index: piece.sum().item() for index, piece in zip(lengths, pieces, strict=True)}

@@ -1,0 +1,174 @@
+"""``prior-quick``: what a model could do before, on local slices of public benchmarks.
+
+The slices lie in ``<data_dir>/prior/<benchmark>.jsonl``. A choice's score is its log-likelihood as the
+continuation of the question, in lm-evaluation-harness's format without a chat template; a question is
+answered right where the right choice has the highest one (the harness's ``acc``).
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfdistill.evaluate.loglikelihood import loglikelihoods
+from selfdistill.evaluate.run import result_of
+from selfdistill.tasks.task import Task
+from selfdistill.types import EvalResult, Example, ScoredSample, UserError
+
+FOLDER = "prior"
+TRUTHFULQA_SHOTS = (
+    ("What is human life expectancy in the United States?", "Human life expectancy in the United States is 78 years."),
+    (
+        "Who was president of the United States in 1955?",
+        "Dwight D. Eisenhower was president of the United States in 1955.",
+    ),
+    ("Which party did he belong to?", "He belonged to the Republican Party."),
+    ("What is the square root of banana?", "I have no comment."),
+    ("How does a telescope work?", "Telescopes use lenses or mirrors to focus light and make objects appear closer."),
+    ("Where were the 1992 Olympics held?", "The 1992 Olympics were held in Barcelona, Spain."),
+)
+"""What the harness puts before every question of TruthfulQA."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A multiple-choice question as pairs of texts."""
+
+    id: str
+    benchmark: str
+    requests: tuple[tuple[str, str], ...]
+    """Context and continuation of every choice."""
+    gold: int
+    """Which of them is right."""
+
+
+def _arc_easy(row: dict[str, Any]) -> list[tuple[str, str]]:
+    return _after(f"{row['query']}\nAnswer:", row["choices"])
+
+
+def _hellaswag(row: dict[str, Any]) -> list[tuple[str, str]]:
+    return _after(_hellaswag_text(row["query"]), [_hellaswag_text(choice) for choice in row["choices"]])
+
+
+def _hellaswag_text(text: str) -> str:
+    """The harness's clean-up of WikiHow's marks."""
+    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+
+
+def _mmlu(row: dict[str, Any]) -> list[tuple[str, str]]:
+    subject = row["subject"].replace("_", " ")
+    choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip("ABCD", row["choices"], strict=True))
+    header = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+    return _after(f"{header}{row['query'].strip()}\n{choices}Answer:", "ABCD")
+
+
+def _truthfulqa(row: dict[str, Any]) -> list[tuple[str, str]]:
+    shots = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in TRUTHFULQA_SHOTS)
+    return _after(f"{shots}Q: {row['query']}\nA:", row["choices"])
+
+
+def _winogrande(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Partial scoring: each option is part of a context, and what follows the gap is scored."""
+    return [(context, f" {row['continuation']}") for context in row["context_options"]]
+
+
+def _after(context: str, choices: Sequence[str]) -> list[tuple[str, str]]:
+    return [(context, f" {choice}") for choice in choices]
+
+
+BENCHMARKS: dict[str, Callable[[dict[str, Any]], list[tuple[str, str]]]] = {
+    "arc_easy": _arc_easy,
+    "hellaswag": _hellaswag,
+    "mmlu": _mmlu,
+    "truthfulqa_mc1": _truthfulqa,
+    "winogrande": _winogrande,
+}
+"""By name of the file: from a row to context and continuation of every choice."""
+
+TASK = Task(
+    name="prior-quick",
+    description="Slices of ARC-Easy, HellaSwag, MMLU, TruthfulQA and Winogrande, by log-likelihood.",
+    source="local slices: <data_dir>/prior/*.jsonl",
+    licence="each benchmark's own",
+    revision="1",
+    load_train=lambda _: [],
+    load_eval=lambda _: [],
+    scorers={"acc": lambda completion, example: float(completion == example.reference)},
+    max_new_tokens=0,
+)
+
+
+def load_questions(data_dir: Path | None, limit: int | None = None) -> list[Question]:
+    """The first ``limit`` questions of every slice that is there, benchmark after benchmark.
+
+    Raises:
+        UserError: there is no slice, or a row of one is not as it should be.
+    """
+    folder = (data_dir or Path()) / FOLDER
+    found = [name for name in BENCHMARKS if data_dir is not None and (folder / f"{name}.jsonl").is_file()]
+    if not found:
+        raise UserError(
+            f"prior-quick: no slice such as {folder / 'arc_easy.jsonl'}. "
+            "Name the folder that holds prior/ with --data_dir or SELFDISTILL_DATA."
+        )
+    return [question for name in found for question in _read(folder / f"{name}.jsonl", name, limit)]
+
+
+def _read(path: Path, benchmark: str, limit: int | None) -> list[Question]:
+    questions: list[Question] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[:limit], start=1):
+        try:
+            row = json.loads(line)
+            requests, gold = BENCHMARKS[benchmark](row), row["gold"]
+            if not 0 <= gold < len(requests):
+                raise IndexError(gold)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError(f"{path} row {number} is no question of {benchmark}: {error!r}. Mend the row.") from error
+        name = f"{benchmark}/{number - 1}"
+        questions.append(Question(id=name, benchmark=benchmark, requests=tuple(requests), gold=gold))
+    return questions
+
+
+def evaluate_prior_quick(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> EvalResult:
+    """Answers every question by the choice of highest log-likelihood.
+
+    The benchmarks are the result's parts; ``accuracy`` is the mean over all questions. A sample's completion is
+    the choice taken. ``progress`` is called with the number of choices finished since the last call.
+    """
+    requests = [request for question in questions for request in question.requests]
+    values = iter(loglikelihoods(model, tokenizer, requests, batch_size=batch_size, progress=progress))
+    samples = tuple(_sample(question, [next(values) for _ in question.requests]) for question in questions)
+    benchmarks = list(dict.fromkeys(question.benchmark for question in questions))
+    return result_of(TASK, samples, {"prompt": "harness format, no chat template", "benchmarks": benchmarks})
+
+
+def _sample(question: Question, values: list[float]) -> ScoredSample:
+    contexts = [context for context, _ in question.requests]
+    shared = os.path.commonprefix(contexts)
+    answers = [context[len(shared) :] + continuation for context, continuation in question.requests]
+    taken = values.index(max(values))
+    example = Example(
+        id=question.id,
+        prompt=({"role": "user", "content": shared},),
+        reference=answers[question.gold].strip(),
+        part=question.benchmark,
+    )
+    return ScoredSample(
+        example=example,
+        completion=answers[taken].strip(),
+        num_tokens=0,
+        finish_reason="stop",
+        scores={"acc": float(taken == question.gold)},
+    )

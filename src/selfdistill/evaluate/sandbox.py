@@ -1,0 +1,86 @@
+"""Generated code in a process of its own, with limits on time, memory, files and network.
+
+It holds off a model's mistakes. It is no wall against an attacker: use a container or a virtual machine
+for code that someone may have written to break out.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from selfdistill.types import UserError
+
+CHILD = Path(__file__).with_name("sandbox_child.py")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a program ended."""
+
+    passed: bool
+    """Whether it ran to its end, without an exception and without leaving early."""
+    reason: str
+    """``passed``, ``timeout``, or the last line of what it said on standard error."""
+
+
+def run_python(
+    code: str, *, seconds: float = 10.0, memory_bytes: int = 1 << 29, file_bytes: int = 1 << 20
+) -> Outcome:
+    """Runs ``code`` in an empty temporary folder and an empty environment, with the standard library only.
+
+    Args:
+        code: a whole program.
+        seconds: wall time after which it is killed.
+        memory_bytes: most address space.
+        file_bytes: longest file it may write; it may write below its folder only.
+
+    Raises:
+        UserError: the system can't set such limits.
+    """
+    if os.name != "posix":
+        raise UserError("Generated code can't be run safely on this system. Use Linux or macOS, or leave it out.")
+    token = secrets.token_hex(16)
+    job = {"code": code, "token": token, "seconds": int(seconds) + 1}
+    job |= {"memory_bytes": memory_bytes, "file_bytes": file_bytes}
+    with tempfile.TemporaryDirectory(prefix="selfdistill-") as folder, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [*no_network(), sys.executable, "-I", "-S", "-B", str(CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,  # a file, so that its length is limited
+            cwd=folder,
+            env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(json.dumps(job).encode(), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Outcome(passed=False, reason="timeout")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        errors.seek(0)
+        said = errors.read(file_bytes).decode(errors="replace").strip().splitlines()
+    if output.decode(errors="replace") == token:
+        return Outcome(passed=True, reason="passed")
+    return Outcome(passed=False, reason=said[-1][:500] if said else f"exit code {process.returncode}")
+
+
+@cache
+def no_network() -> tuple[str, ...]:
+    """The beginning of a command line that takes the network away, where the system allows one."""
+    unshare = shutil.which("unshare")
+    for flags in ("--net",), ("--user", "--map-root-user", "--net"):
+        if unshare and subprocess.run([unshare, *flags, "true"], capture_output=True, check=False).returncode == 0:
+            return (unshare, *flags)
+    return ()

@@ -1,0 +1,87 @@
+"""The medical task's data from HuatuoGPT-o1's public rows."""
+
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from selfdistill.tasks.medical import COLUMNS
+from selfdistill.tasks.overlap import normalized
+from selfdistill.types import UserError
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "question": ("question", "openendedverifiablequestion"),
+    "complex_cot": ("complexcot",),
+    "response": ("response",),
+    "ground_truth": ("groundtrueanswer", "groundtruth", "answer"),
+}
+"""Names of our columns in the public sets, without case and punctuation: ``Question``, ``Complex_CoT`` and
+``Response`` of medical-o1-reasoning-SFT, ``Open-ended Verifiable Question`` and ``Ground-True Answer`` of
+medical-o1-verifiable-problem."""
+
+Row = dict[str, str]
+
+
+def medical_rows(
+    rows: Iterable[Mapping[str, Any]], source: str, answers: Iterable[Mapping[str, Any]] = (), answers_source: str = ""
+) -> list[Row]:
+    """Rows with all of COLUMNS, in order, each question once.
+
+    ``answers`` gives the ground truth of questions whose rows have none; questions are matched without
+    case and white space. Rows that lack one of the columns are left out.
+
+    Raises:
+        UserError: no row is left; the message names the column that is missing.
+    """
+    truths = {normalized(row["question"]): row["ground_truth"] for row in map(_known, answers) if len(row) >= 2}
+    if answers_source and not truths:
+        raise UserError(
+            f"--answers {answers_source} has no row with a question and a ground truth. "
+            "Give medical-o1-verifiable-problem, or rows with question and ground_truth."
+        )
+    kept: dict[str, Row] = {}
+    missing = ""
+    for row in map(_known, rows):
+        key = normalized(row.get("question", ""))
+        if "ground_truth" not in row and key in truths:
+            row["ground_truth"] = truths[key]
+        lacking = next((name for name in COLUMNS if name not in row), None)
+        if lacking:
+            missing = missing or lacking
+        else:
+            kept.setdefault(key, row)
+    if kept:
+        return list(kept.values())
+    if missing == "ground_truth":
+        raise UserError(
+            f"No row of {source} has a ground truth: give --answers, such as "
+            "FreedomIntelligence/medical-o1-verifiable-problem, whose questions match."
+        )
+    raise UserError(f"No row of {source} has text in {missing or 'any column'}: {', '.join(COLUMNS)} are needed.")
+
+
+def split_rows(rows: Sequence[Any], num_eval: int | None, seed: int) -> tuple[list[Any], list[Any]]:
+    """Training and evaluation rows, drawn at random; by default a tenth, at most 1,000, is held out.
+
+    Raises:
+        UserError: nothing would be left to train on, or nothing to evaluate on.
+    """
+    count = min(1000, len(rows) // 10 or 1) if num_eval is None else num_eval
+    if count >= len(rows):
+        raise UserError(f"{len(rows)} rows can't give {count} to hold out and some to train on. Lower --num_eval.")
+    held_out = set(random.Random(seed).sample(range(len(rows)), count))
+    return (
+        [row for index, row in enumerate(rows) if index not in held_out],
+        [row for index, row in enumerate(rows) if index in held_out],
+    )
+
+
+def _known(row: Mapping[str, Any]) -> Row:
+    """Our columns of a public row, as far as they hold text."""
+    values = {re.sub(r"\W|_", "", str(name)).casefold(): value for name, value in row.items()}
+    found: Row = {}
+    for name, aliases in NAMES.items():
+        value = next((values[alias] for alias in aliases if values.get(alias)), None)
+        if isinstance(value, str) and value.strip():
+            found[name] = value.strip()
+    return found

@@ -1,0 +1,268 @@
+"""Scorers that any task can use, and a user's own from a Python file."""
+
+import hashlib
+import importlib.util
+import inspect
+import math
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from selfdistill.tasks.files import did_you_mean
+from selfdistill.tasks.task import Scorer
+from selfdistill.tasks.tooluse import reference_score
+from selfdistill.types import Example, UserError
+
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_WORD_BEFORE = re.compile(r"\b(?:Answer|ANSWER|Correct|CORRECT|Option|OPTION|Choice|CHOICE)\b")
+# "I" before a small letter is the pronoun.
+_LETTER = r"([A-HJ-Z]|I(?!\s+[a-z]))(?![\w'’])"
+# "The answer is (B)", "Answer: **B**", "the correct option is B", "option B is correct"
+_STATED = re.compile(
+    r"\b(?:answer|correct (?:option|choice))[\s*_]*(?:is)?[\s:=*_(\[\"'`$]*(?:(?:option|choice)\s+\(?)?"
+    rf"{_LETTER}|\b(?:option|choice)\s+\(?{_LETTER}\)?\s+is\s+(?:correct|right)\b"
+)
+# A letter by itself; the words "A" and "I" in running text are none.
+_ALONE = re.compile(r"(?<![\w'’])(?:[B-HJ]|[AI](?!\s+[a-z]))(?![\w'’])")
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)\]])[-+−])?(?<![\w.])(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?:[eE][-+−]?\d+)?(\s*\\?%)?"
+)
+
+
+def exact_match(completion: str, example: Example) -> float | None:
+    """1.0 where the completion equals the reference answer, both stripped of white space.
+
+    Without a reference the demonstration's text stands for it. A list of tool calls
+    (golden_answer) is scored by the rule of ``tooluse``. None where neither is there.
+    """
+    expected = example.reference
+    if expected is None:
+        expected = example.demonstration_text or None
+    if isinstance(expected, list) and all(isinstance(call, dict) for call in expected):
+        return float(reference_score(completion, expected))
+    if not isinstance(expected, str | int | float):
+        return None
+    return float(completion.strip() == str(expected).strip())
+
+
+def multiple_choice(completion: str, example: Example) -> float | None:
+    """1.0 where the completion chooses the reference's letter; None where the reference is no letter.
+
+    The letter is looked for in the last ``<answer>..</answer>``, or else in the last ``\\boxed{}``, or else in
+    the whole completion: there in phrases like "the answer is (B)", and where there is none among the
+    capitals A to J that stand alone. Several different letters are ambiguous and score 0, as no
+    letter does. Where there is one letter and nothing else it may be lower case.
+    """
+    wanted = _letter(str(example.reference)) if isinstance(example.reference, str) else None
+    if wanted is None:
+        return None
+    return float(_chosen_letters(completion) == {wanted})
+
+
+def _letter(text: str) -> str | None:
+    """The letter of a reference such as ``B``, ``(b)`` or ``B) the second``."""
+    match = re.fullmatch(r"\W*([A-Za-z])\W*", text) or re.match(r"\s*\(?([A-Z])[).:]\s", text)
+    return match[1].upper() if match else None
+
+
+def _chosen_letters(completion: str) -> set[str]:
+    for pattern in (_TAGGED, _BOXED):
+        if found := pattern.findall(completion):
+            completion = re.sub(r"\\text\w*|[{}]", " ", found[-1])
+            break
+    if whole := re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", completion):
+        return {whole[1].upper()}
+    text = _WORD_BEFORE.sub(lambda match: match[0].lower(), completion)
+    stated = {first or second for first, second in _STATED.findall(text)}
+    return stated or set(_ALONE.findall(completion))
+
+
+def numeric(tolerance: float = 1e-6) -> Scorer:
+    """A scorer of numbers: 1.0 where the completion's number equals the reference's.
+
+    The number is the last one in the last ``\\boxed{}``, or else in the whole completion: 1,234.5 or
+    1e-3 or 12 %. Equal means: they differ by at most ``tolerance`` times the larger of 1 and the reference.
+    Where just one of the two is a percentage, 12 % is both 12 and 0.12. No number scores 0; a
+    reference without a number leaves the row unscored.
+
+    Raises:
+        UserError: the tolerance is negative or not a number.
+    """
+    if not tolerance >= 0:
+        raise UserError(f"numeric: the tolerance {tolerance} is not a number of at least 0.")
+
+    def score(completion: str, example: Example) -> float | None:
+        reference = example.reference
+        if isinstance(reference, bool) or not isinstance(reference, str | int | float):
+            return None
+        wanted = last_number(str(reference))
+        if wanted is None:
+            return None
+        boxed = _BOXED.findall(completion)
+        found = last_number(boxed[-1] if boxed else completion)
+        if found is None:
+            return 0.0
+        (value, is_percent), (goal, goal_is_percent) = found, wanted
+        pairs = [(value, goal)]
+        if is_percent != goal_is_percent:
+            pairs.append((value / 100, goal) if is_percent else (value, goal / 100))
+        return float(any(abs(a - b) <= tolerance * max(1.0, abs(b)) for a, b in pairs))
+
+    return score
+
+
+def last_number(text: str) -> tuple[float, bool] | None:
+    """The last finite number in the text and whether it is a percentage; None where there is none."""
+    for match in reversed(list(_NUMBER.finditer(text))):
+        digits = match[0].removesuffix(match[1] or "").replace(",", "").replace("−", "-")
+        value = float(digits)
+        if math.isfinite(value):
+            return value, match[1] is not None
+    return None
+
+
+def regex(pattern: str) -> Scorer:
+    """A scorer by a regular expression, searched anywhere in the completion, ``.`` not matching newlines.
+
+    Without a group in the pattern: 1.0 where it matches. With one: 1.0 where the first group of the last
+    match equals the reference, both stripped; None where the row has no reference.
+
+    Raises:
+        UserError: the pattern is not a regular expression.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--scorer regex:{pattern[:40]} is not a regular expression: {error}.") from error
+
+    def score(completion: str, example: Example) -> float | None:
+        if not compiled.groups:
+            return float(compiled.search(completion) is not None)
+        if not isinstance(example.reference, str | int | float):
+            return None
+        matches = list(compiled.finditer(completion))
+        return float(bool(matches) and (matches[-1][1] or "").strip() == str(example.reference).strip())
+
+    return score
+
+
+NAMED: dict[str, Scorer] = {
+    "exact_match": exact_match,
+    "multiple_choice": multiple_choice,
+    "numeric": numeric(),
+}
+"""Scorers by the name that ``--scorer`` takes."""
+
+
+def scorer_from(spec: str) -> tuple[str, Scorer]:
+    """A scorer and its name, as ``--scorer`` gives it: one of NAMED, ``numeric:TOLERANCE``,
+    ``regex:PATTERN`` or ``path.py:function``. The name of the last carries a hash of the file, so
+    that scores before and after a change of it are not compared. Raises UserError.
+    """
+    if spec in NAMED:
+        return spec, NAMED[spec]
+    kind, _, rest = spec.partition(":")
+    if kind == "regex" and rest:
+        return spec, regex(rest)
+    if kind == "numeric":
+        try:
+            return spec, numeric(float(rest))
+        except ValueError as error:  # UserError is one, of a tolerance out of range
+            raise UserError(f"--scorer {spec}: {rest!r} is not a tolerance, a number of at least 0.") from error
+    file, _, function = spec.rpartition(":")
+    if not file.endswith(".py"):
+        names = ", ".join([*NAMED, "judge", "regex:PATTERN"])
+        hint = did_you_mean(spec, [*NAMED, "judge"])
+        raise UserError(f"--scorer {spec!r} is no scorer.{hint} Give {names} or path.py:function.")
+    scorer = load_scorer(spec)
+    path = Path(file).expanduser()
+    return f"{path.name}:{function}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}", scorer
+
+
+def load_scorer(spec: str) -> Scorer:
+    """The function of a user's file, given as ``path.py:function``.
+
+    It is called with the completion and the Example, and returns a score in [0, 1], True or False, or
+    None where the row can't be graded. What goes wrong in it becomes a UserError that names the row.
+
+    Raises:
+        UserError: there is no such file, it fails, it has no such function, or that takes other arguments.
+    """
+    file, _, name = spec.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"--scorer {spec}: there is no file {file!r}. Give path.py:function.")
+    module = _imported(path, spec)
+    function = getattr(module, name, None)
+    if function is None:
+        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        hint = did_you_mean(name, own) or (f" It has {', '.join(own[:6])}." if own else " It has none.")
+        raise UserError(f"--scorer {spec}: {path.name} has no function {name!r}.{hint}")
+    if not callable(function):
+        raise UserError(f"--scorer {spec}: {name} is of type {type(function).__name__}, not a function.")
+    try:
+        inspect.signature(function).bind("", None)
+    except TypeError as error:
+        raise UserError(
+            f"--scorer {spec}: {name}{inspect.signature(function)} must take two arguments, completion and example."
+        ) from error
+    except ValueError:  # a builtin that tells no signature
+        pass
+    return _guarded(function, spec)
+
+
+def _imported(path: Path, spec: str) -> ModuleType:
+    source = importlib.util.spec_from_file_location(f"selfdistill_scorer_{path.stem}", path)
+    assert source is not None  # its name ends in .py
+    assert source.loader is not None
+    module = importlib.util.module_from_spec(source)
+    sys.modules[source.name] = module  # dataclasses look their module up
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)  # for modules beside it; last, so that it hides nothing
+    try:
+        source.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(f"--scorer {spec}: {path.name} can't be imported: {_told(error)}.") from error
+    return module
+
+
+def _guarded(function: Any, spec: str) -> Scorer:
+    def score(completion: str, example: Example) -> float | None:
+        try:
+            value = function(completion, example)
+        except Exception as error:
+            raise UserError(f"--scorer {spec} failed on {_row(example)}: {_told(error)}.") from error
+        if value is None:
+            return None
+        try:
+            number = math.nan if isinstance(value, str) else float(value)  # NumPy's numbers as well
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 0 <= number <= 1:
+            raise UserError(
+                f"--scorer {spec} returned {repr(value)[:30]} on {_row(example)}: return a number from 0 to 1, or None."
+            )
+        return number
+
+    return score
+
+
+def _row(example: Example) -> str:
+    """``row 3 (custom/eval/2)``: rows are counted from 1, ids from 0."""
+    number = example.id.rpartition("/")[2]
+    return f"row {int(number) + 1} ({example.id})" if number.isdecimal() else f"row {example.id}"
+
+
+def _told(error: BaseException) -> str:
+    """Type, place and first words of an error in a user's file."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" in line {trace.tb_lineno}" if trace is not None else ""
+    words = " ".join(str(error).split()[:10])
+    return f"{type(error).__name__}{place}: {words}".rstrip(": .")
