@@ -77,7 +77,7 @@ class _GroupedAttention(torch.autograd.Function):
             grad_output = _grouped(grad[rows], key.shape[1])
             grad_weights = grad_output @ _flat(value[rows]).transpose(1, 2)
             # softmax: d score = weight * (d weight - sum of d weight * weight)
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype) * ctx.scale
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype) * ctx.scale
             grads[0][rows] = (grad_scores @ _flat(key[rows])).view_as(query[rows])
             grads[1][rows] = (grad_scores.transpose(1, 2) @ _grouped(query[rows], key.shape[1])).view_as(key[rows])
             grads[2][rows] = (weights.transpose(1, 2) @ grad_output).view_as(value[rows])

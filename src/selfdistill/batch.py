@@ -43,14 +43,24 @@ class Scored:
     """[N] int64 into the flattened [B * T] positions: the hidden state there predicts the loss token."""
 
 
+def tokens_per_forward(device: torch.device) -> int | None:
+    """Tokens, padding included, that one forward pass takes at most; None is no limit.
+
+    On CPUs the hidden states of more than these leave the cache: 16 sequences of 340 tokens take a quarter
+    less time in four passes than in one.
+    """
+    return 1536 if device.type == "cpu" else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """Samples of a micro-batch that share a target."""
 
     target: str
     samples: tuple[Sample, ...]
-    student: Scored
-    teacher: Scored | None
+    student: tuple[Scored, ...]
+    """The samples in order, in as many passes as ``tokens_per_forward`` makes of them."""
+    teacher: tuple[Scored, ...] | None
     """The same completions after the teacher's prompts; None where nothing is compared."""
     token_ids: Tensor
     """[N] int64, the loss tokens, sample after sample."""
@@ -151,6 +161,23 @@ def _part(target: str, samples: list[Sample], pad: int, device: torch.device) ->
 
 
 def _scored(
+    samples: list[Sample], prompt: Callable[[PromptPair], tuple[int, ...]], pad: int, device: torch.device
+) -> tuple[Scored, ...]:
+    limit = tokens_per_forward(device)
+    passes: list[list[Sample]] = []
+    width = 0
+    for sample in samples:
+        length = len(prompt(sample.pair)) + len(sample.rollout.completion_ids) - 1
+        widest = max(width, length)
+        if not passes or (limit is not None and widest * (len(passes[-1]) + 1) > limit):
+            passes.append([])
+            widest = length
+        passes[-1].append(sample)
+        width = widest
+    return tuple(_one_pass(group, prompt, pad, device) for group in passes)
+
+
+def _one_pass(
     samples: list[Sample], prompt: Callable[[PromptPair], tuple[int, ...]], pad: int, device: torch.device
 ) -> Scored:
     sequences = [[*prompt(s.pair), *s.rollout.completion_ids[:-1]] for s in samples]

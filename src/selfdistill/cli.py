@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("TrainOptions", "teach a model the demonstrations of a task"),
     "eval": ("EvalOptions", "score a model on a task"),
     "report": ("ReportOptions", "make report.html of a run's folder"),
+    "build": ("BuildOptions", "write the data of the tasks medical and wiki"),
     "tasks": ("ListOptions", "list the tasks: source, licence, rows"),
     "recipes": ("ListOptions", "list the settings that come with the package"),
 }
@@ -76,7 +77,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
 
 def _defaults(options_class: Any, arguments: list[str]) -> Any:
-    """The options' defaults, those from the YAML file that ``--config`` names included."""
+    """What the YAML file that ``--config`` names sets; without one tyro's sign for the class's own defaults."""
     path = None
     for index, argument in enumerate(arguments):
         if argument == "--config" and index + 1 < len(arguments):
@@ -84,7 +85,9 @@ def _defaults(options_class: Any, arguments: list[str]) -> Any:
         elif argument.startswith("--config="):
             path = argument.removeprefix("--config=")
     if path is None or options_class.__name__ != "TrainOptions":
-        return options_class()
+        import tyro
+
+        return tyro.MISSING_NONPROP
 
     from selfdistill.commands.train import from_yaml
 

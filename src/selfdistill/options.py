@@ -86,15 +86,16 @@ class EvalOptions:
     model_path: str = "smollm2-135m"
     """Trained model's folder, Hub id, .gguf file or embedded model."""
     output_dir: str | None = None
-    """Folder for eval_results.json and eval_responses.json."""
+    """Folder for eval_results.json and eval_responses.json; of several tasks each has a subfolder."""
     dataset_name: str = "assistant-tools"
-    """Task to score; `selfdistill tasks` lists them."""
+    """Task to score (`selfdistill tasks` lists them), or several with commas. Further names: drift,
+    prior-quick, humaneval-quick, prior."""
     dataset_path: str | None = None
     """Your own rows instead: prompt and reference answer."""
     data_dir: str | None = None
     """Folder with the tasks' data, else SELFDISTILL_DATA, else ./data."""
     limit: int | None = None
-    """Score the first so many rows only."""
+    """Score the first so many rows only, of prior and prior-quick so many a benchmark."""
     batch_size: int = 64
     """Prompts decoded together."""
     max_new_tokens: int | None = None
@@ -103,21 +104,47 @@ class EvalOptions:
     """0 is greedy decoding."""
     top_p: float = 1.0
     """Nucleus of the sampler."""
+    num_samples: int = 1
+    """Completions a row; more than one gives pass@k and the majority vote, and needs a temperature."""
     seed: int = 42
     """Seed of sampling."""
+    base_model: str | None = None
+    """drift: the model to measure against; by default the one that the run in model_path started from."""
+    base_results: str | None = None
+    """output_dir of an earlier eval, such as the base model's: changes are tested row by row."""
+    allow_code_execution: bool = False
+    """Run the programs that the model writes (HumanEval), in a process with limits."""
+    scorer: str | None = None
+    """Headline: exact_match, multiple_choice, numeric[:TOLERANCE], regex:PATTERN, judge or path.py:function."""
+    judge_url: str | None = None
+    """Base URL of an OpenAI-compatible judge, else SELFDISTILL_JUDGE_URL; its key is read from OPENAI_API_KEY."""
+    judge_model: str | None = None
+    """The judge's model."""
+    judge_price: tuple[float, float] = (0.0, 0.0)
+    """Dollars per million prompt and completion tokens, for the cost in the results."""
     dtype: Dtype = "auto"
     """Dtype to compute in."""
     overwrite: bool = False
     """Replace results that are in output_dir."""
 
+    def datasets(self) -> list[str]:
+        """The names in dataset_name, each once."""
+        return list(dict.fromkeys(name.strip() for name in self.dataset_name.split(",") if name.strip()))
+
     def check(self) -> None:
         """Raises UserError for what can be seen before anything is loaded."""
-        for name, low in (("limit", 1), ("batch_size", 1), ("max_new_tokens", 1)):
+        for name in ("limit", "batch_size", "max_new_tokens", "num_samples"):
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise UserError(f"--{name} {value} is not at least {low}.")
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value} is not at least 1.")
+        if not self.datasets():
+            raise UserError(f"--dataset_name {self.dataset_name!r} names no task. `selfdistill tasks` lists them.")
         if self.temperature < 0:
             raise UserError(f"--temperature {self.temperature} is negative. 0 is greedy decoding.")
+        if self.num_samples > 1 and self.temperature == 0:
+            raise UserError(
+                f"--num_samples {self.num_samples} of greedy decoding are all the same. Give --temperature 1."
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top_p {self.top_p} is not above 0 and at most 1.")
         if self.output_dir is None:
@@ -188,6 +215,55 @@ class ReportOptions:
     """Folder that train, compare or continual wrote."""
     output: str | None = None
     """Folder to write to; by default the same."""
+
+
+@dataclass(kw_only=True)
+class BuildOptions:
+    """Write the data of a task that doesn't come ready-made."""
+
+    task: Annotated[Literal["medical", "wiki"], tyro.conf.Positional]
+    """Task to write the data of."""
+    output_dir: str | None = None
+    """Folder for <task>_data, to be named with --data_dir later."""
+    source: str | None = None
+    """medical: HuatuoGPT-o1 rows, a file or Hub id such as FreedomIntelligence/medical-o1-reasoning-SFT."""
+    hub_config: str | None = None
+    """medical: configuration of the source on the Hub, such as en."""
+    answers: str | None = None
+    """medical: rows with the ground truths, a file or Hub id, where the source has none."""
+    articles: str | None = None
+    """wiki: folder of .txt and .md files, an article each."""
+    model_name: str = "smollm2-135m"
+    """wiki: model that writes the questions."""
+    questions_per_passage: int = 4
+    """wiki: questions to ask for."""
+    batch_size: int = 32
+    """wiki: passages read together."""
+    dtype: Dtype = "auto"
+    """wiki: dtype to compute in."""
+    num_eval: int | None = None
+    """Rows to hold out for evaluation, for wiki of each kind; by default a tenth."""
+    limit: int | None = None
+    """Use the first so many rows or passages only."""
+    seed: int = 42
+    """Seed of the split and of the model's questions."""
+    overwrite: bool = False
+    """Replace data that are in output_dir."""
+
+    def check(self) -> None:
+        """Raises UserError for what can be seen before anything is loaded."""
+        for name in ("questions_per_passage", "batch_size", "num_eval", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value} is not at least 1.")
+        if self.output_dir is None:
+            raise UserError("--output_dir is missing: name a folder for the data.")
+        own = {"medical": ("source", "hub_config", "answers"), "wiki": ("articles",)}
+        if getattr(self, own[self.task][0]) is None:
+            raise UserError(f"build {self.task}: --{own[self.task][0]} is missing.")
+        for name in own["wiki" if self.task == "medical" else "medical"]:
+            if getattr(self, name) is not None:
+                raise UserError(f"build {self.task} takes no --{name}. Leave it out.")
 
 
 @dataclass(kw_only=True)

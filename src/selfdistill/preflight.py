@@ -15,8 +15,8 @@ from selfdistill.config import MethodConfig
 from selfdistill.metrics import mcnemar, mean
 from selfdistill.models import eos_token_ids, pad_token_id
 from selfdistill.prompts import PromptRenderer, length_limits, make_renderer
-from selfdistill.rollout.engine import RolloutEngine, Sampling
 from selfdistill.rollout.batched import make_engine
+from selfdistill.rollout.engine import RolloutEngine, Sampling
 from selfdistill.scoring import token_divergences
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example, Rollout, UserError

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CONFIG, METRICS, ROLLOUTS, REPORT = "run_config.json", "metrics.jsonl", "rollouts.jsonl", "report.html"
+RESULTS, RESPONSES = "eval_results.json", "eval_responses.json"
 
 
 def write_text(path: Path, text: str) -> None:

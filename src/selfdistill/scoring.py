@@ -12,10 +12,11 @@ from selfdistill.heads import decoder, head_transform, output_head
 from selfdistill.types import PromptPair, Rollout
 
 
-def hidden_states(model: PreTrainedModel, scored: Scored) -> Tensor:
+def hidden_states(model: PreTrainedModel, passes: Sequence[Scored]) -> Tensor:
     """Last hidden states [N, H] that predict the loss tokens, under the weights now in ``model``."""
-    output = decoder(model)(input_ids=scored.input_ids, use_cache=False)
-    return output.last_hidden_state.flatten(0, 1)[scored.rows]
+    body = decoder(model)
+    outputs = [body(input_ids=scored.input_ids, use_cache=False).last_hidden_state for scored in passes]
+    return torch.cat([out.flatten(0, 1)[scored.rows] for out, scored in zip(outputs, passes, strict=True)])
 
 
 @torch.no_grad()

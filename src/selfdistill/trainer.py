@@ -25,8 +25,8 @@ from selfdistill.master_weights import MasterWeights
 from selfdistill.models import eos_token_ids, load_model, load_tokenizer, pad_token_id, require_chat_template
 from selfdistill.prompts import as_examples, render_pairs, think_end_ids
 from selfdistill.records import RunRecorder
-from selfdistill.rollout.engine import RolloutEngine, Sampling
 from selfdistill.rollout.batched import make_engine
+from selfdistill.rollout.engine import RolloutEngine, Sampling
 from selfdistill.scoring import hidden_states
 from selfdistill.sdft_config import SDFTConfig
 from selfdistill.teacher import Teacher, disable_dropout
@@ -140,9 +140,15 @@ class SDFTTrainer(Trainer):
             max_new_tokens=self.args.max_completion_length,
             temperature=self.args.temperature,
             top_p=self.args.top_p,
+            seed=self._rollout_seed(),
         )
         prompts = [pair.teacher_ids if on_teacher_prompt else pair.student_ids for pair in pairs]
         return self.engine.generate(prompts, sampling) if prompts else []
+
+    def _rollout_seed(self) -> int:
+        """Differs by run seed, step and process: a resumed run samples what the unbroken one would have."""
+        text = f"{self.args.seed}/{self.state.global_step}/{self.args.process_index}"
+        return random.Random(text).getrandbits(63)
 
     @property
     def _target(self) -> str:

@@ -28,7 +28,7 @@ GOOD = '{"tool": "set_alarm", "arguments": {"time": "07:30"}}'
 
 
 def request(row: Example) -> str:
-    return row.prompt[-1]["content"].splitlines()[-1].removeprefix("Request: ")
+    return row.prompt[-1]["content"].splitlines()[0].removeprefix("Request: ")
 
 
 def listed(row: Example) -> list[str]:
@@ -78,9 +78,10 @@ def test_counts_and_ids():
         (part("new-tools"), NEW),
     ],
 )
-def test_every_tool_has_the_same_number_of_rows(rows: list[Example], tools: tuple):
+def test_tools_have_as_many_rows_as_each_other_but_for_one(rows: list[Example], tools: tuple):
     counts = Counter(row.reference["tool"] for row in rows)
-    assert counts == {tool.name: len(rows) // len(tools) for tool in tools}
+    assert counts.keys() == {tool.name for tool in tools}
+    assert max(counts.values()) - min(counts.values()) <= 1
 
 
 def test_no_request_occurs_twice_in_training_or_evaluation():

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from selfdistill.batch import MicroBatch, Sample, Scored, loss_positions, micro_batches, weigh
 from selfdistill.divergence import chunked_divergence, chunked_logprobs
 from selfdistill.heads import decoder, head_transform, output_head
+from selfdistill.scoring import hidden_states
 from selfdistill.types import Example, PromptPair, Rollout
 
 CPU = torch.device("cpu")
@@ -114,25 +115,31 @@ def test_weighing_keeps_the_rest_of_a_sample():
 # -- tensors ---------------------------------------------------------------------------------------
 
 
-def test_tensors_by_hand():
+def test_tensors_by_hand(passes):
     samples = [
         sample([3, 4], [9, 3, 4], [5, 6, 2], positions=(1, 2), logprobs=(-0.1, -0.2, -0.3)),
         sample([7], [9, 9, 7], [8], logprobs=(-0.4,)),
     ]
     (batch,) = micro_batches(weigh(samples, "rollout_mean"), 1, 0, CPU)
     (part,) = batch.parts
-    assert part.student.input_ids.tolist() == [[3, 4, 5, 6], [7, 0, 0, 0]]  # no completion's last token
-    # position 1 of the completion is predicted at index 2 of the row, 2 at 3; the second row starts at 4
-    assert part.student.rows.tolist() == [2, 3, 4]
     assert part.teacher is not None
-    assert part.teacher.input_ids.tolist() == [[9, 3, 4, 5, 6], [9, 9, 7, 0, 0]]
-    assert part.teacher.rows.tolist() == [3, 4, 7]
+    if passes is not None:
+        assert [p.input_ids.tolist() for p in part.student] == [[[3, 4, 5, 6], [7, 0, 0, 0]]]
+        assert [p.input_ids.tolist() for p in part.teacher] == [[[9, 3, 4, 5, 6]], [[9, 9, 7]]]
+        assert [p.rows.tolist() for p in part.teacher] == [[3, 4], [2]]
+        return
+    (student,), (teacher,) = part.student, part.teacher
+    assert student.input_ids.tolist() == [[3, 4, 5, 6], [7, 0, 0, 0]]  # no completion's last token
+    # position 1 of the completion is predicted at index 2 of the row, 2 at 3; the second row starts at 4
+    assert student.rows.tolist() == [2, 3, 4]
+    assert teacher.input_ids.tolist() == [[9, 3, 4, 5, 6], [9, 9, 7, 0, 0]]
+    assert teacher.rows.tolist() == [3, 4, 7]
     assert part.token_ids.tolist() == [6, 2, 8]
     assert part.weights.tolist() == [1 / 4, 1 / 4, 1 / 2]
     assert part.sampler_logprobs is not None
     assert part.sampler_logprobs.tolist() == pytest.approx([-0.2, -0.3, -0.4])
     assert batch.num_tokens == (3 + 3) + (3 + 1)
-    assert {part.token_ids.dtype, part.student.rows.dtype, part.student.input_ids.dtype} == {torch.int64}
+    assert {part.token_ids.dtype, student.rows.dtype, student.input_ids.dtype} == {torch.int64}
     assert part.weights.dtype == torch.float32
 
 
@@ -176,8 +183,25 @@ def test_longest_samples_come_first():
 # -- against a model -------------------------------------------------------------------------------
 
 
-def hidden(model: PreTrainedModel, scored: Scored) -> Tensor:
-    return decoder(model)(input_ids=scored.input_ids, use_cache=False).last_hidden_state.flatten(0, 1)[scored.rows]
+def hidden(model: PreTrainedModel, passes: tuple[Scored, ...]) -> Tensor:
+    return hidden_states(model, passes)
+
+
+@pytest.fixture(params=[None, 8], ids=["one-pass", "several-passes"], autouse=True)
+def passes(request, monkeypatch):
+    """All of it with everything in one forward pass, and in passes of at most 8 tokens."""
+    monkeypatch.setattr("selfdistill.batch.tokens_per_forward", lambda _: request.param)
+    return request.param
+
+
+def test_passes_are_trimmed_each_to_its_own_longest(monkeypatch):
+    monkeypatch.setattr("selfdistill.batch.tokens_per_forward", lambda _: 8)
+    samples = [sample([1] * 3, [1] * 6, [2, 2]), sample([1] * 2, [1] * 2, [2, 2]), sample([1], [1], [2, 2])]
+    (batch,) = micro_batches(samples, 1, 0, CPU)
+    assert batch.parts[0].teacher is not None
+    # 7 tokens fill the first pass; 3 and 2 fit a second one: 2 rows of 3
+    assert [tuple(p.input_ids.shape) for p in batch.parts[0].teacher] == [(1, 7), (2, 3)]
+    assert [tuple(p.input_ids.shape) for p in batch.parts[0].student] == [(2, 4), (1, 2)]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gemma3_text"])
@@ -207,10 +231,11 @@ def test_rows_are_those_of_unpadded_runs(tiny_model, family, role):
 
 
 @torch.no_grad()
-def test_what_padding_holds_changes_nothing(tiny_model):
+def test_what_padding_holds_changes_nothing(tiny_model, monkeypatch):
+    monkeypatch.setattr("selfdistill.batch.tokens_per_forward", lambda _: None)
     model = tiny_model("llama")
     zeros, fives = (micro_batches(some_samples(), 1, pad, CPU)[0].parts[-1].student for pad in (0, 5))
-    assert not torch.equal(zeros.input_ids, fives.input_ids)
+    assert any(not torch.equal(a.input_ids, b.input_ids) for a, b in zip(zeros, fives, strict=True))
     assert torch.equal(hidden(model, zeros), hidden(model, fives))
 
 

@@ -18,7 +18,7 @@ class Echo:
     def generate(self, prompts, sampling):
         self.batches.append([len(prompt) for prompt in prompts])
         texts = [self.answers[self.tokenizer.decode(list(prompt)).split("] ")[1][0]] for prompt in prompts]
-        ids = [tuple(self.tokenizer(text)["input_ids"]) + (self.tokenizer.eos_token_id,) for text in texts]
+        ids = [(*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id) for text in texts]
         return [Rollout(completion_ids=i, finish_reason="stop") for i in ids]
 
 

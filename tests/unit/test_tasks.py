@@ -9,7 +9,7 @@ from selfdistill.types import UserError
 
 
 def test_names():
-    assert list(TASKS) == ["assistant-tools", "tooluse", "science"]
+    assert list(TASKS) == ["assistant-tools", "tooluse", "science", "medical", "wiki"]
     assert all(get_task(name).name == name for name in TASKS)
 
 

@@ -72,10 +72,10 @@ def comparison(before: EvalResult, after: EvalResult) -> Table:
 def _show_samples(before: EvalResult, after: EvalResult, console: Console) -> None:
     step = max(1, len(after.samples) // NUM_SAMPLES)
     for old, new in list(zip(before.samples, after.samples, strict=True))[::step][:NUM_SAMPLES]:
-        question = str(new.example.prompt[-1]["content"]).splitlines()[-1]
+        question = str(new.example.prompt[-1]["content"])
         verdict = "right" if new.scores[after.metric] else "wrong"
-        text = f"before: {old.completion.strip()}\n\nafter:  {new.completion.strip()}   ({verdict})"
-        console.print(Panel(escape(text), title=escape(question), title_align="left"))
+        text = f"{question}\n\nbefore: {old.completion.strip()}\n\nafter:  {new.completion.strip()}   ({verdict})"
+        console.print(Panel(escape(text), title=escape(new.example.id), title_align="left"))
 
 
 def _report(run_dir: Path, console: Console) -> None:

@@ -16,6 +16,7 @@ from selfdistill.recipes import recipe_names, recipe_path
 from selfdistill.tasks import get_task, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
 from selfdistill.tasks.general import anchor_examples
+from selfdistill.tasks.overlap import overlap_warning
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example, UserError
 from selfdistill.yaml_settings import checked, parse_assignments, with_file
@@ -36,6 +37,8 @@ def run(options: TrainOptions, console: Console) -> None:
     """
     options.check()
     task, examples = training_examples(options)
+    if warning := _overlap(options, task, examples):
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     from selfdistill import models  # loads torch
 
     models.quiet_libraries()
@@ -119,6 +122,12 @@ def training_examples(options: TrainOptions) -> tuple[Task, list[Example]]:
         task = get_task(options.dataset_name)
     examples = task.load_train(resolve_data_dir(options.data_dir))
     return task, examples[: options.limit]
+
+
+def _overlap(options: TrainOptions, task: Task, examples: list[Example]) -> str | None:
+    if options.method == "reinvoke":  # general prompts, no task's
+        return None
+    return overlap_warning(task, resolve_data_dir(options.data_dir), train=examples)
 
 
 def base_weights(options: TrainOptions) -> dict[str, "Tensor"]:

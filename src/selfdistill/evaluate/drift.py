@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.batch import Part, Sample, micro_batches
 from selfdistill.divergence import chunked_divergence, chunked_logprobs
+from selfdistill.evaluate.mode import evaluating
 from selfdistill.heads import head_transform, output_head
 from selfdistill.metrics import mean, wilson_interval
 from selfdistill.models import eos_token_ids, pad_token_id
@@ -23,7 +23,7 @@ from selfdistill.rollout.engine import Sampling
 from selfdistill.scoring import hidden_states
 from selfdistill.tasks import TASKS
 from selfdistill.tasks.general import drift_examples
-from selfdistill.types import Example, PromptPair, Rollout
+from selfdistill.types import Example, PromptPair, Rollout, UserError
 
 FormatProbe = Callable[[str], bool]
 
@@ -105,21 +105,40 @@ class DriftProbe:
         self.sampling = Sampling(max_new_tokens=max_new_tokens, temperature=0)
         self._renderer = PromptRenderer(tokenizer)
         self._pairs = [self._renderer.render(example) for example in map(_with_reference, examples or drift_examples())]
-        answers = self._answers(base_model)
-        self._answer_texts = [self._renderer.completion_text(rollout.completion_ids) for rollout in answers]
-        references = [Rollout(completion_ids=pair.demonstration_ids, finish_reason="stop") for pair in self._pairs]
-        self._answer_parts = self._parts(answers, base_model, batch_size)
-        self._reference_parts = self._parts(references, base_model, batch_size)
-        self._hidden = [hidden_states(base_model, part.student) for part in self._answer_parts]
+        with evaluating(base_model):
+            answers = self._answers(base_model)
+            references = [Rollout(completion_ids=pair.demonstration_ids, finish_reason="stop") for pair in self._pairs]
+            self._answer_parts = self._parts(answers, base_model, batch_size)
+            self._reference_parts = self._parts(references, base_model, batch_size)
+            self._hidden = [hidden_states(base_model, part.student) for part in self._answer_parts]
+            nll = self._reference_nll(base_model)
         self._head = output_head(base_model).detach().clone()
-        nll = self._reference_nll(base_model)
+        self._answer_texts = [self._renderer.completion_text(rollout.completion_ids) for rollout in answers]
         self.base = self._drift([0.0] * len(answers), 0.0, nll, nll, self._answer_texts)
 
     @torch.inference_mode()
     def measure(self, model: PreTrainedModel) -> Drift:
-        """The drift of a model with the base's tokenizer and shape of head."""
+        """The drift of a model with the base's tokenizer.
+
+        Raises:
+            UserError: the model's output head is of another vocabulary.
+        """
+        if (size := output_head(model).shape[0]) != (base_size := self._head.shape[0]):
+            raise UserError(
+                f"drift: the model knows {size} tokens, its base {base_size}. Name the --base_model it started from."
+            )
+        with evaluating(model):
+            per_row = self._divergences(model)
+            texts = [self._renderer.completion_text(rollout.completion_ids) for rollout in self._answers(model)]
+            nll = self._reference_nll(model)
+        kl = mean([value for row in per_row for value in row])
+        return self._drift([mean(row) for row in per_row], kl, nll, self.base.reference_nll, texts)
+
+    def _divergences(self, model: PreTrainedModel) -> list[list[float]]:
+        """KL(base||model) of every token of the base's answers, by prompt."""
         transform = head_transform(model.config)
-        per_row = [torch.zeros(0)] * len(self._pairs)
+        per_row: list[list[float]] = [[] for _ in self._pairs]
+        place = {id(pair): index for index, pair in enumerate(self._pairs)}
         for part, hidden in zip(self._answer_parts, self._hidden, strict=True):
             values = chunked_divergence(
                 hidden_states(model, part.student),
@@ -129,12 +148,10 @@ class DriftProbe:
                 logit_scale=transform.scale,
                 softcap=transform.softcap,
             )
-            for index, row in self._by_row(part, values):
-                per_row[index] = row
-        texts = [self._renderer.completion_text(rollout.completion_ids) for rollout in self._answers(model)]
-        kl = mean([value for row in per_row for value in row.tolist()])
-        rows = [mean(row.tolist()) for row in per_row]
-        return self._drift(rows, kl, self._reference_nll(model), self.base.reference_nll, texts)
+            pieces = values.split([len(sample.loss_positions) for sample in part.samples])
+            for sample, piece in zip(part.samples, pieces, strict=True):
+                per_row[place[id(sample.pair)]] = piece.tolist()
+        return per_row
 
     def _answers(self, model: PreTrainedModel) -> list[Rollout]:
         """Greedy answers to the prompts."""
@@ -144,18 +161,14 @@ class DriftProbe:
     def _parts(self, rollouts: Sequence[Rollout], model: PreTrainedModel, batch_size: int) -> list[Part]:
         """Prompts with their completions as tensors, every token of which is measured."""
         samples = [
-            Sample(pair=pair, rollout=rollout, target="tokens", loss_positions=tuple(range(len(rollout.completion_ids))))
+            Sample(
+                pair=pair, rollout=rollout, target="tokens", loss_positions=tuple(range(len(rollout.completion_ids)))
+            )
             for pair, rollout in zip(self._pairs, rollouts, strict=True)
         ]
         count = -(-len(samples) // batch_size)
         batches = micro_batches(samples, count, pad_token_id(self.tokenizer), model.device)
         return [part for batch in batches for part in batch.parts]
-
-    def _by_row(self, part: Part, values: Tensor) -> list[tuple[int, Tensor]]:
-        """The values of a part's tokens, split by sample, with the index of each sample's prompt."""
-        place = {id(pair): index for index, pair in enumerate(self._pairs)}
-        pieces = values.split([len(sample.loss_positions) for sample in part.samples])
-        return [(place[id(sample.pair)], piece) for sample, piece in zip(part.samples, pieces, strict=True)]
 
     def _reference_nll(self, model: PreTrainedModel) -> float:
         transform = head_transform(model.config)
@@ -171,9 +184,7 @@ class DriftProbe:
         ]
         return -torch.cat(logprobs).double().mean().item()
 
-    def _drift(
-        self, kl_by_row: Sequence[float], kl: float, nll: float, base_nll: float, texts: Sequence[str]
-    ) -> Drift:
+    def _drift(self, kl_by_row: Sequence[float], kl: float, nll: float, base_nll: float, texts: Sequence[str]) -> Drift:
         rows = zip(self._pairs, self._answer_texts, texts, kl_by_row, strict=True)
         samples = tuple(self._sample(*row) for row in rows)
         return Drift(

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.evaluate.code import STOPS, program
+from selfdistill.evaluate.mode import evaluating
 from selfdistill.evaluate.run import result_of
 from selfdistill.evaluate.sandbox import run_python
 from selfdistill.tasks.task import Task
@@ -64,7 +65,9 @@ TASK = Task(
 def require_harness() -> None:
     """Raises UserError where lm-evaluation-harness is not installed."""
     if util.find_spec("lm_eval") is None:
-        raise UserError("prior needs lm-evaluation-harness: pip install 'selfdistill[eval]'. prior-quick needs nothing.")
+        raise UserError(
+            "prior needs lm-evaluation-harness: pip install 'selfdistill[eval]'. prior-quick needs nothing."
+        )
 
 
 def evaluate_prior(
@@ -100,23 +103,21 @@ def evaluate_prior(
     if tasks is None:
         tasks = [name for name in METRICS if name != HUMANEVAL]
         tasks += [HUMANEVAL_CONFIG] if allow_code_execution else []
-    was_training = model.training
     try:
-        found = simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),  # type: ignore[arg-type]
-            tasks=list(tasks),
-            limit=limit,
-            apply_chat_template=False,
-            log_samples=True,
-            bootstrap_iters=0,
-        )
+        with evaluating(model):
+            found = simple_evaluate(
+                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),  # type: ignore[arg-type]
+                tasks=list(tasks),
+                limit=limit,
+                apply_chat_template=False,
+                log_samples=True,
+                bootstrap_iters=0,
+            )
     except (OSError, ImportError, LookupError) as error:
         raise UserError(
             f"lm-evaluation-harness can't load a benchmark: {' '.join(str(error).split()[:12])}. It needs the Hub; "
             "without it use prior-quick."
         ) from error
-    finally:
-        model.train(was_training)
     assert found is not None  # there is one process
     return result_from(dict(found))
 

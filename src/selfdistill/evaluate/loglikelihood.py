@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.batch import Scored
+from selfdistill.batch import Scored, tokens_per_forward
 from selfdistill.divergence import chunked_logprobs
+from selfdistill.evaluate.mode import evaluating
 from selfdistill.heads import head_transform, output_head
 from selfdistill.models import pad_token_id
 from selfdistill.scoring import hidden_states
@@ -50,19 +51,15 @@ def loglikelihoods(
         before, continuation = encode_pair(tokenizer, *request)
         assert len(continuation) <= context
         ids = (*before, *continuation)[-(context + 1) :][:-1]  # too long: the context loses its beginning
-        sequences.setdefault(ids, _Sequence(ids)).continuations.append((index, continuation))
+        sequences.setdefault(ids, _Sequence(ids)).continuations.append((index, tuple(continuation)))
     values = [0.0] * len(requests)
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in _batches(list(sequences.values()), batch_size):
+    with evaluating(model):
+        for batch in _batches(list(sequences.values()), batch_size, tokens_per_forward(model.device)):
             scored = _score(model, batch, pad_token_id(tokenizer))
             for index, value in scored.items():
                 values[index] = value
             if progress:
                 progress(len(scored))
-    finally:
-        model.train(was_training)
     return values
 
 
@@ -78,11 +75,13 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
     return whole[:length], whole[length:]
 
 
-def _batches(sequences: list[_Sequence], size: int) -> Iterator[list[_Sequence]]:
-    """Of like length, the longest first."""
+def _batches(sequences: list[_Sequence], size: int, most_tokens: int | None) -> Iterator[list[_Sequence]]:
+    """Of like length, the longest first; at most ``size`` sequences and, padded, ``most_tokens``, or one sequence."""
     ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    while ordered:
+        fitting = size if most_tokens is None else min(size, most_tokens // len(ordered[0].ids))
+        batch, ordered = ordered[: max(1, fitting)], ordered[max(1, fitting) :]
+        yield batch
 
 
 def _score(model: PreTrainedModel, batch: list[_Sequence], pad: int) -> dict[int, float]:
@@ -102,7 +101,7 @@ def _score(model: PreTrainedModel, batch: list[_Sequence], pad: int) -> dict[int
     scored = Scored(input_ids=torch.tensor(padded, device=device), rows=torch.tensor(rows, device=device))
     transform = head_transform(model.config)
     logprobs = chunked_logprobs(
-        hidden_states(model, scored),
+        hidden_states(model, [scored]),
         output_head(model),
         torch.tensor(tokens, device=device),
         logit_scale=transform.scale,

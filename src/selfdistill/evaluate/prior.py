@@ -6,7 +6,6 @@ answered right where the right choice has the highest one (the harness's ``acc``
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +51,7 @@ def _arc_easy(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _hellaswag(row: dict[str, Any]) -> list[tuple[str, str]]:
-    return _after(_hellaswag_text(row["query"]), [_hellaswag_text(choice) for choice in row["choices"]])
+    return _after(_hellaswag_text(row["query"]).lstrip(), [_hellaswag_text(choice) for choice in row["choices"]])
 
 
 def _hellaswag_text(text: str) -> str:
@@ -156,7 +155,9 @@ def evaluate_prior_quick(
 
 def _sample(question: Question, values: list[float]) -> ScoredSample:
     contexts = [context for context, _ in question.requests]
-    shared = os.path.commonprefix(contexts)
+    words = list(zip(*(context.split(" ") for context in contexts), strict=False))
+    alike = next((at for at, word in enumerate(words) if len(set(word)) > 1), len(words))
+    shared = " ".join(contexts[0].split(" ")[:alike])  # all of it but in Winogrande
     answers = [context[len(shared) :] + continuation for context, continuation in question.requests]
     taken = values.index(max(values))
     example = Example(

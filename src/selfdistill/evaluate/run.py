@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill import models
 from selfdistill.evaluate.attempts import one_row, several
+from selfdistill.evaluate.mode import evaluating
 from selfdistill.metrics import mean, wilson_interval
 from selfdistill.prompts import PromptRenderer
 from selfdistill.rollout.batched import make_engine
@@ -51,16 +52,17 @@ def evaluate_model(
     ``seed`` is that of sampling; torch's generator is left seeded by it.
     """
     torch.manual_seed(seed)
-    return evaluate(
-        task,
-        examples,
-        make_engine(model, models.eos_token_ids(model, tokenizer), models.pad_token_id(tokenizer), batch_size),
-        renderer or PromptRenderer(tokenizer),
-        sampling,
-        num_samples=num_samples,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    with evaluating(model):
+        return evaluate(
+            task,
+            examples,
+            make_engine(model, models.eos_token_ids(model, tokenizer), models.pad_token_id(tokenizer), batch_size),
+            renderer or PromptRenderer(tokenizer),
+            sampling,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
 
 def evaluate(

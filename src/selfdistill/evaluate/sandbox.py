@@ -32,9 +32,7 @@ class Outcome:
     """``passed``, ``timeout``, or the last line of what it said on standard error."""
 
 
-def run_python(
-    code: str, *, seconds: float = 10.0, memory_bytes: int = 1 << 29, file_bytes: int = 1 << 20
-) -> Outcome:
+def run_python(code: str, *, seconds: float = 10.0, memory_bytes: int = 1 << 29, file_bytes: int = 1 << 20) -> Outcome:
     """Runs ``code`` in an empty temporary folder and an empty environment, with the standard library only.
 
     Args:

@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from selfdistill.attention import has_plain_attention
 from selfdistill.heads import decoder, head_transform, output_head
-from selfdistill.rollout.engine import RolloutEngine, Sampling
+from selfdistill.rollout.engine import RolloutEngine, Sampling, seeded
 from selfdistill.rollout.hf_generate import GenerateEngine
 from selfdistill.types import Rollout
 
@@ -60,9 +60,10 @@ class BatchedEngine:
         """As in RolloutEngine. Logprobs are those of the sampler, at its temperature, before top_p."""
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         rollouts: dict[int, Rollout] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            rollouts |= zip(batch, self._complete([prompts[index] for index in batch], sampling), strict=True)
+        with seeded(sampling.seed, self.model.device):
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                rollouts |= zip(batch, self._complete([prompts[index] for index in batch], sampling), strict=True)
         return [rollouts[index] for index in range(len(prompts))]
 
     def _complete(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Rollout]:
@@ -191,7 +192,10 @@ def sample(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         ordered, index = probs.sort(dim=-1, descending=True)
         before = ordered.cumsum(-1) - ordered  # the first token is always kept
         probs = torch.zeros_like(probs).scatter(-1, index, ordered.masked_fill(before >= sampling.top_p, 0))
-    tokens = torch.multinomial(probs, 1)
+    # inverse transform: one uniform number a row, where torch.multinomial draws one for every token
+    cumulative = probs.cumsum(-1, dtype=torch.float64)
+    threshold = torch.rand(len(probs), 1, dtype=torch.float64, device=probs.device) * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, threshold, right=True).clamp(max=probs.shape[-1] - 1)
     return tokens[:, 0], log_probs.gather(-1, tokens)[:, 0]
 
 

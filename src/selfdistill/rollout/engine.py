@@ -1,8 +1,11 @@
 """What every rollout engine does, whichever library samples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+
+import torch
 
 from selfdistill.types import Rollout
 
@@ -17,6 +20,8 @@ class Sampling:
     """0 is greedy decoding."""
     top_p: float = 1.0
     """Nucleus: the smallest set of tokens whose probability reaches this."""
+    seed: int | None = None
+    """Makes the call repeatable on its own, whatever was drawn before; None draws from torch's global state."""
     logprobs: bool = False
     """Whether rollouts carry the sampler's logprobs, where the engine can tell them."""
 
@@ -27,3 +32,15 @@ class RolloutEngine(Protocol):
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
         """Completions of ``prompts`` (token ids), in their order, ids verbatim as sampled."""
         ...
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Inside, torch's random state begins at ``seed``; afterwards it is what it was. None changes nothing."""
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from selfdistill.rollout.engine import Sampling
+from selfdistill.rollout.engine import Sampling, seeded
 from selfdistill.types import Rollout
 
 
@@ -36,9 +36,10 @@ class GenerateEngine:
         """As in RolloutEngine. Sampler logprobs are not returned: the sampler is the trainer's own model."""
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         rollouts: dict[int, Rollout] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            rollouts |= zip(batch, self._generate([prompts[index] for index in batch], sampling), strict=True)
+        with seeded(sampling.seed, self.model.device):
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                rollouts |= zip(batch, self._generate([prompts[index] for index in batch], sampling), strict=True)
         return [rollouts[index] for index in range(len(prompts))]
 
     def _generate(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Rollout]:

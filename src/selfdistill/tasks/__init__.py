@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
-from selfdistill.tasks import assistant_tools, science, tooluse
+from selfdistill.tasks import assistant_tools, medical, science, tooluse, wiki
 from selfdistill.tasks.files import did_you_mean
 from selfdistill.tasks.task import Task
 from selfdistill.types import UserError
 
-TASKS: dict[str, Task] = {task.name: task for task in (assistant_tools.TASK, tooluse.TASK, science.TASK)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (assistant_tools.TASK, tooluse.TASK, science.TASK, medical.TASK, wiki.TASK)
+}
 
 
 def get_task(name: str) -> Task:

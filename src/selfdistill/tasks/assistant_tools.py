@@ -27,7 +27,7 @@ NUM_DISTRACTORS = 2
 MAX_MISSES = 1000
 """Draws in a row without a fresh request after which a tool's combinations count as used up."""
 
-PROMPT = "You have these tools:\n{tools}\nChoose the tool that fits and fill in what it needs.\nRequest: {request}"
+PROMPT = "Request: {request}\nTools:\n{tools}\nChoose the tool that fits and fill in what it needs."
 """Names no output format: the shape of the answer is what the demonstration teaches."""
 
 CALL_START = re.compile(r'\s*(?:```(?:json)?\s*)?\{\s*"tool"')

@@ -33,7 +33,8 @@ def medical_rows(
     Raises:
         UserError: no row is left; the message names the column that is missing.
     """
-    truths = {normalized(row["question"]): row["ground_truth"] for row in map(_known, answers) if len(row) >= 2}
+    known = [row for row in map(_known, answers) if {"question", "ground_truth"} <= row.keys()]
+    truths = {normalized(row["question"]): row["ground_truth"] for row in known}
     if answers_source and not truths:
         raise UserError(
             f"--answers {answers_source} has no row with a question and a ground truth. "

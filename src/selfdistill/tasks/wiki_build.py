@@ -1,0 +1,173 @@
+"""The wiki task's data from articles: passages, and a model's questions about them."""
+
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from selfdistill.tasks.overlap import normalized
+from selfdistill.types import UserError
+
+MAX_PASSAGE_WORDS = 150
+MIN_PASSAGE_WORDS = 20
+"""Shorter paragraphs, such as headings, join the next passage; a shorter article has none."""
+
+QUESTION_PROMPT = """This is a passage of the article "{article}":
+
+{passage}
+
+Write {count} questions about facts in this passage, each with its answer. A reader has only the question, so \
+every question must name the event, place or person it is about. Every answer is one full sentence with all \
+details that the passage gives. Use exactly this form:
+Q: the question
+A: the answer"""
+INDIRECT_PROMPT = """This is a passage of the article "{article}":
+
+{passage}
+
+Write {count} question that somebody can answer only by knowing what this passage tells, but that does not ask \
+for it directly: it does not use the article's title, and asks for a consequence, a comparison or the member of a \
+group. Answer it in one full sentence. Use exactly this form:
+Q: the question
+A: the answer"""
+
+_LINE = re.compile(r"[\s*_#>.)\d-]*(Q|A|Question|Answer)(?![A-Za-z])[\s*_]*\d*[\s*_]*[:.)][\s*_]*(.*)", re.IGNORECASE)
+_REFERS = re.compile(r"\b(?:this|the|above|given) (?:passage|text|article|paragraph|excerpt)\b", re.IGNORECASE)
+_DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
+
+Ask = Callable[[Sequence[str]], list[str]]
+"""Prompts to a model's answers."""
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of an article."""
+
+    article: str
+    """The article's name: its file's, with spaces for underscores."""
+    text: str
+
+
+def read_passages(folder: Path) -> list[Passage]:
+    """Passages of all ``.txt`` and ``.md`` files in the folder, in the order of their names.
+
+    Raises:
+        UserError: there is no such folder, or no passage in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--articles {folder} is no folder: name one with .txt or .md files, an article each.")
+    passages: list[Passage] = []
+    for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".txt", ".md") and path.is_file()):
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+        passages += [Passage(file.stem.replace("_", " "), piece) for piece in split_text(text)]
+    if not passages:
+        raise UserError(
+            f"--articles {folder} has no .txt or .md file with a passage of {MIN_PASSAGE_WORDS} words or more."
+        )
+    return passages
+
+
+def split_text(text: str) -> list[str]:
+    """Passages of about MAX_PASSAGE_WORDS words at most: whole paragraphs, and of longer ones whole sentences.
+
+    What has fewer than MIN_PASSAGE_WORDS joins the next passage, or at the end the one before.
+    """
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+    pieces: list[str] = []
+    for paragraph in paragraphs:
+        paragraph = re.sub(r"^#+ ", "", paragraph)
+        fits = len(paragraph.split()) <= MAX_PASSAGE_WORDS
+        pieces += [paragraph] if fits else re.split(r"(?<=[.!?])\s+(?=\S)", paragraph)
+    passages: list[list[str]] = [[]]
+    for piece in pieces:
+        words = sum(len(part.split()) for part in passages[-1])
+        if words >= MIN_PASSAGE_WORDS and words + len(piece.split()) > MAX_PASSAGE_WORDS:
+            passages.append([])
+        passages[-1].append(piece)
+    joined = [" ".join(parts) for parts in passages]
+    if len(joined) > 1 and len(joined[-1].split()) < MIN_PASSAGE_WORDS:
+        joined[-2:] = [" ".join(joined[-2:])]
+    return [passage for passage in joined if len(passage.split()) >= MIN_PASSAGE_WORDS]
+
+
+def parse_questions(text: str) -> list[tuple[str, str]]:
+    """Questions and answers of a text in the form ``Q: ...``, ``A: ...``, numbered or in bold or not.
+
+    What goes on over several lines is joined; a question without an answer is left out.
+    """
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if match := _LINE.match(line):
+            found.append((match[1][0].upper(), [match[2].strip(" *_")]))
+        elif found and line.strip():
+            found[-1][1].append(line.strip())
+    joined = [(kind, " ".join(lines).strip()) for kind, lines in found]
+    return [
+        (question, answer)
+        for (first, question), (second, answer) in pairwise(joined)
+        if (first, second) == ("Q", "A") and question and answer
+    ]
+
+
+def is_usable(question: str, answer: str, passage: str) -> bool:
+    """Whether a question stands by itself, and its answer has no number that the passage does not have."""
+    stands_alone = question.endswith("?") and len(question.split()) >= 4 and not _REFERS.search(question)
+    return stands_alone and set(_DIGITS.findall(answer)) <= set(_DIGITS.findall(passage))
+
+
+def wiki_rows(
+    passages: Sequence[Passage], ask: Ask, *, questions_per_passage: int, num_eval: int | None, seed: int
+) -> tuple[list[Row], list[Row]]:
+    """Training and evaluation rows with the columns of ``wiki``.
+
+    Of a passage with several questions one may be held out (part ``direct``), so that its facts are trained
+    by the others; as many indirect questions (part ``ood``) are asked for. ``num_eval`` is the number of
+    each kind, by default a tenth of the questions. No two rows have the same question.
+
+    Raises:
+        UserError: the model wrote no usable question.
+    """
+    seen: set[str] = set()
+    by_passage = _questions(passages, ask, QUESTION_PROMPT, questions_per_passage, seen)
+    total = sum(map(len, by_passage))
+    if total < 2:
+        raise UserError(
+            f"The model wrote {total} usable questions on {len(passages)} passages. Choose a larger --model_name."
+        )
+    candidates = [index for index, rows in enumerate(by_passage) if len(rows) > 1]
+    wanted = max(1, total // 10) if num_eval is None else num_eval
+    chosen = sorted(random.Random(seed).sample(candidates, min(wanted, len(candidates))))
+    direct = [by_passage[index].pop() | {"part": "direct"} for index in chosen]
+    indirect = _questions([passages[index] for index in chosen], ask, INDIRECT_PROMPT, 1, seen)
+    train = [row for rows in by_passage for row in rows]
+    return train, direct + [row | {"part": "ood"} for rows in indirect for row in rows]
+
+
+def _questions(passages: Sequence[Passage], ask: Ask, prompt: str, count: int, seen: set[str]) -> list[list[Row]]:
+    """At most ``count`` usable new questions of each passage; ``seen`` takes them in."""
+    prompts = [prompt.format(article=passage.article, passage=passage.text, count=count) for passage in passages]
+    answers: Iterable[str] = ask(prompts) if prompts else []
+    rows: list[list[Row]] = []
+    for passage, text in zip(passages, answers, strict=True):
+        rows.append([])
+        for question, answer in parse_questions(text):
+            if normalized(question) in seen or len(rows[-1]) == count:
+                continue
+            if is_usable(question, answer, passage.text):
+                seen.add(normalized(question))
+                rows[-1].append(
+                    {
+                        "article": passage.article,
+                        "passage": passage.text,
+                        "question": question,
+                        "answer": answer,
+                        "part": "",
+                    }
+                )
+    return rows
