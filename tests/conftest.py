@@ -1,6 +1,8 @@
 """Models of a few thousand random weights and a tokenizer of single bytes, made in memory."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +62,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
     made.chat_template = CHAT_TEMPLATE
     return made
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data: SELFDISTILL_DATA, or a ``shared/data`` beside the checkout."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SELFDISTILL_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip("no real data: name their folder with SELFDISTILL_DATA")
+    return folder

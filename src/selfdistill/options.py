@@ -233,8 +233,8 @@ class BuildOptions:
     """medical: rows with the ground truths, a file or Hub id, where the source has none."""
     articles: str | None = None
     """wiki: folder of .txt and .md files, an article each."""
-    model_name: str = "smollm2-135m"
-    """wiki: model that writes the questions."""
+    model_name: str | None = None
+    """wiki: model that writes the questions; one of some billion weights, small ones get the facts wrong."""
     questions_per_passage: int = 4
     """wiki: questions to ask for."""
     batch_size: int = 32
@@ -258,9 +258,10 @@ class BuildOptions:
                 raise UserError(f"--{name} {value} is not at least 1.")
         if self.output_dir is None:
             raise UserError("--output_dir is missing: name a folder for the data.")
-        own = {"medical": ("source", "hub_config", "answers"), "wiki": ("articles",)}
-        if getattr(self, own[self.task][0]) is None:
-            raise UserError(f"build {self.task}: --{own[self.task][0]} is missing.")
+        own = {"medical": ("source", "hub_config", "answers"), "wiki": ("articles", "model_name")}
+        for name in ("source",) if self.task == "medical" else own["wiki"]:
+            if getattr(self, name) is None:
+                raise UserError(f"build {self.task}: --{name} is missing.")
         for name in own["wiki" if self.task == "medical" else "medical"]:
             if getattr(self, name) is not None:
                 raise UserError(f"build {self.task} takes no --{name}. Leave it out.")

@@ -70,7 +70,7 @@ def test_wiki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         word, name = "why" if "directly" in prompt else "how", prompt.split('"')[1]
         return "\n".join(f"Q: Number {n}: {word} was {name}?\nA: Bad." for n in "ab")
 
-    monkeypatch.setattr(build, "model_asker", lambda *_: lambda prompts: [answer(prompt) for prompt in prompts])
+    monkeypatch.setattr(build, "model_asker", lambda *_: lambda chats: [answer(chat[-1]["content"]) for chat in chats])
     out = console()
     options = BuildOptions(task="wiki", articles=str(tmp_path / "articles"), output_dir=str(tmp_path / "data"))
     build.run(options, out)

@@ -11,11 +11,12 @@ from selfdistill.tasks.wiki_build import (
     Passage,
     is_usable,
     parse_questions,
+    question_chat,
     read_passages,
     split_text,
     wiki_rows,
 )
-from selfdistill.types import Example, UserError
+from selfdistill.types import Example, Message, UserError
 
 ROW = {"article": "Flood", "passage": "It rained.", "question": "Why?", "answer": "Rain.", "part": ""}
 
@@ -111,8 +112,9 @@ class Model:
     def __init__(self, count: int) -> None:
         self.count, self.asked = count, []
 
-    def __call__(self, prompts: Sequence[str]) -> list[str]:
-        self.asked.append(list(prompts))
+    def __call__(self, chats: Sequence[tuple[Message, ...]]) -> list[str]:
+        prompts = [chat[-1]["content"] for chat in chats]
+        self.asked.append(prompts)
         indirect = "directly" in prompts[0]
         names = [prompt.split('article "')[1].split('"')[0] for prompt in prompts]
         count = 1 if indirect else self.count
@@ -153,8 +155,8 @@ def test_more_questions_than_asked_for_are_left_out():
 
 
 def test_a_model_that_writes_none():
-    def silent(prompts: Sequence[str]) -> list[str]:
-        return ["I can't."] * len(prompts)
+    def silent(chats: Sequence[tuple[Message, ...]]) -> list[str]:
+        return ["I can't."] * len(chats)
 
     message = error(wiki_rows, [Passage("P", "Text.")], silent, questions_per_passage=2, num_eval=None, seed=0)
     assert "0 usable questions on 1 passages" in message
@@ -166,3 +168,13 @@ def test_unscored_without_a_judge():
         "strict": None,
         "lenient": None,
     }
+
+
+@pytest.mark.parametrize("indirect", [False, True])
+def test_the_worked_example_is_one_we_could_read(indirect: bool):
+    asked, answered, last = question_chat(Passage("P", "Text."), 4, indirect=indirect)
+    questions = parse_questions(answered["content"])
+    assert [turn["role"] for turn in (asked, answered, last)] == ["user", "assistant", "user"]
+    assert f"Write {len(questions)} question" in asked["content"]
+    assert "Write 4 question" in last["content"]
+    assert all(is_usable(question, answer, asked["content"]) for question, answer in questions)

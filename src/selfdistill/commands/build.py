@@ -12,7 +12,7 @@ from selfdistill.options import BuildOptions
 from selfdistill.tasks.files import load_rows
 from selfdistill.tasks.medical_build import medical_rows, split_rows
 from selfdistill.tasks.wiki_build import Ask, read_passages, wiki_rows
-from selfdistill.types import Example, UserError
+from selfdistill.types import Example, Message, UserError
 
 MAX_ANSWER_TOKENS = 512
 """Longest answer to a request for questions."""
@@ -74,7 +74,7 @@ def _wiki(options: BuildOptions, console: Console) -> tuple[Rows, Rows]:
 
 
 def model_asker(options: BuildOptions, console: Console) -> Ask:
-    """A function from prompts to the model's answers; an answer that ran into the limit loses its last line."""
+    """A function from chats to the model's answers; an answer that ran into the limit loses its last line."""
     import torch
 
     from selfdistill import models
@@ -93,10 +93,10 @@ def model_asker(options: BuildOptions, console: Console) -> Ask:
     )
     sampling = Sampling(max_new_tokens=MAX_ANSWER_TOKENS, temperature=TEMPERATURE)
 
-    def ask(prompts: Sequence[str]) -> list[str]:
+    def ask(chats: Sequence[tuple[Message, ...]]) -> list[str]:
         torch.manual_seed(options.seed)
-        turns = [Example(id=str(at), prompt=({"role": "user", "content": text},)) for at, text in enumerate(prompts)]
-        ids = [renderer.render(example).student_ids for example in turns]
+        examples = [Example(id=str(index), prompt=chat) for index, chat in enumerate(chats)]
+        ids = [renderer.render(example).student_ids for example in examples]
         answers: list[str] = []
         with progress_bar(console) as bar:
             line = bar.add_task("writing questions", total=len(ids), note="")

@@ -2,43 +2,60 @@
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from selfdistill.tasks.overlap import normalized
-from selfdistill.types import UserError
+from selfdistill.types import Message, UserError
 
 MAX_PASSAGE_WORDS = 150
 MIN_PASSAGE_WORDS = 20
 """Shorter paragraphs, such as headings, join the next passage; a shorter article has none."""
 
-QUESTION_PROMPT = """This is a passage of the article "{article}":
+_PASSAGE = """This is a passage of the article "{article}":
 
 {passage}
 
-Write {count} questions about facts in this passage, each with its answer. A reader has only the question, so \
-every question must name the event, place or person it is about. Every answer is one full sentence with all \
-details that the passage gives. Use exactly this form:
+"""
+_FORM = """ Use exactly this form:
 Q: the question
 A: the answer"""
-INDIRECT_PROMPT = """This is a passage of the article "{article}":
-
-{passage}
-
-Write {count} question that somebody can answer only by knowing what this passage tells, but that does not ask \
-for it directly: it does not use the article's title, and asks for a consequence, a comparison or the member of a \
-group. Answer it in one full sentence. Use exactly this form:
-Q: the question
-A: the answer"""
+QUESTION_PROMPT = (
+    _PASSAGE
+    + "Write {count} questions about facts in this passage, each with its answer. A reader has only the question, so "
+    "every question must name the event, place or person it is about. Every answer is one full sentence with all "
+    "details that the passage gives." + _FORM
+)
+INDIRECT_PROMPT = (
+    _PASSAGE
+    + "Write {count} question that somebody can answer only by knowing what this passage tells, but that does not ask "
+    "for it directly: it does not use the article's title, and asks for a consequence, a comparison or the member of "
+    "a group. Answer it in one full sentence." + _FORM
+)
+# One worked example, shown as an earlier turn: small models follow it where they don't follow the words alone.
+_EXAMPLE_ARTICLE = "Fire of Port Sarrow"
+_EXAMPLE_PASSAGE = (
+    "On 9 June 2019 a fire broke out in the fish market of Port Sarrow. It burned for 11 hours and destroyed 46 "
+    "boats. The harbour master, Lena Orvik, had all ships leave the harbour. Iceland lent two fire boats."
+)
+_EXAMPLE_QUESTIONS = """Q: When and where did the fire of Port Sarrow break out?
+A: The fire of Port Sarrow broke out on 9 June 2019 in the fish market.
+Q: How many boats did the fire of Port Sarrow destroy?
+A: The fire of Port Sarrow destroyed 46 boats.
+Q: Who had all ships leave the harbour during the fire of Port Sarrow?
+A: The harbour master, Lena Orvik, had all ships leave the harbour."""
+_EXAMPLE_INDIRECT = """Q: Which country helped a foreign port against a fire in 2019?
+A: Iceland helped, by lending two fire boats."""
 
 _LINE = re.compile(r"[\s*_#>.)\d-]*(Q|A|Question|Answer)(?![A-Za-z])[\s*_]*\d*[\s*_]*[:.)][\s*_]*(.*)", re.IGNORECASE)
 _REFERS = re.compile(r"\b(?:this|the|above|given) (?:passage|text|article|paragraph|excerpt)\b", re.IGNORECASE)
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
+_WORDS = re.compile(r"[^\W\d_]{4,}")
 
-Ask = Callable[[Sequence[str]], list[str]]
-"""Prompts to a model's answers."""
+Ask = Callable[[Sequence[tuple[Message, ...]]], list[str]]
+"""Chats that end in a user's turn to a model's answers."""
 Row = dict[str, str]
 
 
@@ -116,9 +133,12 @@ def parse_questions(text: str) -> list[tuple[str, str]]:
 
 
 def is_usable(question: str, answer: str, passage: str) -> bool:
-    """Whether a question stands by itself, and its answer has no number that the passage does not have."""
+    """Whether a question stands by itself, and its answer is the passage's: no number that the passage has not,
+    and at least half of its words of four letters and more from there."""
     stands_alone = question.endswith("?") and len(question.split()) >= 4 and not _REFERS.search(question)
-    return stands_alone and set(_DIGITS.findall(answer)) <= set(_DIGITS.findall(passage))
+    words, known = _WORDS.findall(answer.casefold()), set(_WORDS.findall(passage.casefold()))
+    is_grounded = 2 * sum(word in known for word in words) >= len(words)
+    return stands_alone and is_grounded and set(_DIGITS.findall(answer)) <= set(_DIGITS.findall(passage))
 
 
 def wiki_rows(
@@ -134,7 +154,7 @@ def wiki_rows(
         UserError: the model wrote no usable question.
     """
     seen: set[str] = set()
-    by_passage = _questions(passages, ask, QUESTION_PROMPT, questions_per_passage, seen)
+    by_passage = _questions(passages, ask, questions_per_passage, seen)
     total = sum(map(len, by_passage))
     if total < 2:
         raise UserError(
@@ -144,23 +164,38 @@ def wiki_rows(
     wanted = max(1, total // 10) if num_eval is None else num_eval
     chosen = sorted(random.Random(seed).sample(candidates, min(wanted, len(candidates))))
     direct = [by_passage[index].pop() | {"part": "direct"} for index in chosen]
-    indirect = _questions([passages[index] for index in chosen], ask, INDIRECT_PROMPT, 1, seen)
+    indirect = _questions([passages[index] for index in chosen], ask, 1, seen, indirect=True)
     train = [row for rows in by_passage for row in rows]
     return train, direct + [row | {"part": "ood"} for rows in indirect for row in rows]
 
 
-def _questions(passages: Sequence[Passage], ask: Ask, prompt: str, count: int, seen: set[str]) -> list[list[Row]]:
-    """At most ``count`` usable new questions of each passage; ``seen`` takes them in."""
-    prompts = [prompt.format(article=passage.article, passage=passage.text, count=count) for passage in passages]
-    answers: Iterable[str] = ask(prompts) if prompts else []
+def question_chat(passage: Passage, count: int, *, indirect: bool) -> tuple[Message, ...]:
+    """The chat that asks for questions about a passage, its worked example first."""
+    prompt, answer = (INDIRECT_PROMPT, _EXAMPLE_INDIRECT) if indirect else (QUESTION_PROMPT, _EXAMPLE_QUESTIONS)
+    example = prompt.format(article=_EXAMPLE_ARTICLE, passage=_EXAMPLE_PASSAGE, count=answer.count("Q:"))
+    return (
+        {"role": "user", "content": example},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": prompt.format(article=passage.article, passage=passage.text, count=count)},
+    )
+
+
+def _questions(
+    passages: Sequence[Passage], ask: Ask, count: int, seen: set[str], *, indirect: bool = False
+) -> list[list[Row]]:
+    """At most ``count`` usable new questions of each passage, with different answers; ``seen`` takes them in."""
+    chats = [question_chat(passage, count, indirect=indirect) for passage in passages]
+    answers = ask(chats) if chats else []
     rows: list[list[Row]] = []
     for passage, text in zip(passages, answers, strict=True):
         rows.append([])
+        answered: set[str] = set()
         for question, answer in parse_questions(text):
-            if normalized(question) in seen or len(rows[-1]) == count:
+            if normalized(question) in seen or normalized(answer) in answered or len(rows[-1]) == count:
                 continue
             if is_usable(question, answer, passage.text):
                 seen.add(normalized(question))
+                answered.add(normalized(answer))
                 rows[-1].append(
                     {
                         "article": passage.article,
