@@ -322,10 +322,8 @@ class SDFTTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            for name, state in (
-                (MASTERS_FILE, self.masters.state_dict()),
-                (TEACHER_FILE, self._teachers_state()),
-            ):
+            states = {MASTERS_FILE: self.masters.state_dict(), TEACHER_FILE: self._teachers_state()}
+            for name, state in states.items():
                 save_file({key: tensor.contiguous() for key, tensor in state.items()}, f"{output_dir}/{name}")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

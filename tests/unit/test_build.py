@@ -68,11 +68,13 @@ def test_wiki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def answer(prompt: str) -> str:
         word, name = "why" if "directly" in prompt else "how", prompt.split('"')[1]
-        return "\n".join(f"Q: Number {n}: {word} was {name}?\nA: Bad." for n in "ab")
+        return "\n".join(f"Q: Number {n}: {word} was {name}?\nA: So {n}." for n in "ab")
 
     monkeypatch.setattr(build, "model_asker", lambda *_: lambda chats: [answer(chat[-1]["content"]) for chat in chats])
     out = console()
-    options = BuildOptions(task="wiki", articles=str(tmp_path / "articles"), output_dir=str(tmp_path / "data"))
+    options = BuildOptions(
+        task="wiki", articles=str(tmp_path / "articles"), model_name="m", output_dir=str(tmp_path / "data")
+    )
     build.run(options, out)
     train, evaluation = (load(tmp_path / "data") for load in (TASKS["wiki"].load_train, TASKS["wiki"].load_eval))
     # four questions: one is held out, one more is asked indirectly
@@ -86,11 +88,16 @@ def test_wiki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     [
         (["medical", "--output_dir", "x"], "--source is missing"),
         (["wiki", "--output_dir", "x"], "--articles is missing"),
-        (["wiki", "--output_dir", "x", "--articles", "a", "--answers", "b"], "build wiki takes no --answers"),
+        (["wiki", "--output_dir", "x", "--articles", "a"], "--model_name is missing"),
+        (
+            ["wiki", "--output_dir", "x", "--articles", "a", "--model_name", "m", "--answers", "b"],
+            "build wiki takes no --answers",
+        ),
         (["medical", "--source", "x"], "--output_dir is missing"),
         (["medical", "--source", "x.csv", "--output_dir", "y"], "build reads no CSV"),
         (["medical", "--source", "x.jsonl", "--output_dir", "y"], "No such file"),
-        (["wiki", "--articles", "none", "--output_dir", "y"], "--articles none is no folder"),
+        (["medical", "--source", "x", "--output_dir", "y", "--model_name", "m"], "build medical takes no --model_name"),
+        (["wiki", "--articles", "none", "--output_dir", "y", "--model_name", "m"], "--articles none is no folder"),
         (["medical", "--source", "x", "--output_dir", "y", "--num_eval", "0"], "--num_eval 0"),
     ],
 )

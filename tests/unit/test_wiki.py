@@ -104,6 +104,9 @@ def test_usable_questions():
     assert not is_usable("How many homes did the passage name?", "1,200", passage)
     assert not is_usable("Tell how many homes it took.", "1,200", passage)
     assert not is_usable("How many?", "1,200", passage)
+    # of the words of four letters and more, "took" and "homes" are the passage's: half is enough, less is not
+    assert is_usable("How many homes did it take?", "Took nearly every homes.", passage)
+    assert not is_usable("How many homes did it take?", "Took nearly every house.", passage)
 
 
 class Model:
@@ -120,7 +123,7 @@ class Model:
         count = 1 if indirect else self.count
         kind = "indirect" if indirect else "direct"
         return [
-            "\n".join(f"Q: What {kind} is {name} {'I' * (n + 1)}?\nA: Answer {'I' * (n + 1)}." for n in range(count))
+            "\n".join(f"Q: What {kind} is {name} {'I' * (n + 1)}?\nA: Some {'I' * (n + 1)}." for n in range(count))
             for name in names
         ]
 
@@ -143,14 +146,24 @@ def test_questions_are_held_out():
 
 
 def test_questions_are_asked_once():
-    passages = [Passage("P", "Some text."), Passage("P", "Other text.")]
+    passages = [Passage("P", "Some text."), Passage("P", "Some other text.")]
     train, evaluation = wiki_rows(passages, Model(3), questions_per_passage=3, num_eval=1, seed=0)
     assert [row["passage"] for row in train + evaluation] == ["Some text."] * 4
     assert len({row["question"] for row in train + evaluation}) == 4
 
 
+def test_one_answer_to_several_questions_counts_once():
+    def ask(chats: Sequence[tuple[Message, ...]]) -> list[str]:
+        text = "Q: Who came to it?\nA: Some.\nQ: Who left it then?\nA: some.\nQ: What was in it?\nA: A text."
+        return [text for _ in chats]
+
+    train, evaluation = wiki_rows([Passage("P", "Some text.")], ask, questions_per_passage=3, num_eval=1, seed=0)
+    assert [row["question"] for row in train] == ["Who came to it?"]
+    assert [row["question"] for row in evaluation] == ["What was in it?", "Who left it then?"]
+
+
 def test_more_questions_than_asked_for_are_left_out():
-    train, evaluation = wiki_rows([Passage("P", "Text.")], Model(5), questions_per_passage=2, num_eval=1, seed=0)
+    train, evaluation = wiki_rows([Passage("P", "Some text.")], Model(5), questions_per_passage=2, num_eval=1, seed=0)
     assert (len(train), len(evaluation)) == (1, 2)
 
 

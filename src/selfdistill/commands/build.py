@@ -61,9 +61,7 @@ def _public_rows(path_or_id: str, hub_config: str | None) -> tuple[list[dict[str
 def _wiki(options: BuildOptions, console: Console) -> tuple[Rows, Rows]:
     passages = read_passages(Path(options.articles or "").expanduser())[: options.limit]
     articles = len({passage.article for passage in passages})
-    console.print(
-        f"{len(passages):,} passages of {articles:,} articles; {escape(options.model_name)} writes questions."
-    )
+    console.print(f"{len(passages):,} passages of {articles:,} articles; {escape(str(options.model_name))} asks.")
     return wiki_rows(
         passages,
         model_asker(options, console),
@@ -83,6 +81,7 @@ def model_asker(options: BuildOptions, console: Console) -> Ask:
     from selfdistill.rollout.batched import make_engine
     from selfdistill.rollout.engine import Sampling
 
+    assert options.model_name is not None  # BuildOptions.check saw to it
     models.quiet_libraries()
     tokenizer = models.load_tokenizer(options.model_name)
     models.require_chat_template(tokenizer, options.model_name)

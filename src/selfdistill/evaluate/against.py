@@ -62,6 +62,8 @@ def against_base(
     metric = numbers["config"]["metric"]
     earlier = {row["id"]: row for row in base_rows}
     base, ours = shared_scores(earlier, {row["id"]: row for row in rows}, metric, what)
+    if not ours:
+        raise UserError(f"{what} can't be compared: no row is scored in both results. Evaluate both on the same rows.")
     change, low, high = paired_interval(base, ours)
     return {
         "num_rows": len(ours),

@@ -193,7 +193,7 @@ def _completion(sample: ScoredSample) -> dict[str, Any]:
 
 def _numbers(scores: Sequence[float]) -> dict[str, Any]:
     return {
-        "accuracy": mean(scores),
+        "accuracy": mean(scores) if scores else None,  # JSON has no NaN
         "interval": list(wilson_interval(sum(scores), len(scores))),
         "num_correct": int(total) if (total := sum(scores)) == int(total) else total,
         "num_total": len(scores),

@@ -6,7 +6,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import selfdistill
 from selfdistill import run_folder
 from selfdistill.report import warnings
 from selfdistill.report.contents import BETTER, NOT_ENOUGH_DATA, WORSE, Comparison, Results, Run, RunPair
@@ -68,7 +67,7 @@ def collect(folder: Path) -> Results:
     return Results(
         title=folder.resolve().name,
         written=datetime.now().astimezone().isoformat(timespec="seconds"),
-        selfdistill=selfdistill.__version__,
+        selfdistill=run_folder.versions().get("selfdistill", "unknown"),
         verdict=common_verdict(comparisons),
         warnings=[*warnings.of_settings(before, after), *warnings.of_drift(drift), *warnings.of_phrases(samples)],
         comparisons=comparisons,

@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from selfdistill.attention import has_plain_attention
 from selfdistill.heads import decoder, head_transform, output_head
-from selfdistill.rollout.engine import RolloutEngine, Sampling, seeded
+from selfdistill.rollout.engine import RolloutEngine, Sampling, in_batches, seeded
 from selfdistill.rollout.hf_generate import GenerateEngine
 from selfdistill.types import Rollout
 
@@ -58,13 +58,8 @@ class BatchedEngine:
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
         """As in RolloutEngine. Logprobs are those of the sampler, at its temperature, before top_p."""
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        rollouts: dict[int, Rollout] = {}
         with seeded(sampling.seed, self.model.device):
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                rollouts |= zip(batch, self._complete([prompts[index] for index in batch], sampling), strict=True)
-        return [rollouts[index] for index in range(len(prompts))]
+            return in_batches(prompts, self.batch_size, lambda batch: self._complete(batch, sampling))
 
     def _complete(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Rollout]:
         state = self._prefill(prompts, sampling.max_new_tokens)

@@ -1,6 +1,6 @@
 """What every rollout engine does, whichever library samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,3 +44,17 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def in_batches(
+    prompts: Sequence[Sequence[int]],
+    batch_size: int,
+    complete: Callable[[list[Sequence[int]]], list[Rollout]],
+) -> list[Rollout]:
+    """Rollouts of ``prompts`` in their order, made by ``complete`` for batches of like length, the longest first."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    rollouts: dict[int, Rollout] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        rollouts |= zip(batch, complete([prompts[index] for index in batch]), strict=True)
+    return [rollouts[index] for index in range(len(prompts))]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from selfdistill.rollout.engine import Sampling, seeded
+from selfdistill.rollout.engine import Sampling, in_batches, seeded
 from selfdistill.types import Rollout
 
 
@@ -34,13 +34,8 @@ class GenerateEngine:
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
         """As in RolloutEngine. Sampler logprobs are not returned: the sampler is the trainer's own model."""
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        rollouts: dict[int, Rollout] = {}
         with seeded(sampling.seed, self.model.device):
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                rollouts |= zip(batch, self._generate([prompts[index] for index in batch], sampling), strict=True)
-        return [rollouts[index] for index in range(len(prompts))]
+            return in_batches(prompts, self.batch_size, lambda batch: self._generate(batch, sampling))
 
     def _generate(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Rollout]:
         width = max(len(prompt) for prompt in prompts)

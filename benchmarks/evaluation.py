@@ -1,0 +1,64 @@
+"""Batched evaluation against a loop of transformers' generate, one row at a time: seconds, and the same answers.
+
+Both decode greedily at fp32, where the two ways of adding up agree. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from transformers import GenerationConfig
+
+from selfdistill import models
+from selfdistill.prompts import PromptRenderer
+from selfdistill.rollout.batched import make_engine
+from selfdistill.rollout.engine import Sampling
+from selfdistill.tasks import get_task
+
+
+def main() -> None:
+    """Times both on the first rows of assistant-tools."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--max_new_tokens", type=int, default=48)
+    arguments = parser.parse_args()
+    models.quiet_libraries()
+    model = models.load_model(models.DEFAULT_MODEL, dtype="float32")
+    tokenizer = models.load_tokenizer(models.DEFAULT_MODEL)
+    renderer = PromptRenderer(tokenizer)
+    examples = get_task("assistant-tools").load_eval(None)[: arguments.rows]
+    prompts = [renderer.render(example).student_ids for example in examples]
+    eos = models.eos_token_ids(model, tokenizer)
+    pad = models.pad_token_id(tokenizer)
+    engine = make_engine(model, eos, pad)
+    sampling = Sampling(max_new_tokens=arguments.max_new_tokens, temperature=0)
+    config = GenerationConfig(
+        max_new_tokens=arguments.max_new_tokens, do_sample=False, eos_token_id=sorted(eos), pad_token_id=pad
+    )
+
+    def alone(prompt: tuple[int, ...]) -> tuple[int, ...]:
+        ids = torch.tensor([prompt])
+        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        return tuple(output[0, len(prompt) :].tolist())
+
+    engine.generate(prompts[:2], sampling)  # warm both up
+    alone(prompts[0])
+    start = time.perf_counter()
+    batched = [rollout.completion_ids for rollout in engine.generate(prompts, sampling)]
+    middle = time.perf_counter()
+    one_at_a_time = [alone(prompt) for prompt in prompts]
+    end = time.perf_counter()
+    same = sum(a == b for a, b in zip(batched, one_at_a_time, strict=True))
+    result = {
+        "rows": len(prompts),
+        "batched_s": round(middle - start, 2),
+        "one_at_a_time_s": round(end - middle, 2),
+        "speedup": round((end - middle) / (middle - start), 2),
+        "same_answers": same,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
