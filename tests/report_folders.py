@@ -71,7 +71,7 @@ def write_training(folder: Path, method: str = "sdft", num_steps: int = 6, task:
     """run_config.json, metrics.jsonl and rollouts.jsonl of a run with one rollout a step."""
     settings = {"method": method, "learning_rate": 1e-4, "output_dir": str(folder)}
     config = {
-        "model": "tiny",
+        "model_name": "tiny",
         "versions": {"python": "3.11"},
         "deviations_from_paper": {"template": ["prior_turn", "paper"]},
     }

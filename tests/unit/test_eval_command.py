@@ -152,7 +152,7 @@ def test_results_are_not_overwritten_unasked(evaluate):
     ("options", "message"),
     [
         ({"dataset_name": "prior-quik"}, "Did you mean 'prior-quick'"),
-        ({"dataset_name": "sience"}, "Did you mean 'science'"),
+        ({"dataset_name": "tooluze"}, "Did you mean 'tooluse'"),
         ({"dataset_name": " , "}, "names no task"),
         ({"num_samples": 2}, "--num_samples 2"),
         ({"num_samples": 0}, "--num_samples 0"),

@@ -85,7 +85,11 @@ def make_trainer(
         tokenizer,
         anchor_dataset=anchor_examples(args.anchor_data) if args.anchor_share else [],
         base_weights=base_weights(options) if args.method == "reinvoke" else None,
-        facts={"model_name": options.model_name, "dataset": options.dataset_path or task.name},
+        facts={
+            "model_name": options.model_name,
+            "task": task.name,
+            "dataset": options.dataset_path or task.name,
+        },
         callbacks=[TrainingProgress(console)],
     )
     announce(options, args, len(examples), trainer.num_rows, console)
