@@ -97,8 +97,8 @@ def evaluate_prior(
         UserError: the harness is not installed, or can't get its data.
     """
     require_harness()
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.evaluator import simple_evaluate  # type: ignore[import-not-found]
+    from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
 
     if tasks is None:
         tasks = [name for name in METRICS if name != HUMANEVAL]
