@@ -4,5 +4,5 @@ import sys
 
 from selfdistill.cli import main
 
-REFERENCE = ["--template", "paper", "--num_loss_tokens_to_skip", "3", "--teacher_update_rate", "0.01"]
-sys.exit(main(["train", *REFERENCE, *sys.argv[1:]]))
+REFERENCE = "--template=paper --num_loss_tokens_to_skip=3 --teacher_update_rate=0.01 --max_completion_length=1024"
+sys.exit(main(["train", *REFERENCE.split(), *sys.argv[1:]]))

@@ -5,6 +5,7 @@ tried: the teacher's answers are scored like the student's own, on training rows
 better than the student has nothing to teach.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +41,7 @@ class TemplateResult:
     scores: tuple[float | None, ...]
     """The teacher's score on each row; None is unscored."""
     kl_per_token: float
-    """Mean KL(teacher||student) in nats per token of the student's own answers."""
+    """Mean KL(teacher||student) in nats per token of the student's own answers; NaN where no row fits."""
     truncated_share: float
     """Share of rows whose teacher prompt is over its limit."""
     prompt_tokens: int
@@ -120,7 +121,7 @@ class Preflight:
                     "template": t.template,
                     "repeat": t.repeat,
                     "accuracy": t.accuracy,
-                    "kl_per_token": t.kl_per_token,
+                    "kl_per_token": None if math.isnan(t.kl_per_token) else t.kl_per_token,
                     "truncated_share": t.truncated_share,
                     "prompt_tokens": t.prompt_tokens,
                 }

@@ -41,7 +41,7 @@ def token_divergences(
     place = {id(sample): index for index, sample in enumerate(samples)}
     values = [torch.zeros(0) for _ in samples]
     transform = head_transform(student.config)
-    batches = micro_batches(samples, -(-len(samples) // batch_size), pad_token_id, student.device)
+    batches = micro_batches(samples, max(1, -(-len(samples) // batch_size)), pad_token_id, student.device)
     for part in (part for batch in batches for part in batch.parts):
         assert part.teacher is not None
         per_token = chunked_divergence(

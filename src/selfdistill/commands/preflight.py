@@ -38,7 +38,7 @@ def run(options: PreflightOptions, console: Console) -> None:
     tokenizer = models.load_tokenizer(options.model_name)
     models.require_chat_template(tokenizer, options.model_name)
     model = models.load_model(options.model_name, dtype=options.dtype)
-    args = train_command.trainer_config(settings, task)
+    args = train_command.trainer_config(settings, task, examples, tokenizer)
     found = look(model, tokenizer, task, examples, args, options.num_rows, console, quiet=options.json)
     renderer = make_renderer(examples, _with(args, found), tokenizer)
     pairs = [renderer.render(example) for example in examples]

@@ -47,7 +47,7 @@ def run(options: TrainOptions, console: Console) -> None:
     if options.dry_run:
         from selfdistill.commands.dry_run import show
 
-        show(options, trainer_config(options, task), examples, tokenizer, console)
+        show(options, trainer_config(options, task, examples, tokenizer), examples, tokenizer, console)
         return
 
     if options.overwrite and options.output_dir:
@@ -72,7 +72,7 @@ def make_trainer(
     from selfdistill.progress import TrainingProgress
     from selfdistill.trainer import SDFTTrainer
 
-    args = trainer_config(options, task)
+    args = trainer_config(options, task, examples, tokenizer)
     if args.template == "auto":
         _settle_template(options, args, model, tokenizer, task, examples, console)
     if options.lora_r is not None:
@@ -156,7 +156,9 @@ def started_from(model_name: str) -> str:
     return json.loads(record.read_text(encoding="utf-8"))["model_name"]
 
 
-def trainer_config(options: TrainOptions, task: Task) -> "SDFTConfig":
+def trainer_config(
+    options: TrainOptions, task: Task, examples: list[Example], tokenizer: "PreTrainedTokenizerBase"
+) -> "SDFTConfig":
     """The trainer's config: options, then what the file sets of its other fields, then --set.
 
     Raises:
@@ -172,13 +174,23 @@ def trainer_config(options: TrainOptions, task: Task) -> "SDFTConfig":
         extra = {"save_strategy": "steps", "save_steps": options.save_steps} | extra
     settings = options.method_settings() | extra
     if settings["max_completion_length"] is None:
-        settings["max_completion_length"] = task.max_new_tokens
+        settings["max_completion_length"] = completion_budget(task, examples, tokenizer)
     try:
         return SDFTConfig(output_dir=options.output_dir or "unused", **settings)
     except UserError:
         raise
     except (ValueError, ImportError) as error:  # what TrainingArguments refuses
         raise UserError(" ".join(str(error).split()[:40])) from error
+
+
+def completion_budget(task: Task, examples: list[Example], tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Tokens of a completion where nobody said: twice what 95% of the demonstrations take, at least 256 and the
+    longest of them, at most what the task allows. A model that rambles on costs time and teaches nothing."""
+    lengths = sorted(len(tokenizer(example.demonstration_text)["input_ids"]) for example in examples)
+    if not lengths:
+        return task.max_new_tokens
+    usual, longest = lengths[int(0.95 * (len(lengths) - 1))], lengths[-1]
+    return min(task.max_new_tokens, max(256, 2 * usual, longest + 16))
 
 
 def from_yaml(path: str) -> TrainOptions:
