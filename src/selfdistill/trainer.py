@@ -74,6 +74,10 @@ class SDFTTrainer(Trainer):
         facts: dict[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        if args.world_size > 1:
+            raise UserError(
+                f"{args.world_size} processes: training runs in one process only. Start it without a launcher."
+            )
         student, tokenizer = _loaded(model, processing_class, peft_config)
         check_head(student)
         disable_dropout(student)

@@ -1,6 +1,7 @@
 """SDFTTrainer on a tiny model: the update by hand, accumulation, nothing to learn, the Python API."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,6 +163,42 @@ def test_teacher_kinds(build, kind):
     share = {"frozen": 0.0, "ema": 0.5, "live": 1.0}[kind]
     for name in start:
         torch.testing.assert_close(seen[name], start[name] + share * (end[name] - start[name]))
+
+
+class Mismatched(Scripted):
+    """Reports logprobs that are lower than the trainer's, so that every importance weight is capped or halved."""
+
+    def __init__(self, logprob):
+        super().__init__()
+        self.logprob = logprob
+
+    def generate(self, prompts, sampling):
+        rollouts = super().generate(prompts, sampling)
+        return [replace(r, logprobs=(self.logprob,) * len(r.completion_ids)) for r in rollouts]
+
+
+def test_sampler_correction_is_the_capped_weight_averaged_over_a_rollout(build):
+    plain = build("plain")
+    plain.train()
+    loss = plain.state.log_history[0]["loss"]
+    # a sampler that found every token next to impossible: all weights hit the cap
+    capped = build("capped", engine=Mismatched(-1000.0), sampler_correction_cap=2.0)
+    capped.train()
+    assert capped.state.log_history[0]["loss"] == pytest.approx(2 * loss, rel=1e-5)
+    assert capped.state.log_history[0]["importance_weight"] == pytest.approx(2.0)
+    off = build("off", engine=Mismatched(-1000.0), sampler_correction_cap=None)
+    off.train()
+    assert off.state.log_history[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    # a sampler that was certain: weights are the trainer's own probabilities, below 1
+    certain = build("certain", engine=Mismatched(0.0))
+    certain.train()
+    assert 0 < certain.state.log_history[0]["importance_weight"] < 0.5
+
+
+def test_several_processes_are_refused(build, monkeypatch):
+    monkeypatch.setattr(SDFTConfig, "world_size", property(lambda _: 2))
+    with pytest.raises(UserError, match="2 processes"):
+        build()
 
 
 def test_public_names():
