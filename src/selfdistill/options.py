@@ -54,10 +54,10 @@ class TrainOptions(MethodConfig, TrainWhat):
     """Teach a model the demonstrations of a task. Any field of the trainer's config goes to --set."""
 
     max_completion_length: int | None = None  # type: ignore[assignment]
-    """Longest completion in tokens; by default twice the usual demonstration."""
+    """Longest completion in tokens; by default 1.5 times the usual demonstration."""
     template: Template = "auto"
     """How the teacher is shown the demonstration; auto: a preflight on a few rows picks the best."""
-    preflight_rows: int = 32
+    preflight_rows: int = 16
     """Rows that the preflight of --template auto looks at."""
     from_file: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict[str, Any])
     """What the YAML file sets of the trainer's other fields."""
@@ -172,7 +172,7 @@ class PreflightOptions:
     max_teacher_prompt_length: int | None = None
     """Longest teacher prompt in tokens; by default what the model's context leaves."""
     max_completion_length: int | None = None
-    """Longest completion in tokens; by default twice the usual demonstration."""
+    """Longest completion in tokens; by default 1.5 times the usual demonstration."""
     per_device_train_batch_size: int = 4
     """For the memory estimate: prompts per micro-batch."""
     gradient_accumulation_steps: int = 8

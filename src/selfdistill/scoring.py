@@ -19,6 +19,15 @@ def hidden_states(model: PreTrainedModel, passes: Sequence[Scored]) -> Tensor:
     return torch.cat([out.flatten(0, 1)[scored.rows] for out, scored in zip(outputs, passes, strict=True)])
 
 
+def importance_weights(logprobs: Tensor, sampler_logprobs: Tensor, counts: Sequence[int], cap: float) -> Tensor:
+    """exp(trainer's - sampler's logprob) of every loss token [N], at most ``cap``, averaged over each rollout.
+
+    ``counts`` are the rollouts' numbers of loss tokens, N in all. Truncated importance sampling, as in the paper.
+    """
+    ratios = (logprobs - sampler_logprobs).exp().clamp(max=cap)
+    return torch.cat([ratio.mean().expand_as(ratio) for ratio in ratios.split(list(counts))])
+
+
 @torch.no_grad()
 def token_divergences(
     student: PreTrainedModel,

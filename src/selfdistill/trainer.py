@@ -27,7 +27,7 @@ from selfdistill.prompts import as_examples, render_pairs, think_end_ids
 from selfdistill.records import RunRecorder
 from selfdistill.rollout.batched import make_engine
 from selfdistill.rollout.engine import RolloutEngine, Sampling
-from selfdistill.scoring import hidden_states
+from selfdistill.scoring import hidden_states, importance_weights
 from selfdistill.sdft_config import SDFTConfig
 from selfdistill.teacher import Teacher, disable_dropout
 from selfdistill.timer import PhaseTimer
@@ -240,7 +240,6 @@ class SDFTTrainer(Trainer):
         return per_token if weights is None else per_token * weights
 
     def _importance_weights(self, part: Part, hidden: Tensor, head: Tensor) -> Tensor | None:
-        """exp(trainer's - sampler's logprob) capped, averaged over each rollout; [N] or None."""
         if part.sampler_logprobs is None or self.args.sampler_correction_cap is None:
             return None
         logprobs = chunked_logprobs(
@@ -251,10 +250,10 @@ class SDFTTrainer(Trainer):
             logit_scale=self.transform.scale,
             softcap=self.transform.softcap,
         )
-        ratios = (logprobs - part.sampler_logprobs).exp().clamp(max=self.args.sampler_correction_cap)
-        means = [r.mean().expand_as(r) for r in ratios.split([len(s.loss_positions) for s in part.samples])]
-        self.recorder.add("importance_weight", ratios.mean().item())
-        return torch.cat(means)
+        counts = [len(sample.loss_positions) for sample in part.samples]
+        weights = importance_weights(logprobs, part.sampler_logprobs, counts, self.args.sampler_correction_cap)
+        self.recorder.add("importance_weight", weights.mean().item())
+        return weights
 
     # -- teachers and anchors --------------------------------------------------------------------
 

@@ -69,8 +69,10 @@ def choose_template(
     console.print("Preflight: which way of showing the demonstration makes the better teacher?")
     found = look(model, tokenizer, task, examples, args, options.preflight_rows, console)
     show(found, console)
-    if found.tells and not found.go:
+    if found.tells and (found.best.accuracy or 0) <= (found.base_accuracy or 0):
         raise UserError(f"preflight: {found.verdict}. To train all the same, name a --template.")
+    if not found.go:
+        console.print("[yellow]Training goes on, but nothing shows yet that this teacher can teach.[/yellow]")
     return found.best.template, found.best.repeat
 
 

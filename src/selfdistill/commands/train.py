@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from selfdistill import run_folder
-from selfdistill.config import SHOWS_DEMONSTRATION, MethodConfig, deviations_from_paper
+from selfdistill.config import LEARNS_TOKENS, SHOWS_DEMONSTRATION, MethodConfig, deviations_from_paper
 from selfdistill.options import TrainOptions
 from selfdistill.recipes import recipe_names, recipe_path
 from selfdistill.tasks import get_task, resolve_data_dir
@@ -174,7 +174,7 @@ def trainer_config(
         extra = {"save_strategy": "steps", "save_steps": options.save_steps} | extra
     settings = options.method_settings() | extra
     if settings["max_completion_length"] is None:
-        settings["max_completion_length"] = completion_budget(task, examples, tokenizer)
+        settings["max_completion_length"] = completion_budget(task, examples, tokenizer, options.method)
     try:
         return SDFTConfig(output_dir=options.output_dir or "unused", **settings)
     except UserError:
@@ -183,14 +183,15 @@ def trainer_config(
         raise UserError(" ".join(str(error).split()[:40])) from error
 
 
-def completion_budget(task: Task, examples: list[Example], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Tokens of a completion where nobody said: twice what 95% of the demonstrations take, at least 256 and the
-    longest of them, at most what the task allows. A model that rambles on costs time and teaches nothing."""
+def completion_budget(task: Task, examples: list[Example], tokenizer: "PreTrainedTokenizerBase", method: str) -> int:
+    """Tokens of a completion where nobody said: half as much again as 95% of the demonstrations take, at least 256,
+    at most what the task allows. A model that rambles on costs time and teaches nothing. Where the demonstration is
+    the completion, the longest one fits."""
     lengths = sorted(len(tokenizer(example.demonstration_text)["input_ids"]) for example in examples)
     if not lengths:
         return task.max_new_tokens
-    usual, longest = lengths[int(0.95 * (len(lengths) - 1))], lengths[-1]
-    return min(task.max_new_tokens, max(256, 2 * usual, longest + 16))
+    usual, longest = lengths[int(0.95 * (len(lengths) - 1))], lengths[-1] + 16
+    return min(task.max_new_tokens, max(256, usual * 3 // 2, longest if method in LEARNS_TOKENS else 0))
 
 
 def from_yaml(path: str) -> TrainOptions:
