@@ -34,7 +34,7 @@ def refused(**settings) -> str:
 
 
 def test_defaults_are_valid():
-    MethodConfig().validate()
+    assert MethodConfig().validate() is None
 
 
 @pytest.mark.parametrize(

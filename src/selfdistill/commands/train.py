@@ -50,10 +50,11 @@ def run(options: TrainOptions, console: Console) -> None:
         show(options, trainer_config(options, task, examples, tokenizer), examples, tokenizer, console)
         return
 
-    if options.overwrite and options.output_dir:
-        shutil.rmtree(options.output_dir, ignore_errors=True)
     model = models.load_model(options.model_name, dtype=options.dtype)
     trainer = make_trainer(options, task, examples, model, tokenizer, console)
+    if options.overwrite and options.output_dir:  # only now that nothing can be refused any more
+        shutil.rmtree(options.output_dir, ignore_errors=True)
+        Path(options.output_dir).mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=options.resume or None)
     trainer.save_model()
     console.print(f"Model and records are in {escape(str(options.output_dir))}.")
