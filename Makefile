@@ -5,7 +5,9 @@ RUNTIME := .venv/.runtime
 DEV := .venv/.dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check setup lint type imports spell clean
+BENCHMARKS := step loss rollout growth memory evaluation
+
+.PHONY: demo test bench check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -14,6 +16,12 @@ setup: $(DEV)  ## install the package with everything developers need
 
 test: $(DEV)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their table into docs/performance.md
+	@mkdir -p runs/bench
+	@set -e; for name in $(BENCHMARKS); do echo "benchmarks/$$name.py"; \
+	  $(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json; done
+	$(BIN)/python benchmarks/page.py runs/bench
 
 check: lint type imports spell  ## everything but the tests
 

@@ -12,11 +12,18 @@ COMMANDS = {
     "train": ("TrainOptions", "teach a model the demonstrations of a task"),
     "eval": ("EvalOptions", "score a model on a task"),
     "report": ("ReportOptions", "make report.html of a run's folder"),
+    "compare": ("study_options:CompareOptions", "methods side by side: same data, same budget, several seeds"),
+    "continual": ("study_options:ContinualOptions", "one task after another; what each stage gained and lost"),
+    "chat": ("chat_options:ChatOptions", "talk to a model or two side by side, in the terminal or on a page"),
+    "learn": ("ledger_options:LearnOptions", "add a skill to a ledger; refused where an earlier one is lost"),
+    "rollback": ("ledger_options:RollbackOptions", "make an earlier version of a ledger current"),
+    "ledger": ("ledger_options:LedgerOptions", "show a ledger: versions, lineage, skills held"),
     "build": ("BuildOptions", "write the data of the tasks medical and wiki"),
     "tasks": ("ListOptions", "list the tasks: source, licence, rows"),
     "recipes": ("ListOptions", "list the settings that come with the package"),
 }
-"""By name: the class of its options, and a line of help. Its module in ``commands`` has the command's name."""
+"""By name: the class of its options, as ``module:class`` where the module isn't ``options``, and a line of help.
+Its module in ``commands`` has the command's name."""
 
 HELP = """usage: selfdistill COMMAND [options]
 
@@ -31,7 +38,7 @@ Quick start:  selfdistill train --output_dir runs/first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 a user's error, 130 interrupted."""
+    """Runs a command; returns the exit code: 0 done, 2 a user's error, 3 refused by the gate, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())))
@@ -61,9 +68,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     import tyro
     from rich.console import Console
 
-    from selfdistill import options
-
-    options_class = getattr(options, COMMANDS[command][0])
+    module_name, _, class_name = COMMANDS[command][0].rpartition(":")
+    options_class = getattr(importlib.import_module(f"selfdistill.{module_name or 'options'}"), class_name)
     parsed = tyro.cli(
         options_class,
         args=arguments,
@@ -77,18 +83,19 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
 
 def _defaults(options_class: Any, arguments: list[str]) -> Any:
-    """What the YAML file that ``--config`` names sets; without one tyro's sign for the class's own defaults."""
+    """What the YAML file that ``--config`` names sets of a command that trains; else tyro's sign for the class's own
+    defaults."""
     path = None
     for index, argument in enumerate(arguments):
         if argument == "--config" and index + 1 < len(arguments):
             path = arguments[index + 1]
         elif argument.startswith("--config="):
             path = argument.removeprefix("--config=")
-    if path is None or options_class.__name__ != "TrainOptions":
+    if path is None or not hasattr(options_class, "method_settings"):
         import tyro
 
         return tyro.MISSING_NONPROP
 
     from selfdistill.commands.train import from_yaml
 
-    return from_yaml(path)
+    return from_yaml(path, options_class)

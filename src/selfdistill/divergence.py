@@ -3,6 +3,8 @@
 Everything here is a pure function of tensors. The chunked functions take hidden states and the
 LM head's weights instead of logits: a chunk of rows is multiplied with the head, used, and dropped,
 so that no tensor of shape [tokens, vocabulary] ever exists for either model, forward or backward.
+Where the weights of the tokens in the loss are given, a chunk's gradient is made while its logits are
+at hand; without them the backward pass makes the logits once more.
 
 Notation, per token: p = teacher, q = student, both softmax(transform(hidden @ head.T) / temperature).
 
@@ -17,19 +19,15 @@ not turn into either KL at beta 0 or 1: it is zero there. Name the KL you want i
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from selfdistill.chunked import GradientFn, by_autograd, chunked
 
 Kind = Literal["forward_kl", "reverse_kl", "jsd"]
 TopKOf = Literal["teacher", "student"]
-ValueFn = Callable[[slice, Tensor, Tensor | None], Tensor]
-
-CHUNK_ELEMENTS = 1 << 23
-"""Logits of one chunk when no chunk size is given: 8.4 million, 34 MB in fp32."""
 
 
 def chunked_divergence(
@@ -47,6 +45,7 @@ def chunked_divergence(
     clip: float | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    weights: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     """Divergence of every token, over the full vocabulary or its top k.
@@ -64,11 +63,13 @@ def chunked_divergence(
         clip: upper bound of a token's value; a clipped token has no gradient.
         logit_scale: factor on the logits (Cohere; Granite's divisor inverted).
         softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
+        weights: [N], factors on the values, constants. With them the backward pass costs nothing more, but
+            takes only a gradient that is the same for every token, such as that of ``.sum()``.
         chunk_size: rows per chunk; by default as many as make 8.4 million logits.
 
     Returns:
-        [N] values in nats, fp32 (fp64 for fp64 input). Gradients flow to ``student_hidden`` and
-        ``student_head`` only.
+        [N] values in nats, times ``weights`` if given; fp32 (fp64 for fp64 input). Gradients flow to
+        ``student_hidden`` and ``student_head`` only.
 
     Raises:
         ValueError: an argument is out of range or shapes do not agree.
@@ -97,7 +98,9 @@ def chunked_divergence(
         result = divergence(log_q, log_p, kind=kind, beta=beta)
         return result if clip is None else result.clamp(max=clip)
 
-    return _apply(values, student_hidden, student_head, teacher_hidden, teacher_head, chunk_size)
+    plain = kind == "forward_kl" and support is None and clip is None and softcap is None
+    gradient = _forward_kl_gradient(logit_scale / temperature) if plain else by_autograd(values)
+    return chunked(values, gradient, student_hidden, student_head, teacher_hidden, teacher_head, weights, chunk_size)
 
 
 def chunked_sampled_divergence(
@@ -111,6 +114,7 @@ def chunked_sampled_divergence(
     clip: float | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    weights: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     """Reverse KL estimated from the sampled token alone: log q(y) - log p(y), y drawn from q.
@@ -136,7 +140,8 @@ def chunked_sampled_divergence(
             ratio = ratio.clamp(-clip, clip)
         return ratio + ratio * (log_q - log_q.detach())  # the second term is 0 and carries the gradient
 
-    return _apply(values, student_hidden, student_head, teacher_hidden, teacher_head, chunk_size)
+    gradient = by_autograd(values)
+    return chunked(values, gradient, student_hidden, student_head, teacher_hidden, teacher_head, weights, chunk_size)
 
 
 def chunked_logprobs(
@@ -147,6 +152,7 @@ def chunked_logprobs(
     temperature: float = 1.0,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    weights: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
     """Log-probability in nats of ``token_ids`` [N] int64 under softmax(transform(hidden @ head.T) / T).
@@ -160,7 +166,7 @@ def chunked_logprobs(
         logits = transform_logits(raw, temperature, logit_scale, softcap)
         return logits.gather(-1, token_ids[rows, None]).squeeze(-1) - logits.logsumexp(-1)
 
-    return _apply(values, hidden, head, None, None, chunk_size)
+    return chunked(values, by_autograd(values), hidden, head, None, None, weights, chunk_size)
 
 
 def divergence(student_log_probs: Tensor, teacher_log_probs: Tensor, *, kind: Kind, beta: float = 0.5) -> Tensor:
@@ -213,84 +219,17 @@ def _restrict(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
     return torch.cat([kept, rest], dim=-1) - logits.logsumexp(-1, keepdim=True)
 
 
-def _apply(
-    values: ValueFn,
-    student_hidden: Tensor,
-    student_head: Tensor,
-    teacher_hidden: Tensor | None,
-    teacher_head: Tensor | None,
-    chunk_size: int | None,
-) -> Tensor:
-    if chunk_size is None:
-        chunk_size = max(1, CHUNK_ELEMENTS // student_head.shape[0])
-    elif chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
-    result: Any = _Chunked.apply(  # type: ignore[no-untyped-call]
-        values, chunk_size, student_hidden, student_head, teacher_hidden, teacher_head
-    )
-    assert isinstance(result, Tensor)
-    return result
+def _forward_kl_gradient(scale: float) -> GradientFn:
+    """KL(p || q) of logits that are ``scale`` times the raw ones; its gradient is scale * (q - p)."""
 
+    def gradient(_: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert teacher_raw is not None
+        log_q = student_raw.mul_(scale).log_softmax(-1)
+        log_p = teacher_raw.mul_(scale).log_softmax(-1)
+        out = _kl(log_p, log_q)
+        return out, log_q.exp_().sub_(log_p.exp_()).mul_(scale)
 
-class _Chunked(torch.autograd.Function):
-    """Row-wise values of logits that are computed a chunk at a time, and again in the backward pass."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        values: ValueFn,
-        chunk_size: int,
-        student_hidden: Tensor,
-        student_head: Tensor,
-        teacher_hidden: Tensor | None,
-        teacher_head: Tensor | None,
-    ) -> Tensor:
-        ctx.values, ctx.chunk_size = values, chunk_size
-        ctx.save_for_backward(student_hidden, student_head, teacher_hidden, teacher_head)
-        dtype = torch.promote_types(student_hidden.dtype, torch.float32)
-        out = student_hidden.new_empty(student_hidden.shape[0], dtype=dtype)
-        for rows in _chunks(len(out), chunk_size):
-            student_raw = _raw_logits(student_hidden, student_head, rows)
-            assert student_raw is not None
-            out[rows] = values(rows, student_raw, _raw_logits(teacher_hidden, teacher_head, rows))
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        student_hidden: Tensor
-        student_head: Tensor
-        student_hidden, student_head, teacher_hidden, teacher_head = ctx.saved_tensors
-        _, _, need_hidden, need_head, *_ = ctx.needs_input_grad
-        grad_hidden = torch.zeros_like(student_hidden) if need_hidden else None
-        accumulate = torch.promote_types(student_head.dtype, torch.float32)  # bf16 would lose late chunks
-        grad_head = torch.zeros_like(student_head, dtype=accumulate) if need_head else None
-        for rows in _chunks(len(grad_out), ctx.chunk_size):
-            student_raw = _raw_logits(student_hidden, student_head, rows)
-            assert student_raw is not None
-            with torch.enable_grad():
-                student_raw.requires_grad_()
-                out: Tensor = ctx.values(rows, student_raw, _raw_logits(teacher_hidden, teacher_head, rows))
-            (grad_logits,) = torch.autograd.grad(out, student_raw, grad_out[rows])
-            grad_logits = grad_logits.to(student_hidden.dtype)
-            if grad_hidden is not None:
-                grad_hidden[rows] = grad_logits @ student_head
-            if grad_head is not None:
-                grad_head += grad_logits.T @ student_hidden[rows]
-        grad_head = None if grad_head is None else grad_head.to(student_head.dtype)
-        return None, None, grad_hidden, grad_head, None, None
-
-
-def _chunks(num_rows: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
-
-
-def _raw_logits(hidden: Tensor | None, head: Tensor | None, rows: slice) -> Tensor | None:
-    """hidden[rows] @ head.T, [n, V], in at least fp32, outside any graph."""
-    if hidden is None or head is None:
-        return None
-    logits = hidden.detach()[rows] @ head.detach().T
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return gradient
 
 
 def _check_shapes(student_hidden: Tensor, student_head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor) -> None:

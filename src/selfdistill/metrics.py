@@ -221,6 +221,22 @@ def forgetting(matrix: Sequence[Sequence[float]]) -> float:
     return mean([top - last for top, last in zip(best, rows[-1], strict=False)]) if best else 0.0
 
 
+def normalized(matrix: Sequence[Sequence[float]], base: Sequence[float]) -> list[list[float | None]]:
+    """(R[i][j] - base[j]) / (best[j] - base[j]) with best[j] the highest R[i][j] of all stages i: 0 is the untrained
+    model, 1 the best that this sequence ever was at the task. None for a task that never rose above its base.
+
+    ValueError unless R is square and base as long.
+    """
+    rows = _square(matrix)
+    if len(base) != len(rows):
+        raise ValueError(f"base has {len(base)} scores for {len(rows)} tasks")
+    best = [max(row[task] for row in rows) for task in range(len(rows))]
+    return [
+        [(score - low) / (top - low) if top > low else None for score, low, top in zip(row, base, best, strict=True)]
+        for row in rows
+    ]
+
+
 def _square(matrix: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
     if not matrix or any(len(row) != len(matrix) for row in matrix):
         shape = [len(row) for row in matrix]

@@ -1,11 +1,16 @@
 """A progress line on terminals; plain lines elsewhere."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
+
+NO_STEP_LIMIT = 10**9
+"""``max_steps`` of a run that something else than the number of its steps ends."""
 
 
 class TrainingProgress(TrainerCallback):
@@ -26,7 +31,8 @@ class TrainingProgress(TrainerCallback):
         if self._console.is_terminal:
             self._bar = progress_bar(self._console)
             self._bar.start()
-            self._bar_task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, note="")
+            total = state.max_steps if state.max_steps < NO_STEP_LIMIT else None
+            self._bar_task = self._bar.add_task("training", total=total, completed=state.global_step, note="")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
@@ -37,6 +43,8 @@ class TrainingProgress(TrainerCallback):
         note = f"loss {logs['loss']:.3f}  {tokens / seconds if seconds > 0 else 0:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.update(self._bar_task, completed=state.global_step, note=note)
+        elif self._due(state) and state.max_steps >= NO_STEP_LIMIT:
+            self._console.print(f"step {state.global_step}  {note}")
         elif self._due(state):
             left = wall / state.global_step * (state.max_steps - state.global_step)
             self._console.print(f"step {state.global_step}/{state.max_steps}  {note}  {left / 60:.1f} min left")
@@ -49,6 +57,18 @@ class TrainingProgress(TrainerCallback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the console is free for another bar."""
+        if self._bar is None:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
 
     def _due(self, state: Any) -> bool:
         now = time.monotonic()

@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,25 @@ class RunRecorder:
             if row is not None:
                 row["per_token_kl"] = [round(value, 5) for value in values.tolist()]
 
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of the run so far, those left out not counted."""
+        return time.perf_counter() - self._started
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Inside, the run's clock stands still, as for an evaluation between two steps."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._started += time.perf_counter() - start
+
     def means(self) -> dict[str, float]:
         """Mean of every metric since the last call, and the run's wall seconds so far."""
         means = {name: sum(values) / len(values) for name, values in self._values.items()}
         self._values.clear()
-        return means | {"wall_seconds": time.perf_counter() - self._started}
+        return means | {"wall_seconds": self.wall_seconds}
 
     def write_metrics(self, step: int, logs: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl."""

@@ -16,6 +16,8 @@ from typing import Any
 
 CONFIG, METRICS, ROLLOUTS, REPORT = "run_config.json", "metrics.jsonl", "rollouts.jsonl", "report.html"
 RESULTS, RESPONSES = "eval_results.json", "eval_responses.json"
+GATE = "gate.json"
+"""What the ledger's gate said of the model in the folder."""
 
 
 def write_text(path: Path, text: str) -> None:

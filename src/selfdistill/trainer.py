@@ -48,7 +48,8 @@ class SDFTTrainer(Trainer):
         processing_class: the model's tokenizer; loaded with the model where that is a name.
         peft_config: LoRA (or another adapter) to put on the model.
         anchor_dataset: general prompts, in the same forms, needed where ``args.anchor_share`` is above 0.
-        base_weights: for ``method="reinvoke"`` the base model's weights by parameter name.
+        base_weights: what the teacher starts from and anchor prompts are held to, by parameter name; by
+            default the model's own weights. ``method="reinvoke"`` needs them.
         engine: what samples completions; by default the fastest that knows the model.
         facts: what else run_config.json is to hold, such as names of model and data.
         callbacks: as in Trainer.
@@ -102,15 +103,11 @@ class SDFTTrainer(Trainer):
         self.transform = head_transform(student.config)
         self.think_end = think_end_ids(tokenizer)
         self.timer = PhaseTimer(args.device)
-        self.recorder = RunRecorder(
-            Path(str(args.output_dir)),
-            tokenizer,
-            args.rollouts_logged_per_step,
-            self.is_world_process_zero(),
-        )
+        folder, kept = Path(str(args.output_dir)), args.rollouts_logged_per_step
+        self.recorder = RunRecorder(folder, tokenizer, kept, self.is_world_process_zero())
         self.num_rows = len(train_pairs)
         self._facts = facts or {}
-        self._tokens_seen = 0
+        self.tokens_seen = 0
 
     # -- a step, from prompts to loss ------------------------------------------------------------
 
@@ -183,28 +180,33 @@ class SDFTTrainer(Trainer):
             with self.timer.phase("backward"):
                 self.accelerator.backward(loss)
             total += loss.detach()
-        self._tokens_seen += inputs.num_tokens
+        self.tokens_seen += inputs.num_tokens
         return total
 
     def _part_loss(self, part: Part) -> Tensor:
         """The weighted sum over the part's loss tokens, a scalar in nats."""
-        per_token = self._token_loss(part) if part.target == "tokens" else self._divergence(part)
-        self.recorder.add_per_token(part, per_token.detach())
-        return (per_token * part.weights).sum()
+        weighted = self._token_loss(part) if part.target == "tokens" else self._divergence(part)
+        self.recorder.add_per_token(part, weighted.detach() / part.weights)
+        return weighted.sum()
 
     def _token_loss(self, part: Part) -> Tensor:
-        """Cross-entropy of given tokens, [N]; DFT weighs each by the model's own probability of it."""
+        """Weighted cross-entropy of given tokens, [N]; DFT weighs each by the model's own probability of it, too."""
         with self.timer.phase("student"):
             hidden, head = hidden_states(self.model, part.student), output_head(self.model)
+        with self.timer.phase("divergence"):
+            dft = self.args.method == "dft"
             logprobs = chunked_logprobs(
-                hidden, head, part.token_ids, logit_scale=self.transform.scale, softcap=self.transform.softcap
+                hidden,
+                head,
+                part.token_ids,
+                logit_scale=self.transform.scale,
+                softcap=self.transform.softcap,
+                weights=None if dft else -part.weights,
             )
-        if self.args.method == "dft":
-            return -logprobs * logprobs.detach().exp()
-        return -logprobs
+        return -part.weights * logprobs.detach().exp() * logprobs if dft else logprobs
 
     def _divergence(self, part: Part) -> Tensor:
-        """Divergence between teacher and student at every loss token, [N]."""
+        """Weighted divergence between teacher and student at every loss token, [N]."""
         assert part.teacher is not None
         with self.timer.phase("teacher"), torch.no_grad(), self.teachers[part.target].active():
             teacher_hidden = hidden_states(self.model, part.teacher)
@@ -213,35 +215,31 @@ class SDFTTrainer(Trainer):
             hidden, head = hidden_states(self.model, part.student), output_head(self.model)
         with self.timer.phase("divergence"):
             options = {
+                "weights": part.weights * self._importance_weights(part, hidden, head),
                 "temperature": self.args.temperature,
                 "clip": self.args.divergence_clip,
                 "logit_scale": self.transform.scale,
                 "softcap": self.transform.softcap,
             }
             if self.args.divergence_support == "sampled":
-                per_token = chunked_sampled_divergence(
-                    hidden, head, teacher_hidden, teacher_head, part.token_ids, **options
-                )
-            else:
-                top_k = self.args.divergence_top_k if self.args.divergence_support == "top_k" else None
-                per_token = chunked_divergence(
-                    hidden,
-                    head,
-                    teacher_hidden,
-                    teacher_head,
-                    kind=self.args.divergence,
-                    beta=self.args.divergence_beta,
-                    top_k=top_k,
-                    top_k_of=self.args.divergence_top_k_of,
-                    tail=self.args.divergence_tail,
-                    **options,
-                )
-            weights = self._importance_weights(part, hidden, head)
-        return per_token if weights is None else per_token * weights
+                return chunked_sampled_divergence(hidden, head, teacher_hidden, teacher_head, part.token_ids, **options)
+            return chunked_divergence(
+                hidden,
+                head,
+                teacher_hidden,
+                teacher_head,
+                kind=self.args.divergence,
+                beta=self.args.divergence_beta,
+                top_k=self.args.divergence_top_k if self.args.divergence_support == "top_k" else None,
+                top_k_of=self.args.divergence_top_k_of,
+                tail=self.args.divergence_tail,
+                **options,
+            )
 
-    def _importance_weights(self, part: Part, hidden: Tensor, head: Tensor) -> Tensor | None:
+    def _importance_weights(self, part: Part, hidden: Tensor, head: Tensor) -> Tensor | float:
+        """[N], or 1 where the engine gave no logprobs or no correction is wanted."""
         if part.sampler_logprobs is None or self.args.sampler_correction_cap is None:
-            return None
+            return 1.0
         logprobs = chunked_logprobs(
             hidden.detach(),
             head.detach(),
@@ -258,20 +256,20 @@ class SDFTTrainer(Trainer):
     # -- teachers and anchors --------------------------------------------------------------------
 
     def _make_teachers(self, base_weights: dict[str, Tensor] | None) -> dict[str, Teacher]:
-        """The teacher, and the frozen start model that anchor prompts are held to."""
+        """The teacher, and the frozen model that anchor prompts are held to."""
         teachers: dict[str, Teacher] = {}
         if self._target == "teacher":
             kind = "frozen" if self.args.method == "reinvoke" else self.args.teacher
             rate, every = self.args.teacher_update_rate, self.args.teacher_sync_steps
             teachers["teacher"] = Teacher(self.masters, kind, rate, every)
-        if self.args.method == "reinvoke":
-            if base_weights is None:
-                raise ValueError("method reinvoke needs base_weights: the model to distil from")
-            teachers["teacher"].load_state_dict({name: base_weights[name] for name in self.masters.parameters})
         if self.args.anchor_share > 0:
-            frozen = teachers.get("teacher")
-            same = frozen is not None and frozen.kind == "frozen" and base_weights is None
-            teachers["start"] = frozen if same and frozen else Teacher(self.masters, "frozen")
+            frozen = [teacher for teacher in teachers.values() if teacher.kind == "frozen"]
+            teachers["start"] = frozen[0] if frozen else Teacher(self.masters, "frozen")
+        if base_weights is not None:
+            for teacher in teachers.values():
+                teacher.load_state_dict({name: base_weights[name] for name in self.masters.parameters})
+        elif self.args.method == "reinvoke":
+            raise ValueError("method reinvoke needs base_weights: the model to distil from")
         return teachers
 
     def _anchors(self, num_prompts: int) -> list[PromptPair]:
@@ -335,9 +333,8 @@ class SDFTTrainer(Trainer):
             self.masters.load_state_dict(load_file(f"{checkpoint}/{MASTERS_FILE}"))
             state = load_file(f"{checkpoint}/{TEACHER_FILE}")
             for role, teacher in self.teachers.items():
-                teacher.load_state_dict(
-                    {key.split("/", 1)[1]: t for key, t in state.items() if key.startswith(f"{role}/")}
-                )
+                own = {key.removeprefix(f"{role}/"): t for key, t in state.items() if key.startswith(f"{role}/")}
+                teacher.load_state_dict(own)
 
     def _teachers_state(self) -> dict[str, Tensor]:
         return {
@@ -353,7 +350,7 @@ class SDFTTrainer(Trainer):
         if "loss" in logs:
             logs |= self.recorder.means()
             logs |= {f"seconds/{name}": seconds for name, seconds in self.timer.drain().items()}
-            logs |= {"tokens_seen": self._tokens_seen, "flos": self.state.total_flos}
+            logs |= {"tokens_seen": self.tokens_seen, "flos": self.state.total_flos}
         super().log(logs, start_time)
         self.recorder.write_metrics(self.state.global_step, logs)
 

@@ -34,8 +34,10 @@ def with_file(options_class: type[_Options], path: str, extra: Sequence[str]) ->
     return options_class(**known), others
 
 
-def parse_assignments(assignments: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
+def parse_assignments(assignments: Sequence[str], known: Sequence[str], flag: str = "--set") -> dict[str, Any]:
     """``name=value`` strings to a dict; values are read as YAML, so 1e-5, true and null mean what they say.
+
+    ``flag`` is where they were given, for the messages.
 
     Raises:
         UserError: no equals sign, an unknown name, or a value that isn't YAML.
@@ -46,13 +48,13 @@ def parse_assignments(assignments: Sequence[str], known: Sequence[str]) -> dict[
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--set {text}: write it as name=value.")
+            raise UserError(f"{flag} {text}: write it as name=value.")
         if name not in known:
-            raise UserError(f"--set {text}: unknown setting {name!r}.{did_you_mean(name, known)}")
+            raise UserError(f"{flag} {text}: unknown setting {name!r}.{did_you_mean(name, known)}")
         try:
             result[name] = YAML(typ="safe").load(value)
         except YAMLError as error:
-            raise UserError(f"--set {text}: the value does not read as YAML. Quote it.") from error
+            raise UserError(f"{flag} {text}: the value does not read as YAML. Quote it.") from error
     return result
 
 

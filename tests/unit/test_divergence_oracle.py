@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from selfdistill.divergence import CHUNK_ELEMENTS, chunked_divergence, chunked_logprobs, chunked_sampled_divergence
+from selfdistill.chunked import CHUNK_ELEMENTS
+from selfdistill.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
 
 
 def assert_agrees(case: Case, chunk_size: int | None, variant: dict, *, dtype=torch.float64, tolerance=1e-9) -> None:
@@ -175,3 +176,30 @@ def test_default_chunks_hold_eight_million_logits():
         values = chunked_divergence(zeros, torch.zeros(vocabulary, 1), zeros, torch.zeros(vocabulary, 1))
     assert largest.numel == 3 * vocabulary
     assert values.tolist() == [0.0] * 7
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=variant_name)
+def test_gradients_made_along_with_the_values_are_those_of_the_weighted_sum(variant):
+    case = make_case(tokens=7, vocabulary=13, spread=2.0)
+    weights = torch.linspace(0.1, 2, 7, dtype=torch.float64)
+    ones = torch.full((7,), 3.0, dtype=torch.float64)
+    values, hidden, head = with_gradients(
+        lambda c: chunked_divergence(*c.tensors, chunk_size=3, weights=weights, **variant), case, ones
+    )
+    expected = with_gradients(lambda c: oracle(c, **variant) * weights, case, ones)
+    for ours, theirs in zip((values, hidden, head), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_with_weights_every_token_must_have_the_same_gradient():
+    case = make_case(tokens=3, vocabulary=5)
+    hidden = case.student_hidden.clone().requires_grad_()
+    values = chunked_divergence(hidden, *case.tensors[1:], weights=torch.ones(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="sum the values"):
+        values.backward(torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64))
+
+
+def test_weights_of_another_length_are_refused():
+    case = make_case(tokens=3, vocabulary=5)
+    with pytest.raises(ValueError, match=r"weights \(2,\)"):
+        chunked_divergence(*case.tensors, weights=torch.ones(2, dtype=torch.float64))

@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from selfdistill.sdft_config import SDFTConfig
     from selfdistill.trainer import SDFTTrainer
+
+_TrainOptions = TypeVar("_TrainOptions", bound=TrainOptions)
 
 
 def run(options: TrainOptions, console: Console) -> None:
@@ -67,8 +69,14 @@ def make_trainer(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     console: Console,
+    *,
+    weights: "dict[str, Tensor] | None" = None,
+    quiet: bool = False,
 ) -> "SDFTTrainer":
-    """The trainer for a model in memory, LoRA put on it if wanted; says what is about to run."""
+    """The trainer for a model in memory, LoRA put on it if wanted; says what is about to run unless ``quiet``.
+
+    ``weights``: what the teacher starts from, by parameter name; see ``base_weights`` of SDFTTrainer.
+    """
     from selfdistill import models
     from selfdistill.progress import TrainingProgress
     from selfdistill.trainer import SDFTTrainer
@@ -85,7 +93,7 @@ def make_trainer(
         examples,
         tokenizer,
         anchor_dataset=anchor_examples(args.anchor_data) if args.anchor_share else [],
-        base_weights=base_weights(options) if args.method == "reinvoke" else None,
+        base_weights=base_weights(options) if args.method == "reinvoke" else weights,
         facts={
             "model_name": options.model_name,
             "task": task.name,
@@ -93,7 +101,8 @@ def make_trainer(
         },
         callbacks=[TrainingProgress(console)],
     )
-    announce(options, args, len(examples), trainer.num_rows, console)
+    if not quiet:
+        announce(options, args, len(examples), trainer.num_rows, console)
     return trainer
 
 
@@ -195,11 +204,11 @@ def completion_budget(task: Task, examples: list[Example], tokenizer: "PreTraine
     return min(task.max_new_tokens, max(256, usual * 3 // 2, longest if method in LEARNS_TOKENS else 0))
 
 
-def from_yaml(path: str) -> TrainOptions:
+def from_yaml(path: str, options_class: type[_TrainOptions] = TrainOptions) -> _TrainOptions:
     """Options as a YAML file or a recipe's name sets them. Raises UserError for what is wrong in it, with its line."""
     if not Path(path).exists() and path in recipe_names():
         path = str(recipe_path(path))
-    options, extra = with_file(TrainOptions, path, list(other_fields()))
+    options, extra = with_file(options_class, path, list(other_fields()))
     options.config = path
     options.from_file = extra
     return options

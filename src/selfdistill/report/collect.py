@@ -62,14 +62,21 @@ def collect(folder: Path) -> Results:
         for name, path in folders.items()
         for found in [*read_drift(_before(path, folder), name, "before"), *read_drift(path / AFTER, name, "after")]
     ]
-    shown = runs_shown(list(runs.values()))
+    study = entries(folder / COMPARE)
+    arms = {entry["run"]: entry["method"] for entry in study if entry.get("chosen")}
+    shown = runs_shown([run for run in runs.values() if not arms or run.name in arms], arms)
     samples = gather(before, {name: after[name] for name in shown})
     return Results(
         title=folder.resolve().name,
         written=datetime.now().astimezone().isoformat(timespec="seconds"),
         selfdistill=run_folder.versions().get("selfdistill", "unknown"),
-        verdict=common_verdict(comparisons),
-        warnings=[*warnings.of_settings(before, after), *warnings.of_drift(drift), *warnings.of_phrases(samples)],
+        verdict=common_verdict([c for c in comparisons if not arms or c.run in arms]),
+        warnings=[
+            *warnings.of_gate(folders),
+            *warnings.of_settings(before, after),
+            *warnings.of_drift(drift),
+            *warnings.of_phrases(samples),
+        ],
         comparisons=comparisons,
         between_runs=between({name: after[name] for name in shown}),
         drift=drift,
@@ -77,7 +84,9 @@ def collect(folder: Path) -> Results:
         shown=shown,
         samples=choose(samples),
         num_samples=len(samples),
-        compare=entries(folder / COMPARE),
+        compare=study,
+        tests=entries(folder / COMPARE, "tests"),
+        equal_skill=entries(folder / COMPARE, "equal_skill"),
         continual=sequences(folder / CONTINUAL),
     )
 
@@ -107,9 +116,9 @@ def common_verdict(comparisons: Sequence[Comparison]) -> str:
     return BETTER if found == {BETTER} else NOT_ENOUGH_DATA
 
 
-def runs_shown(runs: Sequence[Run]) -> list[str]:
-    """Names of the runs to show in full: one of each method first, then the others, at most four."""
-    first = {run.method: run.name for run in reversed(runs)}
+def runs_shown(runs: Sequence[Run], arms: Mapping[str, str]) -> list[str]:
+    """Names of the runs to show in full: one of each arm (else method) first, then the others, at most four."""
+    first = {arms.get(run.name, run.method): run.name for run in reversed(runs)}
     names = [run.name for run in runs]
     order = sorted(names, key=lambda name: (name not in first.values(), names.index(name)))[:RUNS_SHOWN]
     return sorted(order, key=names.index)
@@ -128,12 +137,12 @@ def between(after: Mapping[str, Mapping[str, Evaluation]]) -> list[RunPair]:
     return found
 
 
-def entries(path: Path) -> list[dict[str, Any]]:
-    """Entries of compare.json; none if there is no such file."""
-    if not path.exists():
-        return []
-    value = read_json(path)
-    return value["entries"] if isinstance(value, dict) else value
+def entries(path: Path, of: str = "entries") -> list[dict[str, Any]]:
+    """One of the lists in compare.json, which may be its entries alone; none if there is no such file."""
+    value = read_json(path) if path.exists() else []
+    if isinstance(value, dict):
+        return value.get(of, [])
+    return value if of == "entries" else []
 
 
 def sequences(path: Path) -> list[dict[str, Any]]:

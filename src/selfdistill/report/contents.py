@@ -170,5 +170,9 @@ class Results:
     """Evaluation rows there were to choose the samples from."""
     compare: list[dict[str, Any]]
     """Entries of compare.json: one per method, seed, learning rate and checkpoint."""
+    tests: list[dict[str, Any]]
+    """Paired tests of compare.json: for each two arms every seed's, and what they come to over seeds."""
+    equal_skill: list[dict[str, Any]]
+    """Of compare.json: what each two arms cost where both are equally good."""
     continual: list[dict[str, Any]]
     """Sequences of continual.json, each with tasks, accuracy_matrix, base and the six summaries."""

@@ -1,7 +1,7 @@
 """Values as people read them."""
 
 from selfdistill.report.contents import Measure
-from selfdistill.report.tables import Value
+from selfdistill.report.table import Value
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -38,6 +38,15 @@ MEANINGS = {
     "in advance.",
     "forgetting": "Mean over the earlier tasks j of (best R[i, j] before the last stage) - R[last, j]. 0 is none.",
     "learning_accuracy": "Mean of the diagonal of R: each task just after its stage.",
+    "normalized": "(R[i, j] - base[j]) / (best[j] - base[j]), best[j] the highest R[i, j] of all stages i: 0 is the "
+    "model before training, 1 the best that this sequence was at the task. Empty where it never rose above its base.",
+    "validation": "Score on training rows that were held back. Of several learning rates of a method the one with the "
+    "highest score there runs on the other seeds; of equals the lowest.",
+    "p holm": "The p-value corrected by Holm's method for all tests of this table.",
+    "over seeds": "Standard deviation over seeds of the difference, and the share of seeds in which it has the sign of "
+    "its mean.",
+    "equal skill": "A method's path runs in straight lines from the base model through its checkpoints; values are "
+    "read off where it first reaches this score: the highest that every seed of both reaches, and half the way there.",
     "new task": "Score on the task that was trained, in percent, with its 95% interval.",
     "prior": "Mean score on the prior benchmarks, in percent: what was kept.",
     "tokens": "Tokens trained on.",

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from selfdistill.report.contents import Comparison, Measure, Results
-from selfdistill.report.tables import prior_mean
+from selfdistill.report.study_tables import prior_mean
 from selfdistill.report.training import PHASES
 
 COLOURS = [f"var(--c{i})" for i in range(1, 7)]

@@ -3,43 +3,16 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from selfdistill.report.contents import Comparison, Measure, Results, Run
-
-Value = str | float | Measure | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A column: its title, how its values are written, and what they mean."""
-
-    title: str
-    kind: str = "text"
-    """text, count, number, rate, percent, points, p, or heat (a percentage on a shaded cell)."""
-    meaning: str = ""
-    """Key of the glossary."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table: its file name, title, columns and rows of values."""
-
-    name: str
-    section: str
-    """Heading of the page it stands under."""
-    title: str
-    columns: list[Column]
-    rows: list[list[Value]]
+from selfdistill.report.study_tables import study_tables
+from selfdistill.report.table import Column, Table, Value
 
 
 def all_tables(results: Results) -> list[Table]:
     """Every table that has rows, in the order of the page."""
     found = [scores(results), pairs(results), drift(results)]
-    found += [*compare_summary(results), *compare_checkpoints(results), *continual(results)]
-    found += [training(results), time(results)]
+    found += [*study_tables(results), training(results), time(results)]
     return [_without_empty_columns(table) for table in found if table.rows]
 
 
@@ -101,93 +74,6 @@ def drift(results: Results) -> Table:
     return Table(name="drift", section="scores", title="Drift on general prompts", columns=columns, rows=rows)
 
 
-def compare_summary(results: Results) -> list[Table]:
-    """The last checkpoint of each method and learning rate, over its seeds."""
-    last: dict[tuple[str, float, int], dict[str, Any]] = {}
-    for entry in sorted(results.compare, key=lambda entry: entry["step"]):
-        last[entry["method"], entry["learning_rate"], entry["seed"]] = entry
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
-    for (method, rate, _), entry in last.items():
-        groups[method, rate].append(entry)
-    columns = [
-        Column(title="method"),
-        Column(title="learning rate", kind="rate"),
-        Column(title="seeds", kind="count"),
-        Column(title="step", kind="count"),
-        Column(title="new task % [seeds' range]", kind="percent", meaning="new task"),
-        Column(title="prior % [seeds' range]", kind="percent", meaning="prior"),
-        Column(title="KL a token", kind="number", meaning="kl_per_token"),
-        Column(title="reference loss", kind="number", meaning="reference_nll"),
-        Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
-        Column(title="tokens", kind="count", meaning="tokens"),
-        Column(title="seconds", kind="count", meaning="wall_s"),
-    ]
-    rows: list[list[Value]] = []
-    for (method, rate), group in sorted(groups.items()):
-        row: list[Value] = [method, rate, len(group), _mean([entry["step"] for entry in group])]
-        row += [_range([e["new_task"]["accuracy"] for e in group]), _range([prior_mean(e) for e in group])]
-        for name in ("kl_per_token", "reference_nll", "format_leak_rate"):
-            row.append(_mean([(entry.get("drift") or {}).get(name) for entry in group]))
-        rows.append([*row, _mean([e.get("tokens") for e in group]), _mean([e.get("wall_s") for e in group])])
-    title = "Last checkpoint of each method, mean over seeds"
-    return [Table(name="compare", section="methods", title=title, columns=columns, rows=rows)]
-
-
-def compare_checkpoints(results: Results) -> list[Table]:
-    """Every checkpoint of every method, seed and learning rate."""
-    priors = list(dict.fromkeys(name for entry in results.compare for name in entry.get("prior") or {}))
-    columns = [
-        Column(title="method"),
-        Column(title="learning rate", kind="rate"),
-        Column(title="seed", kind="count"),
-        Column(title="step", kind="count"),
-        Column(title="new task %", kind="percent", meaning="new task"),
-        *(Column(title=f"{name} %", kind="percent") for name in priors),
-        Column(title="KL a token", kind="number", meaning="kl_per_token"),
-        Column(title="reference loss", kind="number", meaning="reference_nll"),
-        Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
-        Column(title="tokens", kind="count", meaning="tokens"),
-        Column(title="seconds", kind="count", meaning="wall_s"),
-    ]
-    rows: list[list[Value]] = []
-    for entry in results.compare:
-        low, high = entry["new_task"].get("interval") or (None, None)
-        skill = Measure(value=entry["new_task"]["accuracy"], low=low, high=high)
-        moved, prior = entry.get("drift") or {}, entry.get("prior") or {}
-        rows.append(
-            [entry["method"], entry["learning_rate"], entry["seed"], entry["step"], skill]
-            + [prior.get(name) for name in priors]
-            + [moved.get(name) for name in ("kl_per_token", "reference_nll", "format_leak_rate")]
-            + [entry.get("tokens"), entry.get("wall_s")]
-        )
-    return [Table(name="checkpoints", section="methods", title="All checkpoints", columns=columns, rows=rows)]
-
-
-def continual(results: Results) -> list[Table]:
-    """The summaries of every sequence, then each one's accuracy matrix."""
-    names = ("average_accuracy", "average_incremental_accuracy", "learning_accuracy")
-    signed = ("backward_transfer", "forward_transfer", "forgetting")
-    columns = [Column(title="method")]
-    columns += [Column(title=f"{name.replace('_', ' ')} %", kind="percent", meaning=name) for name in names]
-    columns += [Column(title=name.replace("_", " "), kind="points", meaning=name) for name in signed]
-    rows: list[list[Value]] = [
-        [run["method"], *(run.get(name) for name in (*names, *signed))] for run in results.continual
-    ]
-    found = [Table(name="continual", section="sequence", title="Summary", columns=columns, rows=rows)]
-    for index, run in enumerate(results.continual, start=1):
-        heads = [Column(title="after stage"), *(Column(title=f"{task} %", kind="heat") for task in run["tasks"])]
-        matrix: list[list[Value]] = [["before training", *run["base"]]] if run.get("base") else []
-        matrix += [
-            [f"{i}. {task}", *row]
-            for i, (task, row) in enumerate(zip(run["tasks"], run["accuracy_matrix"], strict=True), start=1)
-        ]
-        of = f" of {run['method']}" if run["method"] else ""
-        name = f"accuracy_matrix_{index}" if len(results.continual) > 1 else "accuracy_matrix"
-        title = f"Accuracy matrix{of}"
-        found.append(Table(name=name, section="sequence", title=title, columns=heads, rows=matrix))
-    return found
-
-
 def training(results: Results) -> Table:
     """One line a training run: its length, cost and last numbers."""
     columns = [
@@ -225,11 +111,6 @@ def time(results: Results) -> Table:
         total = sum(spent.values())
         rows += [[_run(run.name, results), name, seconds, seconds / total] for name, seconds in spent.items() if total]
     return Table(name="time", section="training", title="Where the time went", columns=columns, rows=rows)
-
-
-def prior_mean(entry: dict[str, Any]) -> float | None:
-    """Mean over an entry's prior benchmarks; None if it has none."""
-    return _mean(list((entry.get("prior") or {}).values()))
 
 
 def to_csv(table: Table) -> str:
@@ -289,18 +170,3 @@ def _without_empty_columns(table: Table) -> Table:
         columns=[table.columns[i] for i in kept],
         rows=[[row[i] for i in kept] for row in table.rows],
     )
-
-
-def _range(values: Sequence[float | None]) -> Measure | None:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    several = len(known) > 1
-    return Measure(
-        value=sum(known) / len(known), low=min(known) if several else None, high=max(known) if several else None
-    )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -2,15 +2,32 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from selfdistill import run_folder
 from selfdistill.report.contents import Drift, Sample
-from selfdistill.report.evaluations import Evaluation, differing_settings
+from selfdistill.report.evaluations import Evaluation, differing_settings, read_json
 from selfdistill.text_metrics import speaks_of_example
 
 FORMAT_LEAK = 0.1
 """Rise of the format leak rate from which it is a warning."""
 PHRASE_SHARE = 0.01
 """Rise of the share of completions with a teacher's phrase from which it is a warning."""
+
+
+def of_gate(folders: Mapping[str, Path]) -> list[str]:
+    """Skills whose loss made a ledger's gate refuse a run's model."""
+    found: list[str] = []
+    for run, folder in folders.items():
+        path = folder / run_folder.GATE
+        for verdict in read_json(path)["verdicts"] if path.exists() else ():
+            if verdict["refused"]:
+                found.append(
+                    f"{run}: refused by the ledger's gate: {verdict['skill']} fell from {verdict['then']:.1%} to "
+                    f"{verdict['now']:.1%} over {verdict['num_items']} items, at least {-100 * verdict['bound']:.1f} "
+                    "points beyond noise."
+                )
+    return found
 
 
 def of_settings(

@@ -1,0 +1,144 @@
+"""Models that answer the same question beside each other.
+
+They take turns, a token each: every column streams from the start, and on a CPU two forward passes at once
+would only slow each other down.
+"""
+
+import random
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfdistill import models
+from selfdistill.prompts import PromptRenderer
+from selfdistill.rollout.engine import Sampling
+from selfdistill.rollout.stream import stream
+from selfdistill.types import Example, Message, UserError
+
+UNDECODED = "\ufffd"
+"""What bytes decode to that are no whole character, perhaps only not yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer as far as it is written."""
+
+    text: str = ""
+    """Without special tokens; characters whose bytes are not all there yet are left out."""
+    num_tokens: int = 0
+    finish_reason: str = ""
+    """``stop`` or ``length`` as in Rollout; empty while it is being written, and for good where it was stopped."""
+
+
+Updates = Generator[tuple[int, Answer], None, None]
+"""Index of the column that has one more token, and its answer so far."""
+
+
+class Column:
+    """A model that answers.
+
+    Args:
+        name: what people know it by.
+        model: in eval mode.
+        tokenizer: with a chat template.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.name = name
+        self._model = model
+        self._renderer = PromptRenderer(tokenizer)
+        self._eos_token_ids = models.eos_token_ids(model, tokenizer)
+        config = model.config.get_text_config(decoder=True)
+        self._context: int | None = getattr(config, "max_position_embeddings", None)
+
+    def answer(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Answer]:
+        """The answer to chat turns, once a token. It never goes beyond the model's context.
+
+        Raises:
+            UserError: at the call, where the turns fill the context or the chat template refuses them.
+        """
+        prompt_ids = self._renderer.render(Example(id="chat", prompt=tuple(messages))).student_ids
+        limit = sampling.max_new_tokens
+        if self._context is not None:
+            limit = min(limit, self._context - len(prompt_ids))
+        if limit < 1:
+            raise UserError(
+                f"The conversation has {len(prompt_ids)} tokens, {self.name} reads {self._context}. Start anew."
+            )
+        return self._written(prompt_ids, replace(sampling, max_new_tokens=limit))
+
+    def _written(self, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[Answer]:
+        ids: list[int] = []
+        for token in stream(self._model, prompt_ids, self._eos_token_ids, sampling):
+            ids.append(token)
+            full = "length" if len(ids) == sampling.max_new_tokens else ""
+            finish_reason = "stop" if token in self._eos_token_ids else full
+            text = self._renderer.completion_text(ids)
+            yield Answer(
+                text=text if finish_reason else text.rstrip(UNDECODED),
+                num_tokens=len(ids),
+                finish_reason=finish_reason,
+            )
+
+
+class Chat:
+    """Columns and how they answer.
+
+    Args:
+        columns: one or more.
+        sampling: its seed makes a session of the same questions repeatable; every question draws anew.
+    """
+
+    def __init__(self, columns: Sequence[Column], sampling: Sampling) -> None:
+        self._columns = columns
+        self._sampling = sampling
+        self._draws = random.Random(sampling.seed)
+        self.names = [column.name for column in columns]
+
+    def answer(self, conversations: Sequence[Sequence[Message]]) -> Updates:
+        """Every column's answer to its own chat turns. Raises UserError at the call, as Column.answer does."""
+        sampling = replace(self._sampling, seed=self._draws.getrandbits(63))
+        pairs = zip(self._columns, conversations, strict=True)
+        return _in_turn([column.answer(messages, sampling) for column, messages in pairs])
+
+
+class Conversation:
+    """What was said so far. Each model sees its own earlier answers, never another's."""
+
+    def __init__(self, chat: Chat, system: str | None = None) -> None:
+        self._chat = chat
+        self.reset(system)
+
+    def reset(self, system: str | None) -> None:
+        """Forgets everything said; ``system`` is the system prompt from here on."""
+        start: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._said = [list(start) for _ in self._chat.names]
+
+    def ask(self, turns: Sequence[Message]) -> Updates:
+        """Answers to further turns. What is written when the reader stops is kept as the answer.
+
+        Raises UserError at the call, as Column.answer does; then nothing was said.
+        """
+        return self._kept(turns, self._chat.answer([[*said, *turns] for said in self._said]))
+
+    def _kept(self, turns: Sequence[Message], updates: Updates) -> Updates:
+        texts = [""] * len(self._said)
+        try:
+            for column, answer in updates:
+                texts[column] = answer.text
+                yield column, answer
+        finally:
+            for said, text in zip(self._said, texts, strict=True):
+                said += [*turns, {"role": "assistant", "content": text}]
+
+
+def _in_turn(answers: Sequence[Iterator[Answer]]) -> Updates:
+    unfinished = dict(enumerate(answers))
+    while unfinished:
+        for column, answer in list(unfinished.items()):
+            update = next(answer, None)
+            if update is None:
+                del unfinished[column]
+            else:
+                yield column, update

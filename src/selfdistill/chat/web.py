@@ -1,0 +1,195 @@
+"""The chat as a page of this machine alone: served on 127.0.0.1, to nobody else's pages.
+
+The page keeps what was said and sends it along, so a reload starts anew and two tabs don't mix.
+"""
+
+import html
+import json
+import secrets
+import threading
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import BaseModel, Field, ValidationError
+from rich.console import Console
+
+from selfdistill.chat.columns import Chat
+from selfdistill.types import Message, UserError
+
+ADDRESS = "127.0.0.1"
+OWN_HOSTS = (ADDRESS, "localhost")
+MAX_REQUEST = 4_000_000
+"""Bytes of the largest request that is read."""
+PAGE = Path(__file__).with_name("page.html")
+POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class Turn(BaseModel):
+    """A question and the answer that each column gave."""
+
+    prompt: str
+    answers: list[str]
+
+
+class Question(BaseModel):
+    """What the page sends."""
+
+    system: str = ""
+    turns: list[Turn] = []
+    prompt: Annotated[str, Field(min_length=1)]
+
+    def conversations(self, count: int) -> list[list[Message]]:
+        """The chat turns of each of ``count`` columns. Raises ValueError where a turn has not as many answers."""
+        conversations: list[list[Message]] = []
+        for column in range(count):
+            messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+            for turn in self.turns:
+                if len(turn.answers) != count:
+                    raise ValueError(f"{len(turn.answers)} answers of {count} columns")
+                messages.append({"role": "user", "content": turn.prompt})
+                messages.append({"role": "assistant", "content": turn.answers[column]})
+            conversations.append([*messages, {"role": "user", "content": self.prompt}])
+        return conversations
+
+
+class ChatServer(ThreadingHTTPServer):
+    """Takes the port at once, so that one in use is refused before models load; answers when told to serve.
+
+    Args:
+        port: 0 takes any free one, which ``server_port`` then tells.
+
+    Raises:
+        UserError: the port can't be had.
+    """
+
+    chat: Chat
+    page: str
+
+    def __init__(self, port: int) -> None:
+        try:
+            super().__init__((ADDRESS, port), _Handler)
+        except OSError as error:
+            raise UserError(
+                f"--port {port} can't be used: {error.strerror}. Name another, or 0 for any free one."
+            ) from error
+        self.generating = threading.Lock()  # a request that comes meanwhile waits
+        self.stopping = False
+
+    def serve(self, chat: Chat, system: str | None, console: Console) -> None:
+        """Answers until ctrl-C."""
+        self.chat = chat
+        facts = json.dumps({"names": chat.names, "system": system or ""})
+        self.page = PAGE.read_text(encoding="utf-8").replace("%FACTS%", html.escape(facts))
+        console.print(f"The chat is at http://{ADDRESS}:{self.server_port}  (ctrl-C ends it)", soft_wrap=True)
+        try:
+            self.serve_forever()
+        except KeyboardInterrupt:
+            console.print()
+        finally:
+            self.stopping = True
+            self.server_close()
+            with self.generating:  # torch doesn't like to be left in the middle of a token
+                pass
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 60
+    """Seconds that a silent client may hold a connection."""
+
+    def do_GET(self) -> None:
+        if not self._is_own():
+            return
+        if self.path != "/":
+            self.send_error(404)
+            return
+        nonce = secrets.token_urlsafe()
+        body = self._server.page.replace("%NONCE%", nonce).encode()
+        self._start("text/html; charset=utf-8", f"{POLICY}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'")
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        if not self._is_own():
+            return
+        length = self.headers.get("Content-Length", "")
+        if self.path != "/chat":
+            self.send_error(404)
+        elif self.headers.get_content_type() != "application/json":  # other pages' forms can't send it
+            self.send_error(415)
+        elif not length.isdecimal():
+            self.send_error(411)
+        elif int(length) > MAX_REQUEST:
+            self.send_error(413)
+        else:
+            self._answer(self.rfile.read(int(length)))
+
+    def _is_own(self) -> bool:
+        """False, and refused, for a request that another site's page made this browser send.
+
+        Such a page may have bound its own name to this address (DNS rebinding): then Host tells.
+        """
+        host = self.headers.get("Host", "")
+        name, _, port = host.partition(":")
+        origin = self.headers.get("Origin")
+        if name in OWN_HOSTS and (not port or port.isdecimal()) and origin in (None, f"http://{host}"):
+            return True
+        self.send_error(403, explain=f"This page is for http://{ADDRESS}:{self._server.server_port} only.")
+        return False
+
+    def _answer(self, body: bytes) -> None:
+        """Streams one JSON object a line: answers as they grow, then an error or the end."""
+        try:
+            conversations = Question.model_validate_json(body).conversations(len(self._server.chat.names))
+        except (ValidationError, ValueError):
+            self.send_error(400)
+            return
+        self._start("application/x-ndjson", POLICY)
+        try:
+            with self._server.generating:
+                self._stream(conversations)
+        except (BrokenPipeError, ConnectionError, TimeoutError):
+            pass  # the reader pressed stop or left: nobody is there to be told
+
+    def _stream(self, conversations: list[list[Message]]) -> None:
+        if self._server.stopping:
+            return
+        try:
+            updates = self._server.chat.answer(conversations)
+        except UserError as error:
+            self._line({"error": str(error)})
+            return
+        with closing(updates):
+            for column, answer in updates:
+                if self._server.stopping:
+                    return
+                self._line(
+                    {
+                        "column": column,
+                        "text": answer.text,
+                        "num_tokens": answer.num_tokens,
+                        "finish_reason": answer.finish_reason,
+                    }
+                )
+        self._line({"done": True})
+
+    def _line(self, value: dict[str, Any]) -> None:
+        self.wfile.write(json.dumps(value).encode() + b"\n")
+
+    def _start(self, content_type: str, policy: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Security-Policy", policy)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+
+    @property
+    def _server(self) -> ChatServer:
+        return cast(ChatServer, self.server)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are no news."""

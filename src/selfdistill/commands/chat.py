@@ -1,0 +1,69 @@
+"""``selfdistill chat``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from selfdistill.chat_options import DEFAULT_PORT, ChatOptions
+from selfdistill.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def run(options: ChatOptions, console: Console) -> None:
+    """Loads the models, each once, and talks in the terminal or on a page until the user leaves.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    options.check()
+    server = None
+    if options.web:
+        from selfdistill.chat.web import ChatServer
+
+        server = ChatServer(DEFAULT_PORT if options.port is None else options.port)  # refuses a port before loading
+
+    from selfdistill import models  # loads torch
+    from selfdistill.chat.columns import Chat, Column
+    from selfdistill.rollout.engine import Sampling
+
+    models.quiet_libraries()
+    flags = {options.model_path: "--model_path"}
+    if options.against is not None:
+        flags.setdefault(options.against, "--against")
+    tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+    columns: dict[str, Column] = {}
+    for name, flag in flags.items():
+        with _named(flag):
+            tokenizers[name] = models.load_tokenizer(name)
+            models.require_chat_template(tokenizers[name], name)
+    for name, flag in flags.items():
+        with _named(flag), console.status(f"loading {escape(name)}"):
+            columns[name] = Column(name, models.load_model(name, dtype=options.dtype), tokenizers[name])
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    names = [options.model_path] if options.against is None else [options.model_path, options.against]
+    chat = Chat([columns[name] for name in names], sampling)
+    if server is not None:
+        server.serve(chat, options.system, console)
+        return
+    from selfdistill.chat.terminal import talk
+
+    talk(chat, console, options.system)
+
+
+@contextmanager
+def _named(flag: str) -> Iterator[None]:
+    """What loading refuses is told by the flag that named the model, of which there are two."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--model_name", flag)) from error

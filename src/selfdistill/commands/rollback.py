@@ -1,0 +1,22 @@
+"""``selfdistill rollback``."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from selfdistill import ledger
+from selfdistill.commands.ledger import show
+from selfdistill.ledger_options import RollbackOptions
+
+
+def run(options: RollbackOptions, console: Console) -> None:
+    """Makes an earlier version current and prints the ledger.
+
+    Raises:
+        UserError: there is no such ledger or version.
+    """
+    options.check()
+    folder = Path(options.ledger or "").expanduser()
+    ledger.read(folder)  # before the lock, whose file would make a folder of a misspelt name
+    with ledger.locked(folder):
+        show(ledger.roll_back(ledger.read(folder), options.to), console)

@@ -1,0 +1,226 @@
+"""What compare and continual share: a study's folder that can be gone on with, its tasks, its base, its tables."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from selfdistill import run_folder
+from selfdistill.commands.arms import Arm
+from selfdistill.commands.eval import TaskRows
+from selfdistill.commands.scoring import chosen_task, with_chosen_judge
+from selfdistill.options import ReportOptions
+from selfdistill.study_options import StudyOptions
+from selfdistill.tasks import resolve_data_dir
+from selfdistill.tasks.custom import custom_task
+from selfdistill.tasks.overlap import overlap_warning
+from selfdistill.tasks.task import Task
+from selfdistill.types import Example, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from selfdistill.commands.measures import Measures
+
+STUDY, BASE = "study.json", "base.json"
+HELD_OUT = 200
+PLACES = ("output_dir", "overwrite", "config", "data_dir", "eval_batch_size")
+"""Options that may differ when a study is gone on with: they change nothing that it finds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A task with the rows to train on and the test of it."""
+
+    task: Task
+    train: list[Example]
+    test: TaskRows
+
+
+def subject(train_path: str | None, eval_path: str | None, name: str, study: StudyOptions, console: Console) -> Subject:
+    """A named task, or a user's own rows, of which the last fifth is held out where ``eval_path`` is None.
+
+    Raises:
+        UserError: there is no such task or file, a row is bad, or the task needs a judge and none is named.
+    """
+    data_dir = resolve_data_dir(study.data_dir)
+    evaluation = study.evaluation()
+    if train_path is None:
+        task = chosen_task(name, evaluation)
+        train, rows = task.load_train(data_dir), task.load_eval(data_dir)
+    else:
+        task = replace(
+            chosen_task(name, replace(evaluation, dataset_path=eval_path or train_path)),
+            name=name,
+            load_train=custom_task(train_path, None, name=name).load_train,
+        )
+        train = task.load_train(data_dir)
+        rows = task.load_eval(data_dir) if eval_path else []
+        if eval_path is None:
+            count = min(HELD_OUT, len(train) // 5)
+            train, rows = train[: len(train) - count], train[len(train) - count :]
+    rows = rows[: study.eval_limit]
+    if not rows:
+        raise UserError(f"{train_path or name} has no evaluation rows: give five rows or more, or rows of their own.")
+    train = train[: study.limit]
+    if warning := overlap_warning(task, data_dir, train=train, evaluation=rows):
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+    task, judge = with_chosen_judge(task, evaluation, console)
+    headline = next(iter(task.scorers))
+    if headline in task.judged and judge is None:
+        raise UserError(f"{task.name} is scored by a judge: give --judge_url and --judge_model, or another --scorer.")
+    return Subject(task=task, train=train, test=TaskRows(task, rows, judge))
+
+
+class StudyFolder:
+    """The folder of a study, which the same command finds again.
+
+    Args:
+        command: compare or continual.
+        options: the study's.
+        rows: what it trains on and is tested on; other rows make it another study.
+
+    Raises:
+        UserError: the folder holds something else, or a study with other settings.
+    """
+
+    def __init__(self, command: str, options: StudyOptions, rows: Mapping[str, Sequence[Example]]) -> None:
+        self.path = Path(str(options.output_dir))
+        self._overwrite = options.overwrite
+        settings = {name: value for name, value in asdict(options).items() if name not in PLACES}
+        facts = {"command": command, **settings, **{f"{name} rows": fingerprint(found) for name, found in rows.items()}}
+        self._facts = json.loads(json.dumps(facts, default=str))
+        if self._overwrite or not (self.path / STUDY).is_file():
+            if self.path.is_file():
+                raise UserError(f"--output_dir {self.path} is a file. Name a folder.")
+            if self.path.is_dir() and any(self.path.iterdir()) and not self._overwrite:
+                raise UserError(
+                    f"--output_dir {self.path} is not empty and holds no {command}. Name another folder, or replace "
+                    "it with --overwrite."
+                )
+            return
+        before = json.loads((self.path / STUDY).read_text(encoding="utf-8"))["settings"]
+        for name in dict.fromkeys([*self._facts, *before]):
+            old, new = (json.dumps(facts.get(name))[:40] for facts in (before, self._facts))
+            if before.get(name) != self._facts.get(name):
+                raise UserError(
+                    f"{self.path} holds a study with another {name}: {old}, now {new}. Start the same command, name "
+                    "another --output_dir, or give --overwrite."
+                )
+
+    def open(self) -> bool:
+        """Makes the folder, emptied where it is to be overwritten; True where a study there is gone on with."""
+        if self._overwrite:
+            shutil.rmtree(self.path, ignore_errors=True)
+        found = (self.path / STUDY).is_file()
+        if not found:
+            run_folder.write_json(self.path / STUDY, {"versions": run_folder.versions(), "settings": self._facts})
+        return found
+
+    def find(self, place: str) -> Any:
+        """The value of a JSON file in it; None if there is no such file."""
+        path = self.path / place
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def fingerprint(rows: Sequence[Example]) -> str:
+    """Twelve hex digits that change with any row or their order."""
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(json.dumps(asdict(row), sort_keys=True, default=str).encode())
+    return sha.hexdigest()[:12]
+
+
+def check_arms(arms: Sequence[Arm], subjects: Sequence[Subject], measures: "Measures") -> None:
+    """Builds every arm's settings and prompts once, so that what is wrong shows before anything is computed or deleted.
+
+    Raises:
+        UserError: a setting is unknown or out of range, a prompt is over its limit, or the model is not there.
+    """
+    from selfdistill import models
+    from selfdistill.commands.train import trainer_config
+    from selfdistill.prompts import render_pairs
+
+    config = models.load_config(measures.model_name)
+    for arm in arms:
+        for each in subjects:
+            args = trainer_config(arm.options, each.task, each.train, measures.tokenizer)
+            if args.template == "auto":
+                args.template = "paper"
+            render_pairs(each.train, args, measures.tokenizer, config)
+
+
+def base_of(
+    folder: StudyFolder, measures: "Measures", arms: Sequence[Arm], subjects: Sequence[Subject], console: Console
+) -> dict[str, Any]:
+    """Scores of the base model, and ``templates``: task to (template, repeat) for arms that leave it to a preflight.
+
+    Measured once and kept in base.json, its evaluation in eval-before.
+
+    Raises:
+        UserError: no way of showing the demonstration makes a teacher that is better than the base.
+    """
+    if (found := folder.find(BASE)) is not None:
+        return found
+    console.print("Scoring the base model ...")
+    model = measures.load_base()
+    measured = measures.measure(model, is_base=True)
+    asks = next((arm for arm in arms if arm.needs_template), None)
+    templates = {each.task.name: _template(asks, each, model, measures, console) for each in subjects if asks}
+    measured.write(folder.path / "eval-before")
+    found = measured.entry() | {"templates": templates}
+    run_folder.write_json(folder.path / BASE, found)
+    return found
+
+
+def _template(
+    arm: Arm, subject: Subject, model: "PreTrainedModel", measures: "Measures", console: Console
+) -> tuple[str, int]:
+    from selfdistill.commands.preflight import choose_template
+    from selfdistill.commands.train import trainer_config
+
+    args = trainer_config(arm.options, subject.task, subject.train, measures.tokenizer)
+    return choose_template(arm.options, args, model, measures.tokenizer, subject.task, subject.train, console)
+
+
+def describe(entry: Mapping[str, Any]) -> str:
+    """``assistant-tools 62.5%, prior 43.1%, KL 0.061`` of a model's scores."""
+    texts = [f"{name} {numbers['accuracy']:.1%}" for name, numbers in entry["tasks"].items()]
+    if prior := entry["prior"]:
+        texts.append(f"prior {sum(prior.values()) / len(prior):.1%}")
+    if entry["drift"]:
+        texts.append(f"KL {entry['drift']['kl_per_token']:.3f}")
+    return escape(", ".join(texts))
+
+
+def finish(folder: StudyFolder, tables: Sequence[str], console: Console) -> None:
+    """Prints the report's tables of these names, then writes the report."""
+    from selfdistill.commands import report
+    from selfdistill.report import collect, formats
+    from selfdistill.report.tables import all_tables
+
+    for table in all_tables(collect.collect(folder.path)):
+        if not any(table.name.startswith(name) for name in tables):
+            continue
+        shown = RichTable(title=escape(table.title), title_justify="left")
+        for column in table.columns:
+            shown.add_column(column.title, justify="left" if column.kind == "text" else "right", overflow="fold")
+        for row in table.rows:
+            cells = (formats.cell_text(column.kind, value) for column, value in zip(table.columns, row, strict=True))
+            shown.add_row(*map(escape, cells))
+        console.print(shown)
+    report.run(ReportOptions(folder=str(folder.path)), console)
+
+
+def free_memory() -> None:
+    """Gives back the memory of models that nothing refers to any more."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
