@@ -16,7 +16,7 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from common import finish, in_child, make_parser
 from flops import Shape, step_flops
@@ -59,7 +59,7 @@ def _trainer(folder: Path, sizes: dict[str, int], steps: int, ends: list[float])
     tokenizer = models.load_tokenizer(models.DEFAULT_MODEL)
     config = LlamaConfig(vocab_size=sizes["vocabulary"], num_hidden_layers=sizes["layers"], **SIZES)
     dtype = models.compute_dtype("auto", torch.device("cpu"))
-    model: Any = LlamaForCausalLM(config).to(dtype=dtype).eval()
+    model = cast(Any, LlamaForCausalLM(config)).to(dtype=dtype).eval()
     use_fast_attention(model)
     question = " the" * (sizes["prompt"] - _overhead(tokenizer))
     rows = [{"prompt": question, "demonstration": f"answer {place}"} for place in range(sizes["batch"])]

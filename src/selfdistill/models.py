@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from selfdistill.attention import use_fast_attention
+from selfdistill.attention import bound_kernel_caches, use_fast_attention
 from selfdistill.embedded import (
     DEFAULT_MODEL,
     EMBEDDED_FOLDER,
@@ -91,6 +91,7 @@ def load_model(
     Hub id. ``dtype``: see compute_dtype. ``device``: default_device() unless given.
     Raises UserError that names --model_name for whatever can't be found or loaded.
     """
+    bound_kernel_caches()
     place = _device(device)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = _load(name_or_path, compute_dtype(dtype, place), options)

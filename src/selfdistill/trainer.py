@@ -385,9 +385,7 @@ class _AfterStep(TrainerCallback):
 
 
 def _loaded(
-    model: PreTrainedModel | str,
-    tokenizer: PreTrainedTokenizerBase | None,
-    peft_config: PeftConfig | None,
+    model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase | None, peft_config: PeftConfig | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)

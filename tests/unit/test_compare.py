@@ -10,7 +10,7 @@ from rich.console import Console
 from study_home import make_home, printed, read, settings
 
 from selfdistill import run_folder
-from selfdistill.commands import compare, report
+from selfdistill.commands import compare, preflight, report
 from selfdistill.commands.compare import Comparison
 from selfdistill.commands.measures import Measures
 from selfdistill.study_options import CompareOptions
@@ -173,7 +173,7 @@ def test_rates_are_chosen_on_validation_rows_and_the_sweep_is_shown(study, home,
     cells = {(e["learning_rate"], e["seed"]): e["chosen"] for e in found["entries"]}
     assert cells == {(1e-3, 5): False, (1e-2, 5): True, (1e-1, 5): False, (1e-2, 6): True}
     assert found["arms"][0]["learning_rate"] == 1e-2
-    assert "sft: lr 0.01 is best on the validation rows" in shown
+    assert "sft on the validation rows: 0.001 25.0%, 0.01 75.0%, 0.1 75.0%; lr 0.01 is taken" in shown
     assert "not chosen" in shown
     record = read(home, "out", "sft", "lr-0.01", "seed-5", "cell.json")
     assert record["num_rows"] == 20  # 30, less 6 for evaluation, less 4
@@ -227,6 +227,29 @@ def test_overwrite_starts_anew_and_a_strange_folder_is_left_alone(study, home):
     with pytest.raises(UserError, match="unheard_of"):  # what the trainer refuses is refused before anything is deleted
         study(methods="sft", max_steps=1, overwrite=True, set=("optim=unheard_of",))
     assert (home / "out" / "compare.json").is_file()
+
+
+def test_prior_slices_are_scored_where_they_are(study, home):
+    (home / "prior").mkdir()
+    arc = {"query": "Question: hot?", "choices": ["fire", "ice"], "gold": 0}
+    (home / "prior" / "arc_easy.jsonl").write_text((json.dumps(arc) + "\n") * 3)
+    study(methods="sft", max_steps=1, prior="auto", data_dir=str(home))
+    found = read(home, "out", "compare.json")
+    assert [set(entry["prior"]) for entry in (found["base"], *found["entries"])] == [{"arc_easy"}] * 2
+    assert read(home, "out", "eval-before", "prior-quick.json")["num_total"] == 3
+
+
+def test_one_preflight_settles_the_template_of_all_arms(study, home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(preflight, "choose_template", lambda *_: asked.append(1) or ("system", 1))
+    arms = ("own: method=sdft, template=prior_turn", "b: method=sdft, temperature=0.9")
+    study(methods="sft,sdft", arm=arms, template="auto", max_steps=1, seeds="0,1")
+    assert len(asked) == 1
+    used = {
+        arm: read(home, "out", arm, "lr-0.01", "seed-1", "run_config.json")["settings"]["template"]
+        for arm in ("sft", "sdft", "own", "b")
+    }
+    assert used == {"sft": "paper", "sdft": "system", "own": "prior_turn", "b": "system"}
 
 
 def test_models_are_kept_where_wanted_and_lora_trains(study, home):

@@ -95,7 +95,7 @@ def test_every_stage_is_tested_on_every_task_and_only_the_last_weights_stay(stud
     assert found["accuracy_matrix"] == found["runs"][0]["accuracy_matrix"]
     assert len({str(row) for run in found["runs"] for row in run["accuracy_matrix"]}) > 1
     assert "sdft, stage 3 of 3: three" in shown
-    assert "Forgetting: Mean over the earlier tasks" in shown
+    assert "(best R[i, j] before the last stage) - R[last, j]" in shown
     assert (home / "out" / "report.html").is_file()
 
 

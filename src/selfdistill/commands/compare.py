@@ -98,8 +98,7 @@ class Comparison:
         records = [self._record(cell) for cell in self._first_cells(first)]
         for arm in self.arms:
             rate = self.chosen(arm, records)
-            if len(self.rates[arm.name]) > 1:
-                self.console.print(f"{escape(arm.name)}: lr {rate:g} is best on the validation rows")
+            self._say_choice(arm, rate, records)
             records += [self._record(Cell(arm=arm, rate=rate, seed=seed, swept=False)) for seed in others]
         if len({record["num_rows"] for record in records}) > 1:
             self.console.print("[yellow]Warning:[/yellow] a length limit dropped more rows of one arm than of another.")
@@ -116,6 +115,15 @@ class Comparison:
         if not tried:
             return self.rates[arm.name][0]
         return best_rate({r["learning_rate"]: r["validation"]["accuracy"] for r in tried})
+
+    def _say_choice(self, arm: Arm, rate: float, records: Sequence[dict[str, Any]]) -> None:
+        tried = {r["learning_rate"]: r["validation"] for r in records if r["method"] == arm.name and r["validation"]}
+        if len(tried) < 2:
+            return
+        accuracies = ", ".join(f"{value:g} {found['accuracy']:.1%}" for value, found in tried.items())
+        alike = len({found["accuracy"] for found in tried.values()}) == 1
+        taken = f"no rate is better than another, lr {rate:g} is taken" if alike else f"lr {rate:g} is taken"
+        self.console.print(f"{escape(arm.name)} on the validation rows: {accuracies}; {taken}")
 
     def conclude(self, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """What compare.json holds."""

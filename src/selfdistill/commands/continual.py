@@ -70,7 +70,7 @@ def run(options: ContinualOptions, console: Console) -> None:
     found = [sequence.conclude(arm, records[arm.name]) for arm in sequence.arms]
     run_folder.write_json(sequence.folder.path / CONTINUAL, found[0] | {"runs": found})
     finish(sequence.folder, TABLES, console)
-    console.print(f"Forgetting: {MEANINGS['forgetting']}")
+    console.print(escape(f"Forgetting: {MEANINGS['forgetting']}"))
 
 
 class Sequences:

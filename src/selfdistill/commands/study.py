@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 STUDY, BASE = "study.json", "base.json"
 HELD_OUT = 200
+NOT_PRINTED = ("step", "steps", "tokens", "validation %")
+"""Columns that only the report has: a console is narrow."""
 PLACES = ("output_dir", "overwrite", "config", "data_dir", "eval_batch_size")
 """Options that may differ when a study is gone on with: they change nothing that it finds."""
 
@@ -209,12 +212,12 @@ def finish(folder: StudyFolder, tables: Sequence[str], console: Console) -> None
     for table in all_tables(collect.collect(folder.path)):
         if not any(table.name.startswith(name) for name in tables):
             continue
-        shown = RichTable(title=escape(table.title), title_justify="left")
-        for column in table.columns:
+        shown = RichTable(title=escape(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        places = [place for place, column in enumerate(table.columns) if column.title not in NOT_PRINTED]
+        for column in (table.columns[place] for place in places):
             shown.add_column(column.title, justify="left" if column.kind == "text" else "right", overflow="fold")
         for row in table.rows:
-            cells = (formats.cell_text(column.kind, value) for column, value in zip(table.columns, row, strict=True))
-            shown.add_row(*map(escape, cells))
+            shown.add_row(*(escape(formats.cell_text(table.columns[place].kind, row[place])) for place in places))
         console.print(shown)
     report.run(ReportOptions(folder=str(folder.path)), console)
 
