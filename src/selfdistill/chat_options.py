@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from selfdistill.options import Dtype
+from selfdistill.options import Dtype, at_least_1
 from selfdistill.types import UserError
 
 DEFAULT_PORT = 7860
@@ -35,8 +35,7 @@ class ChatOptions:
 
     def check(self) -> None:
         """Raises UserError for what can be seen before anything is loaded."""
-        if self.max_new_tokens < 1:
-            raise UserError(f"--max_new_tokens {self.max_new_tokens} is not at least 1.")
+        at_least_1(self, "max_new_tokens")
         if self.temperature < 0:
             raise UserError(f"--temperature {self.temperature} is negative. 0 is greedy decoding.")
         if not 0 < self.top_p <= 1:

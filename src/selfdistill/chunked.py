@@ -5,7 +5,7 @@ or backward. Gradients are made while a chunk's logits are at hand where the wei
 is known beforehand; else the backward pass makes the logits once more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -114,19 +114,18 @@ class _Chunked(torch.autograd.Function):
         ctx.gradient, ctx.chunk_size = gradient, chunk_size
         ctx.save_for_backward(student_hidden, student_head, teacher_hidden, teacher_head)
         out = _new_values(student_hidden)
-        for rows in _chunks(len(out), chunk_size):
-            student_raw = _raw_logits(student_hidden, student_head, rows)
-            out[rows] = values(rows, student_raw, _teacher_logits(teacher_hidden, teacher_head, rows))
+        logits = _chunks(chunk_size, student_hidden, student_head, teacher_hidden, teacher_head)
+        for rows, student_raw, teacher_raw in logits:
+            out[rows] = values(rows, student_raw, teacher_raw)
         return out if weights is None else out * weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        student_hidden, student_head, teacher_hidden, teacher_head = ctx.saved_tensors
+        student_hidden, student_head, *_ = ctx.saved_tensors
         gradients = _Gradients(student_hidden, student_head, ctx.needs_input_grad[4:6])
-        for rows in _chunks(len(grad_out), ctx.chunk_size):
-            student_raw = _raw_logits(student_hidden, student_head, rows)
-            _, grad = ctx.gradient(rows, student_raw, _teacher_logits(teacher_hidden, teacher_head, rows))
+        for rows, student_raw, teacher_raw in _chunks(ctx.chunk_size, *ctx.saved_tensors):
+            _, grad = ctx.gradient(rows, student_raw, teacher_raw)
             gradients.add(rows, grad.mul_(grad_out[rows, None]))
         return None, None, None, None, *gradients.result(), None, None
 
@@ -148,9 +147,9 @@ class _ChunkedWithGradient(torch.autograd.Function):
     ) -> Tensor:
         gradients = _Gradients(student_hidden, student_head, ctx.needs_input_grad[4:6])
         out = _new_values(student_hidden)
-        for rows in _chunks(len(out), chunk_size):
-            student_raw = _raw_logits(student_hidden, student_head, rows)
-            out[rows], grad = gradient(rows, student_raw, _teacher_logits(teacher_hidden, teacher_head, rows))
+        logits = _chunks(chunk_size, student_hidden, student_head, teacher_hidden, teacher_head)
+        for rows, student_raw, teacher_raw in logits:
+            out[rows], grad = gradient(rows, student_raw, teacher_raw)
             gradients.add(rows, grad.mul_(weights[rows, None]))
         ctx.gradients = gradients.result()
         return out * weights
@@ -169,15 +168,21 @@ def _new_values(hidden: Tensor) -> Tensor:
     return hidden.new_empty(hidden.shape[0], dtype=torch.promote_types(hidden.dtype, torch.float32))
 
 
-def _chunks(num_rows: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+def _chunks(
+    size: int,
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor | None,
+    teacher_head: Tensor | None,
+) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Rows' slice and raw logits [n, V] of student and teacher, chunk by chunk."""
+    for start in range(0, len(student_hidden), size):
+        rows = slice(start, min(start + size, len(student_hidden)))
+        teacher = None if teacher_hidden is None or teacher_head is None else (teacher_hidden[rows], teacher_head)
+        yield rows, _raw_logits(student_hidden[rows], student_head), teacher and _raw_logits(*teacher)
 
 
-def _raw_logits(hidden: Tensor, head: Tensor, rows: slice) -> Tensor:
-    """hidden[rows] @ head.T, [n, V], in at least fp32, outside any graph."""
-    logits = hidden.detach()[rows] @ head.detach().T
+def _raw_logits(hidden: Tensor, head: Tensor) -> Tensor:
+    """hidden @ head.T, [n, V], in at least fp32, outside any graph."""
+    logits = hidden.detach() @ head.detach().T
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _teacher_logits(hidden: Tensor | None, head: Tensor | None, rows: slice) -> Tensor | None:
-    return None if hidden is None or head is None else _raw_logits(hidden, head, rows)

@@ -76,25 +76,14 @@ def chunked_divergence(
     """
     _check_shapes(student_hidden, student_head, teacher_hidden, teacher_head)
     _check_options(kind, beta, temperature, softcap, clip)
-    if top_k_of not in ("teacher", "student"):
-        raise ValueError(f"top_k_of must be teacher or student, not {top_k_of!r}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
-    vocabulary = student_head.shape[0]
-    support = top_k if top_k is not None and top_k < vocabulary else None
+    _check_top_k(top_k, top_k_of)
+    support = top_k if top_k is not None and top_k < student_head.shape[0] else None
 
     def values(_: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> Tensor:
         assert teacher_raw is not None
         student_logits = transform_logits(student_raw, temperature, logit_scale, softcap)
         teacher_logits = transform_logits(teacher_raw, temperature, logit_scale, softcap)
-        if support is None:
-            log_q = student_logits.log_softmax(-1)
-            log_p = teacher_logits.log_softmax(-1)
-        else:
-            chosen = teacher_logits if top_k_of == "teacher" else student_logits.detach()
-            index = chosen.topk(support, dim=-1).indices
-            log_q = _restrict(student_logits, index, tail)
-            log_p = _restrict(teacher_logits, index, tail)
+        log_q, log_p = _log_probs(student_logits, teacher_logits, support, top_k_of, tail)
         result = divergence(log_q, log_p, kind=kind, beta=beta)
         return result if clip is None else result.clamp(max=clip)
 
@@ -209,6 +198,17 @@ def _log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
     return larger + torch.where(p_leads, (1 - beta) * shrink, beta * shrink).log1p()
 
 
+def _log_probs(
+    student_logits: Tensor, teacher_logits: Tensor, support: int | None, top_k_of: TopKOf, tail: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of student and teacher [n, V], or of the ``support`` most likely tokens (see ``_restrict``)."""
+    if support is None:
+        return student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+    chosen = teacher_logits if top_k_of == "teacher" else student_logits.detach()
+    index = chosen.topk(support, dim=-1).indices
+    return _restrict(student_logits, index, tail), _restrict(teacher_logits, index, tail)
+
+
 def _restrict(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
     """Log-probabilities [n, k] of the tokens ``index`` [n, k], renormalised; with ``tail`` [n, k + 1],
     not renormalised, the last column being the rest of the vocabulary."""
@@ -220,14 +220,15 @@ def _restrict(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
 
 
 def _forward_kl_gradient(scale: float) -> GradientFn:
-    """KL(p || q) of logits that are ``scale`` times the raw ones; its gradient is scale * (q - p)."""
+    """KL(p || q) of logits that are ``scale`` times the raw, finite ones; its gradient is scale * (q - p)."""
 
     def gradient(_: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> tuple[Tensor, Tensor]:
         assert teacher_raw is not None
         log_q = student_raw.mul_(scale).log_softmax(-1)
         log_p = teacher_raw.mul_(scale).log_softmax(-1)
-        out = _kl(log_p, log_q)
-        return out, log_q.exp_().sub_(log_p.exp_()).mul_(scale)
+        p = log_p.exp()
+        out = (p * log_p.sub_(log_q)).sum(-1)
+        return out, log_q.exp_().sub_(p).mul_(scale)
 
     return gradient
 
@@ -250,6 +251,13 @@ def _check_shapes(student_hidden: Tensor, student_head: Tensor, teacher_hidden: 
 def _check_token_ids(token_ids: Tensor, hidden: Tensor) -> None:
     if token_ids.shape != hidden.shape[:1]:
         raise ValueError(f"token_ids {tuple(token_ids.shape)} and hidden {tuple(hidden.shape)} disagree on N")
+
+
+def _check_top_k(top_k: int | None, top_k_of: str) -> None:
+    if top_k_of not in ("teacher", "student"):
+        raise ValueError(f"top_k_of must be teacher or student, not {top_k_of!r}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
 
 
 def _check_options(kind: str, beta: float, temperature: float, softcap: float | None, clip: float | None) -> None:

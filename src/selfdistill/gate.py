@@ -32,8 +32,8 @@ def forgetting_exceeds(
     differ, and make it cautious, thus lenient, for fractions.
 
     Each skill is tested by itself, uncorrected. A candidate that loses exactly what is allowed on one skill is
-    refused with a chance of about 1 - confidence (exactly enumerated for 0/1 scores at 95%: at most 6.3%); over k
-    such skills with at most k times that. Correcting for k would make losses easier to miss the more is held.
+    refused with a chance of about 1 - confidence (for 0/1 scores at 95% at most 6.3%, by enumeration in the tests);
+    over k such skills with at most k times that. Correcting for k would make losses easier to miss the more is held.
 
     Args:
         old_scores: score per item, in [0, 1], when the skill was learned.

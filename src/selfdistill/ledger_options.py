@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from selfdistill.options import TrainOptions
+from selfdistill.options import TrainOptions, at_least_1
 from selfdistill.types import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -60,10 +60,7 @@ class LearnOptions(TrainOptions, LearnWhat):
         for name in ("output_dir", "save_steps", "base_model", "dry_run", "resume", "overwrite"):
             if getattr(self, name):  # no flag of learn, but a YAML file may set it
                 raise UserError(f"{name} is no setting of learn, whose folders the ledger names. Leave it out.")
-        for name in ("eval_limit", "max_new_tokens", "eval_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} is not at least 1.")
+        at_least_1(self, "eval_limit", "max_new_tokens", "eval_batch_size")
         if not 0 <= self.max_forgetting < 1:
             raise UserError(f"--max_forgetting {self.max_forgetting} is not at least 0 and below 1; 0.02 is 2 points.")
         if not 0.5 < self.confidence < 1:

@@ -11,6 +11,14 @@ from selfdistill.types import UserError
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+def at_least_1(options: Any, *names: str) -> None:
+    """Raises UserError for the first of these options that is a number below 1."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} is not at least 1. Raise it.")
+
+
 @dataclass(kw_only=True)
 class TrainWhat:
     """What to train on, where, and where to put it: the part of TrainOptions that is not the method."""
@@ -64,10 +72,7 @@ class TrainOptions(MethodConfig, TrainWhat):
 
     def check(self) -> None:
         """Raises UserError for what can be seen before anything is loaded."""
-        for name in ("lora_r", "lora_alpha", "limit", "save_steps", "preflight_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} is not at least 1.")
+        at_least_1(self, "lora_r", "lora_alpha", "limit", "save_steps", "preflight_rows")
         self.validate()
         if self.output_dir is None and not self.dry_run:
             raise UserError("--output_dir is missing: name a folder for the model and its records.")
@@ -133,10 +138,7 @@ class EvalOptions:
 
     def check(self) -> None:
         """Raises UserError for what can be seen before anything is loaded."""
-        for name in ("limit", "batch_size", "max_new_tokens", "num_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} is not at least 1.")
+        at_least_1(self, "limit", "batch_size", "max_new_tokens", "num_samples")
         if not self.datasets():
             raise UserError(f"--dataset_name {self.dataset_name!r} names no task. `selfdistill tasks` lists them.")
         if self.temperature < 0:
@@ -184,8 +186,7 @@ class PreflightOptions:
 
     def check(self) -> None:
         """Raises UserError for what can be seen before anything is loaded."""
-        if self.num_rows < 1:
-            raise UserError(f"--num_rows {self.num_rows} is not at least 1.")
+        at_least_1(self, "num_rows")
 
     def train_settings(self) -> dict[str, Any]:
         """What ``train`` would be given."""
@@ -252,10 +253,7 @@ class BuildOptions:
 
     def check(self) -> None:
         """Raises UserError for what can be seen before anything is loaded."""
-        for name in ("questions_per_passage", "batch_size", "num_eval", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} is not at least 1.")
+        at_least_1(self, "questions_per_passage", "batch_size", "num_eval", "limit")
         if self.output_dir is None:
             raise UserError("--output_dir is missing: name a folder for the data.")
         own = {"medical": ("source", "hub_config", "answers"), "wiki": ("articles", "model_name")}

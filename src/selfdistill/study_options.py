@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from selfdistill.config import Method
-from selfdistill.options import EvalOptions, TrainOptions
+from selfdistill.options import EvalOptions, TrainOptions, at_least_1
 from selfdistill.types import UserError
 
 Prior = Literal["auto", "none", "prior-quick", "prior"]
@@ -64,11 +64,8 @@ class StudyOptions(TrainOptions):
         for name in self.UNUSED:
             if getattr(self, name) != getattr(type(self), name):
                 raise UserError(f"{self.config}: this study has no use for {name}. Leave it out.")
-        at_least_1 = ("lora_r", "lora_alpha", "limit", "preflight_rows", "eval_limit", "eval_batch_size")
-        for name in (*at_least_1, "max_new_tokens", "prior_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name} {value} is not at least 1.")
+        at_least_1(self, "lora_r", "lora_alpha", "limit", "preflight_rows")
+        at_least_1(self, "eval_limit", "eval_batch_size", "max_new_tokens", "prior_limit")
         if not 0 <= self.drift_prompts <= 64:
             raise UserError(f"--drift_prompts {self.drift_prompts} is not between 0 and 64.")
         self.validate()
@@ -116,9 +113,7 @@ class CompareOptions(StudyOptions):
         """Raises UserError for what can be seen before anything is loaded."""
         super().check()
         self.seed_list()
-        for name in ("validation_rows", "checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)} is not at least 1.")
+        at_least_1(self, "validation_rows", "checkpoints")
         if self.eval_path is not None and self.dataset_path is None:
             raise UserError("--eval_path goes with --dataset_path: a named task has evaluation rows of its own.")
         if self.budget_amount is not None and self.budget_amount <= 0:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
+from selfdistill.attention import bound_kernel_caches
 from selfdistill.batch import MicroBatch, Part, Sample, loss_positions, micro_batches, weigh
 from selfdistill.config import LEARNS_TOKENS
 from selfdistill.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
@@ -387,6 +388,7 @@ class _AfterStep(TrainerCallback):
 def _loaded(
     model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase | None, peft_config: PeftConfig | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    bound_kernel_caches()
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
     if tokenizer is None:

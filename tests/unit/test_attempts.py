@@ -1,12 +1,12 @@
 """Several completions of a row, with answers worked out by hand."""
 
 import pytest
+from toy_task import toy_task
 
 from selfdistill.evaluate.attempts import budgets, one_row, vote
 from selfdistill.evaluate.run import evaluate, responses, summary
 from selfdistill.prompts import PromptRenderer
 from selfdistill.rollout.engine import Sampling
-from selfdistill.tasks.task import Task
 from selfdistill.types import Example, Rollout, ScoredSample, UserError
 
 
@@ -66,16 +66,8 @@ class Script:
 
 
 def task():
-    return Task(
-        name="toy",
-        description="",
-        source="",
-        licence="",
-        revision="1",
-        load_train=lambda _: [],
-        load_eval=lambda _: [],
+    return toy_task(
         scorers={"m": lambda completion, row: float(completion.strip().endswith(row.reference))},
-        max_new_tokens=8,
         extract=lambda text: text.strip()[-1],
     )
 

@@ -1,11 +1,11 @@
 """Evaluation with an engine that says what it is told to: order, scores, parts, unscored rows."""
 
 import pytest
+from toy_task import toy_task
 
 from selfdistill.evaluate.run import evaluate, responses, summary
 from selfdistill.prompts import PromptRenderer
 from selfdistill.rollout.engine import Sampling
-from selfdistill.tasks.task import Task
 from selfdistill.types import Example, Rollout, UserError
 
 
@@ -37,17 +37,7 @@ def equal(completion, row):
 
 
 def task(**scorers):
-    return Task(
-        name="toy",
-        description="",
-        source="",
-        licence="",
-        revision="7",
-        load_train=lambda _: [],
-        load_eval=lambda _: [],
-        scorers=scorers,
-        max_new_tokens=8,
-    )
+    return toy_task(revision="7", scorers=scorers)
 
 
 @pytest.fixture

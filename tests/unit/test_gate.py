@@ -59,13 +59,23 @@ def test_a_gain_is_never_refused_and_nothing_shows_nothing():
 
 
 @pytest.mark.parametrize(
-    ("num_items", "lost"),
-    [(4, 4), (24, 5), (100, 7), (400, 15)],  # -6/26 + ... by the formula of the first test
+    ("num_items", "allowed", "lost"),  # the table of docs/ledger.md; by the formula of the first test
+    [
+        (4, 0.02, 4),
+        (8, 0.02, 4),
+        (24, 0.02, 5),
+        (100, 0.02, 7),
+        (400, 0.02, 15),
+        (8, 0.05, 4),
+        (24, 0.05, 6),
+        (100, 0.05, 11),
+        (400, 0.05, 29),
+    ],
 )
-def test_smallest_loss_is_the_first_that_is_refused(num_items, lost):
-    assert smallest_loss_refused(num_items, 0.02, 0.95) == lost / num_items
-    assert forgetting_exceeds(*scores(lost=lost, gained=0, same=num_items - lost), 0.02, 0.95).refused
-    assert not forgetting_exceeds(*scores(lost=lost - 1, gained=0, same=num_items - lost + 1), 0.02, 0.95).refused
+def test_smallest_loss_is_the_first_that_is_refused(num_items, allowed, lost):
+    assert smallest_loss_refused(num_items, allowed, 0.95) == lost / num_items
+    assert forgetting_exceeds(*scores(lost=lost, gained=0, same=num_items - lost), allowed, 0.95).refused
+    assert not forgetting_exceeds(*scores(lost=lost - 1, gained=0, same=num_items - lost + 1), allowed, 0.95).refused
 
 
 def test_three_items_can_not_show_even_a_total_loss():

@@ -1,11 +1,11 @@
 """Preflight with an engine that answers right when it sees the answer in the way it likes."""
 
 import pytest
+from toy_task import toy_task
 
 from selfdistill import preflight as module
 from selfdistill.config import MethodConfig
 from selfdistill.preflight import Preflight, TemplateResult, preflight, template_name
-from selfdistill.tasks.task import Task
 from selfdistill.types import Example, Rollout, UserError
 
 
@@ -36,17 +36,7 @@ class Follower:
 
 
 def task(score):
-    return Task(
-        name="toy",
-        description="",
-        source="",
-        licence="",
-        revision="1",
-        load_train=lambda _: [],
-        load_eval=lambda _: [],
-        scorers={"equal": score},
-        max_new_tokens=8,
-    )
+    return toy_task(scorers={"equal": score})
 
 
 @pytest.fixture

@@ -27,14 +27,11 @@ from rich.console import Console
 from selfdistill import run_folder
 from selfdistill.commands import report as command
 from selfdistill.options import ReportOptions
-from selfdistill.report import formats, render, wording
+from selfdistill.report import render, wording
 from selfdistill.report.collect import collect
-from selfdistill.report.contents import BETTER, NOT_ENOUGH_DATA, WORSE, Answer, Comparison, Measure, Results, Sample
-from selfdistill.report.diff import word_diff
-from selfdistill.report.plots import all_plots, pareto_front, thinned
-from selfdistill.report.samples import choose
+from selfdistill.report.contents import BETTER, NOT_ENOUGH_DATA, WORSE, Comparison, Measure, Results
+from selfdistill.report.plots import all_plots
 from selfdistill.report.tables import Table, all_tables, to_csv
-from selfdistill.report.training import mean_by_position, spread
 from selfdistill.types import UserError
 
 
@@ -191,116 +188,6 @@ def test_an_answer_that_speaks_of_the_example_is_a_warning(tmp_path: Path) -> No
     assert results.warnings == [
         f"{tmp_path.name}: 6 of 6 completions speak of an example that only the teacher saw (0.0% before)."
     ]
-
-
-def _sample(index: int, status: str) -> Sample:
-    answer = Answer(completion="", score=0.0, num_tokens=1, finish_reason="stop", status=status)
-    return Sample(dataset="d", id=str(index), part="", prompt="", reference="", before=None, after={"run": answer})
-
-
-def test_choose_takes_all_of_the_rare_and_an_even_share_of_the_rest() -> None:
-    samples = [_sample(i, "broke" if i == 50 else "fixed" if i < 50 else "same") for i in range(101)]
-    chosen = choose(samples, 21)
-    counts = {status: sum(sample.status == status for sample in chosen) for status in ("broke", "fixed", "same")}
-    assert counts == {"broke": 1, "fixed": 10, "same": 10}
-    assert [int(sample.id) for sample in chosen] == sorted(int(sample.id) for sample in chosen)
-
-
-def test_choose_takes_everything_if_it_fits() -> None:
-    samples = [_sample(i, "same") for i in range(5)]
-    assert choose(samples, 5) == samples
-
-
-def test_spread_keeps_both_ends() -> None:
-    assert spread(list(range(10)), 4) == [0, 3, 6, 9]
-    assert spread([1, 2], 4) == [1, 2]
-
-
-def test_mean_by_position() -> None:
-    def row(step: int, positions: list[int], values: list[float], target: str = "teacher") -> dict[str, Any]:
-        return {"step": step, "target": target, "loss_positions": positions, "per_token_kl": values}
-
-    found = mean_by_position(
-        [
-            row(1, [1, 2], [4.0, 1.0]),
-            row(1, [1], [2.0]),
-            row(2, [1], [0.5]),
-            row(3, [1], [0.1]),
-            row(3, [1], [9.0], "tokens"),
-        ]
-    )
-    assert found == [
-        {"phase": "early", "position": 1, "divergence": 3.0, "num_rollouts": 2},
-        {"phase": "early", "position": 2, "divergence": 1.0, "num_rollouts": 1},
-        {"phase": "middle", "position": 1, "divergence": 0.5, "num_rollouts": 1},
-        {"phase": "late", "position": 1, "divergence": 0.1, "num_rollouts": 1},
-    ]
-
-
-def test_rollout_tokens_carry_their_divergence_or_none(tmp_path: Path) -> None:
-    write_training(tmp_path)
-    (run,) = collect(tmp_path).runs
-    assert run.rollouts[0].tokens == ["call", " Ann", " now"]
-    assert run.rollouts[0].per_token == [None, 2.0, 0.1]
-
-
-def test_pareto_front() -> None:
-    points = [{"kept": kept, "skill": skill} for kept, skill in ((1, 9), (2, 7), (2, 8), (3, 3), (4, 5))]
-    more = [(p["kept"], p["skill"]) for p in pareto_front(points, more_is_better=True)]
-    assert more == [(1, 9), (2, 8), (4, 5)]
-    less = [(p["kept"], p["skill"]) for p in pareto_front(points, more_is_better=False)]
-    assert less == [(1, 9)]
-
-
-def test_thinned_averages_neighbours() -> None:
-    assert thinned([(1, 1.0), (2, 3.0), (3, 5.0)], 2) == [(1.5, 2.0), (3.0, 5.0)]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "ours", "theirs"),
-    [
-        pytest.param('{"tool": "a"}', '{"tool": "b"}', ["a"], ["b"], id="one word"),
-        pytest.param("call Ann now", "call Ann", [" now"], [], id="a word less"),
-        pytest.param("call Ann", "call Ann", [], [], id="equal"),
-        pytest.param("call Ann", "no idea at all", [], [], id="rewritten: nothing is marked"),
-        pytest.param("", "call", [], [], id="empty"),
-    ],
-)
-def test_word_diff(before: str, after: str, ours: list[str], theirs: list[str]) -> None:
-    a, b = word_diff(before, after)
-    assert "".join(text for _, text in a) == before
-    assert "".join(text for _, text in b) == after
-    assert [text for marked, text in a if marked] == ours
-    assert [text for marked, text in b if marked] == theirs
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "text"),
-    [
-        ("percent", Measure(value=0.68, low=0.633, high=0.724), "68.0 [63.3, 72.4]"),
-        ("percent", 0.123, "12.3"),
-        ("percent", Measure(value=None), "unscored"),
-        ("points", Measure(value=-0.04, low=-0.1, high=0.02), "−4.0 [−10.0, +2.0]"),
-        ("points", -0.0001, "0.0"),
-        ("p", 0.00001, "<0.0001"),
-        ("p", 0.0391, "0.0391"),
-        ("rate", 1e-4, "1e-4"),
-        ("rate", 2.5e-5, "2.5e-5"),
-        ("count", 21927, "21,927"),
-        ("number", 3.1, "3.10"),
-        ("number", -0.06, "−0.060"),
-        ("number", 144.2, "144"),
-        ("number", 0, "0"),
-        ("text", None, ""),
-    ],
-)
-def test_cell_text(kind: str, value: Any, text: str) -> None:
-    assert formats.cell_text(kind, value) == text
-
-
-@pytest.mark.parametrize(("value", "level"), [(None, 0), (0.0, 0), (0.5, 4), (2.0, 9), (10.0, 9)])
-def test_shade_grows_with_the_square_root(value: float | None, level: int) -> None:
-    assert render.shade(value) == level  # 9 sqrt(0.5 / 2) = 4.5, rounded to even
 
 
 def test_score_table(tmp_path: Path) -> None:

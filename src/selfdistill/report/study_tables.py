@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfdistill.report.contents import Measure, Results
-from selfdistill.report.table import Column, Table, Value
+from selfdistill.report.table import COST, COST_COLUMNS, DRIFT, DRIFT_COLUMNS, Column, Table, Value
 
 
 def study_tables(results: Results) -> list[Table]:
@@ -29,11 +29,8 @@ def compare_summary(results: Results) -> Table:
         Column(title="step", kind="count"),
         Column(title="new task % [seeds' range]", kind="percent", meaning="new task"),
         Column(title="prior % [seeds' range]", kind="percent", meaning="prior"),
-        Column(title="KL a token", kind="number", meaning="kl_per_token"),
-        Column(title="reference loss", kind="number", meaning="reference_nll"),
-        Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
-        Column(title="tokens", kind="count", meaning="tokens"),
-        Column(title="seconds", kind="count", meaning="wall_s"),
+        *DRIFT_COLUMNS,
+        *COST_COLUMNS,
         Column(title="validation %", kind="percent", meaning="validation"),
         Column(title="rate", meaning="validation"),
     ]
@@ -41,9 +38,9 @@ def compare_summary(results: Results) -> Table:
     for (method, rate), group in sorted(groups.items()):
         row: list[Value] = [method, rate, len(group), _mean([entry["step"] for entry in group])]
         row += [_range([e["new_task"]["accuracy"] for e in group]), _range([prior_mean(e) for e in group])]
-        for name in ("kl_per_token", "reference_nll", "format_leak_rate"):
+        for name in DRIFT:
             row.append(_mean([(entry.get("drift") or {}).get(name) for entry in group]))
-        row += [_mean([e.get("tokens") for e in group]), _mean([e.get("wall_s") for e in group])]
+        row += [_mean([entry.get(name) for entry in group]) for name in COST]
         rows.append([*row, _mean([(e.get("validation") or {}).get("accuracy") for e in group]), _choice(group)])
     title = "Last checkpoint of each method, mean over seeds"
     return Table(name="compare", section="methods", title=title, columns=columns, rows=rows)
@@ -80,17 +77,14 @@ def compare_tests(results: Results) -> Table:
 
 def equal_skill(results: Results) -> Table:
     """What every two arms cost where both are equally good."""
-    names = ("kl_per_token", "reference_nll", "format_leak_rate", "prior", "tokens", "wall_s")
+    names = (*DRIFT, "prior", *COST)
     columns = [
         Column(title="pair"),
         Column(title="at a new task of %", kind="percent", meaning="equal skill"),
         Column(title="method"),
-        Column(title="KL a token", kind="number", meaning="kl_per_token"),
-        Column(title="reference loss", kind="number", meaning="reference_nll"),
-        Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
+        *DRIFT_COLUMNS,
         Column(title="prior %", kind="percent", meaning="prior"),
-        Column(title="tokens", kind="count", meaning="tokens"),
-        Column(title="seconds", kind="count", meaning="wall_s"),
+        *COST_COLUMNS,
         Column(title="KL, second minus first", kind="number", meaning="over seeds"),
         Column(title="deviation over seeds", kind="number", meaning="over seeds"),
     ]
@@ -117,11 +111,8 @@ def compare_checkpoints(results: Results) -> Table:
         Column(title="step", kind="count"),
         Column(title="new task %", kind="percent", meaning="new task"),
         *(Column(title=f"{name} %", kind="percent") for name in priors),
-        Column(title="KL a token", kind="number", meaning="kl_per_token"),
-        Column(title="reference loss", kind="number", meaning="reference_nll"),
-        Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
-        Column(title="tokens", kind="count", meaning="tokens"),
-        Column(title="seconds", kind="count", meaning="wall_s"),
+        *DRIFT_COLUMNS,
+        *COST_COLUMNS,
     ]
     rows: list[list[Value]] = []
     for entry in results.compare:
@@ -131,8 +122,8 @@ def compare_checkpoints(results: Results) -> Table:
         rows.append(
             [entry["method"], entry["learning_rate"], entry["seed"], entry["step"], skill]
             + [prior.get(name) for name in priors]
-            + [moved.get(name) for name in ("kl_per_token", "reference_nll", "format_leak_rate")]
-            + [entry.get("tokens"), entry.get("wall_s")]
+            + [moved.get(name) for name in DRIFT]
+            + [entry.get(name) for name in COST]
         )
     return Table(name="checkpoints", section="methods", title="All checkpoints", columns=columns, rows=rows)
 
@@ -183,19 +174,16 @@ def _stages(run: dict[str, Any], name: str, of: str) -> Table:
         Column(title="after stage"),
         Column(title="prior %", kind="percent", meaning="prior"),
         *(Column(title=f"{prior} %", kind="percent") for prior in priors),
-        Column(title="KL a token", kind="number", meaning="kl_per_token"),
-        Column(title="reference loss", kind="number", meaning="reference_nll"),
-        Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
+        *DRIFT_COLUMNS,
         Column(title="steps", kind="count"),
-        Column(title="tokens", kind="count", meaning="tokens"),
-        Column(title="seconds", kind="count", meaning="wall_s"),
+        *COST_COLUMNS,
     ]
     before = [("before training", run["before"])] if run.get("before") else []
     rows: list[list[Value]] = []
     for title, found in [*before, *((f"{stage['stage']}. {stage['task']}", stage) for stage in stages)]:
         row: list[Value] = [title, prior_mean(found), *(found["prior"].get(prior) for prior in priors)]
-        row += [found["drift"].get(measure) for measure in ("kl_per_token", "reference_nll", "format_leak_rate")]
-        rows.append([*row, *(found.get(cost) for cost in ("step", "tokens", "wall_s"))])
+        row += [found["drift"].get(measure) for measure in DRIFT]
+        rows.append([*row, *(found.get(cost) for cost in ("step", *COST))])
     return Table(name=name, section="sequence", title=f"What was kept, stage by stage{of}", columns=columns, rows=rows)
 
 

@@ -28,3 +28,18 @@ class Table:
     title: str
     columns: list[Column]
     rows: list[list[Value]]
+
+
+DRIFT = ("kl_per_token", "reference_nll", "format_leak_rate")
+"""What drift.json calls the values of ``DRIFT_COLUMNS``."""
+DRIFT_COLUMNS = (
+    Column(title="KL a token", kind="number", meaning="kl_per_token"),
+    Column(title="reference loss", kind="number", meaning="reference_nll"),
+    Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
+)
+COST = ("tokens", "wall_s")
+"""What the studies' files call the values of ``COST_COLUMNS``."""
+COST_COLUMNS = (
+    Column(title="tokens", kind="count", meaning="tokens"),
+    Column(title="seconds", kind="count", meaning="wall_s"),
+)

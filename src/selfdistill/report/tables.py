@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from selfdistill.report.contents import Comparison, Measure, Results, Run
 from selfdistill.report.study_tables import study_tables
-from selfdistill.report.table import Column, Table, Value
+from selfdistill.report.table import DRIFT_COLUMNS, Column, Table, Value
 
 
 def all_tables(results: Results) -> list[Table]:
@@ -64,9 +64,7 @@ def drift(results: Results) -> Table:
     columns = [
         Column(title="run"),
         Column(title="when"),
-        Column(title="KL a token", kind="number", meaning="kl_per_token"),
-        Column(title="reference loss", kind="number", meaning="reference_nll"),
-        Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
+        *DRIFT_COLUMNS,
     ]
     rows: list[list[Value]] = [
         [_run(d.run, results), d.when, d.kl_per_token, d.reference_nll, d.format_leak_rate] for d in results.drift
