@@ -17,6 +17,7 @@ from selfdistill import run_folder
 from selfdistill.commands.arms import Arm
 from selfdistill.commands.eval import TaskRows
 from selfdistill.commands.scoring import chosen_task, with_chosen_judge
+from selfdistill.metrics import mean
 from selfdistill.options import ReportOptions
 from selfdistill.study_options import StudyOptions
 from selfdistill.tasks import resolve_data_dir
@@ -197,7 +198,7 @@ def describe(entry: Mapping[str, Any]) -> str:
     """``assistant-tools 62.5%, prior 43.1%, KL 0.061`` of a model's scores."""
     texts = [f"{name} {numbers['accuracy']:.1%}" for name, numbers in entry["tasks"].items()]
     if prior := entry["prior"]:
-        texts.append(f"prior {sum(prior.values()) / len(prior):.1%}")
+        texts.append(f"prior {mean(list(prior.values())):.1%}")
     if entry["drift"]:
         texts.append(f"KL {entry['drift']['kl_per_token']:.3f}")
     return escape(", ".join(texts))

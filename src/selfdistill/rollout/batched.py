@@ -54,6 +54,7 @@ class BatchedEngine:
         self.eos_token_ids = torch.tensor(sorted(eos_token_ids), device=model.device)
         self.pad_token_id = pad_token_id
         self.batch_size = batch_size
+        self._transform = head_transform(model.config)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
@@ -137,8 +138,7 @@ class BatchedEngine:
         return tokens[index]
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        transform = head_transform(self.model.config)
-        return transform((hidden @ output_head(self.model).T).float())
+        return self._transform((hidden @ output_head(self.model).T).float())
 
     def _step(self, state: "_State", tokens: Tensor) -> None:
         """One token [B] of every sequence through the decoder; state.hidden becomes [B, H]."""
