@@ -35,7 +35,7 @@ def test_a_stream_is_the_engines_greedy_completion(tiny_model, model_type):
     assert {rollout.finish_reason for rollout in rollouts} >= {"stop"}
 
 
-def test_a_model_without_a_key_value_cache_streams_as_greedy_decoding_is_defined(tiny_model):
+def test_a_model_without_attention_streams_as_greedy_decoding_is_defined(tiny_model):
     model = tiny_model("mamba", state_size=4)
     ids = list(PROMPTS[0])
     for _ in range(GREEDY.max_new_tokens):

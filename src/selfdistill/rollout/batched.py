@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from selfdistill.attention import has_plain_attention
 from selfdistill.heads import decoder, head_transform, output_head
-from selfdistill.rollout.engine import RolloutEngine, Sampling, in_batches, seeded
+from selfdistill.rollout.engine import RolloutEngine, Sampling, cache_argument, in_batches, seeded
 from selfdistill.rollout.hf_generate import GenerateEngine
 from selfdistill.types import Rollout
 
@@ -102,12 +102,13 @@ class BatchedEngine:
         padding = torch.tensor(pads, device=device)
         columns = torch.arange(width, device=device)
         cache = DynamicCache()
-        output = decoder(self.model)(
+        body = decoder(self.model)
+        output = body(
             input_ids=ids,
             attention_mask=(columns >= padding[:, None]).long() if any(pads) else None,
             position_ids=(columns - padding[:, None]).clamp(min=0),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(body): cache},
         )
         layers: Any = cache.layers
         keys = [_with_room(layer.keys, room) for layer in layers]

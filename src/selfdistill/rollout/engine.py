@@ -1,11 +1,13 @@
 """What every rollout engine does, whichever library samples."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from selfdistill.types import Rollout
 
@@ -44,6 +46,11 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def cache_argument(body: nn.Module) -> str:
+    """What a decoder's forward, and its output, call the cache: transformers renamed it in 5.24."""
+    return "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
 
 
 def in_batches(

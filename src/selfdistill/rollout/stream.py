@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from selfdistill.heads import decoder
 from selfdistill.rollout.batched import sample
-from selfdistill.rollout.engine import Sampling, seeded
+from selfdistill.rollout.engine import Sampling, cache_argument, seeded
 
 
 @torch.inference_mode()  # holds while a token is made, not in the caller between two tokens
@@ -22,13 +23,14 @@ def stream(
     draws = random.Random(sampling.seed)
     ids = torch.tensor([list(prompt_ids)], device=model.device)
     unseen, cache = ids, None
+    argument = cache_argument(decoder(model))
     for _ in range(sampling.max_new_tokens):
-        output = model(input_ids=unseen, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        output = model(input_ids=unseen, use_cache=True, logits_to_keep=1, **{argument: cache})
         with seeded(draws.getrandbits(63), model.device):
             tokens, _ = sample(output.logits[:, -1].float(), sampling)
         yield (token := int(tokens))
         if token in eos_token_ids:
             return
         ids = torch.cat([ids, tokens[:, None]], dim=1)
-        cache = output.get("past_key_values")
-        unseen = ids if cache is None else tokens[:, None]  # models without attention keep another kind of state
+        cache = output.get(argument)
+        unseen = ids if cache is None else tokens[:, None]  # before 5.24 some models keep a state by another name
