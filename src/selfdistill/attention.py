@@ -5,7 +5,6 @@ Scores are made for a few sequences at a time, so that they stay in the cache, a
 backward pass, so that none are kept. Used for decoders whose attention is a plain softmax.
 """
 
-import os
 from typing import Any
 
 import torch
@@ -20,20 +19,6 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Model types whose attention is a plain softmax over all earlier positions, sliding windows aside."""
 CHUNK_ELEMENTS = 1 << 22
 """Attention scores held at once: 4.2 million, 8 MB in bf16."""
-
-
-KERNELS_KEPT = "100"
-"""Kernels that torch's two caches of them keep on a CPU."""
-
-
-def bound_kernel_caches() -> None:
-    """Lets torch keep fewer compiled CPU kernels, unless the environment says how many.
-
-    Every length of a batch makes new ones, and by default 1,024 stay, which add up to gigabytes. It counts only
-    where nothing was multiplied yet.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, KERNELS_KEPT)
 
 
 def has_plain_attention(config: Any) -> bool:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from selfdistill.attention import bound_kernel_caches, use_fast_attention
+from selfdistill.attention import use_fast_attention
 from selfdistill.embedded import (
     DEFAULT_MODEL,
     EMBEDDED_FOLDER,
@@ -33,6 +33,7 @@ from selfdistill.embedded import (
     load_gguf,
 )
 from selfdistill.heads import HeadTransform, check_head, decoder, head_transform, output_head
+from selfdistill.host import prepare_cpu
 from selfdistill.types import UserError
 
 __all__ = [
@@ -91,8 +92,9 @@ def load_model(
     Hub id. ``dtype``: see compute_dtype. ``device``: default_device() unless given.
     Raises UserError that names --model_name for whatever can't be found or loaded.
     """
-    bound_kernel_caches()
     place = _device(device)
+    if place.type == "cpu":
+        prepare_cpu()
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     model = _load(name_or_path, compute_dtype(dtype, place), options)
     model = cast(PreTrainedModel, model.to(place))  # pyright: ignore[reportArgumentType]

@@ -55,6 +55,10 @@ class TrainWhat:
     """Go on from the last checkpoint in output_dir."""
     overwrite: bool = False
     """Replace what is in output_dir."""
+    profile: bool = False
+    """Write a trace of steps 2 to 4, trace.json.gz, to be opened at ui.perfetto.dev."""
+    skip_memory_check: bool = False
+    """Train even where the memory that a run is estimated to take is not there."""
 
 
 @dataclass(kw_only=True)
@@ -206,6 +210,8 @@ class DemoOptions:
     """Score the first so many rows only."""
     overwrite: bool = False
     """Replace what is in output_dir."""
+    skip_memory_check: bool = False
+    """Train even where the memory that a run is estimated to take is not there."""
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,7 @@ NO_TOTAL = ("constant", "constant_with_warmup", "inverse_sqrt")
 class StudyOptions(TrainOptions):
     """What both studies take: the settings that all arms share, the arms, and what is measured."""
 
-    UNUSED: ClassVar[tuple[str, ...]] = ("base_model", "save_steps", "dry_run", "resume")
+    UNUSED: ClassVar[tuple[str, ...]] = ("base_model", "save_steps", "dry_run", "resume", "profile")
     """Settings of a training run that mean nothing here; a file that sets one is refused."""
 
     output_dir: str | None = None
@@ -33,7 +33,7 @@ class StudyOptions(TrainOptions):
     """Delete what the study has found so far and start anew."""
 
     eval_limit: int | None = None
-    """Score the first so many evaluation rows of a task only."""
+    """Score the first so many evaluation rows of a task only; where it has parts, as large a share of each."""
     eval_batch_size: int = 64
     """Prompts decoded together in evaluation."""
     max_new_tokens: int | None = None
@@ -56,6 +56,7 @@ class StudyOptions(TrainOptions):
     save_steps: tyro.conf.Suppress[int | None] = None
     dry_run: tyro.conf.Suppress[bool] = False
     resume: tyro.conf.Suppress[bool] = False
+    profile: tyro.conf.Suppress[bool] = False
 
     def check(self) -> None:
         """Raises UserError for what can be seen before anything is loaded."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.profiler import record_function
 
 
 class PhaseTimer:
@@ -17,10 +18,11 @@ class PhaseTimer:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the time inside towards ``name``."""
+        """Counts the time inside towards ``name``; a profiler's trace shows it as ``phase/name``."""
         start = self._now()
         try:
-            yield
+            with record_function(f"phase/{name}"):
+                yield
         finally:
             self._seconds[name] += self._now() - start
 

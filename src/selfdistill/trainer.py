@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
-from selfdistill.attention import bound_kernel_caches
 from selfdistill.batch import MicroBatch, Part, Sample, loss_positions, micro_batches, weigh
 from selfdistill.config import LEARNS_TOKENS
 from selfdistill.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
 from selfdistill.heads import check_head, head_transform, output_head
+from selfdistill.host import prepare_cpu
 from selfdistill.master_weights import MasterWeights
 from selfdistill.models import eos_token_ids, load_model, load_tokenizer, pad_token_id, require_chat_template
 from selfdistill.prompts import as_examples, render_pairs, think_end_ids
@@ -388,7 +388,7 @@ class _AfterStep(TrainerCallback):
 def _loaded(
     model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase | None, peft_config: PeftConfig | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    bound_kernel_caches()
+    prepare_cpu()
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
     if tokenizer is None:

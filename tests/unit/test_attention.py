@@ -1,16 +1,12 @@
 """Attention by matrix products against torch's own, values and gradients, and inside whole models."""
 
-import os
-
 import pytest
 import torch
 from torch.nn import functional
 
 from selfdistill import attention
 from selfdistill.attention import (
-    KERNELS_KEPT,
     NAME,
-    bound_kernel_caches,
     grouped_attention,
     has_plain_attention,
     use_fast_attention,
@@ -82,11 +78,3 @@ def test_only_models_that_fit_are_switched(tiny_model):
     exact = tiny_model("llama")  # fp32 stays with torch's kernel
     use_fast_attention(exact)
     assert exact.config._attn_implementation != NAME
-
-
-def test_kernel_caches_are_bounded_unless_the_environment_says_how(monkeypatch):
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
-    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
-    bound_kernel_caches()
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
-    assert os.environ["LRU_CACHE_CAPACITY"] == KERNELS_KEPT

@@ -13,8 +13,9 @@ from selfdistill import run_folder
 from selfdistill.commands import compare, preflight, report
 from selfdistill.commands.compare import Comparison
 from selfdistill.commands.measures import Measures
+from selfdistill.commands.study import first_rows
 from selfdistill.study_options import CompareOptions
-from selfdistill.types import UserError
+from selfdistill.types import Example, UserError
 
 
 @pytest.fixture
@@ -214,6 +215,13 @@ def test_other_rows_are_refused(study, home):
         file.write(json.dumps({"prompt": "new?", "demonstration": "new"}) + "\n")
     with pytest.raises(UserError, match="another training rows"):
         study(methods="sft", max_steps=1)
+
+
+def test_limited_evaluation_rows_are_the_first_of_every_part():
+    rows = [Example(id=f"{part}{n}", prompt=(), part=part) for part, size in (("a", 4), ("b", 2)) for n in range(size)]
+    assert [row.id for row in first_rows(rows, 3)] == ["a0", "a1", "b0"]
+    assert first_rows(rows, None) == rows
+    assert [row.id for row in first_rows(rows[:4], 2)] == ["a0", "a1"]
 
 
 def test_overwrite_starts_anew_and_a_strange_folder_is_left_alone(study, home):

@@ -69,6 +69,7 @@ def model(monkeypatch):
 
     monkeypatch.setattr(eval_command, "evaluate_model", evaluate)
     monkeypatch.setattr(train_command, "make_trainer", trainer)
+    monkeypatch.setattr(train_command, "check_before_loading", lambda *_: None)
     monkeypatch.setattr(models, "load_model", lambda *_, **__: made)
     monkeypatch.setattr(models, "load_tokenizer", lambda _: Tokenizer())
 

@@ -24,6 +24,7 @@ def run(options: DemoOptions, console: Console) -> None:
     """
     settings = train_command.from_yaml(options.config)
     settings.output_dir, settings.overwrite = options.output_dir, options.overwrite
+    settings.skip_memory_check |= options.skip_memory_check
     settings.check()
 
     from selfdistill import models
@@ -35,6 +36,7 @@ def run(options: DemoOptions, console: Console) -> None:
     task, examples = train_command.training_examples(settings)
     rows = task.load_eval(None)[: options.limit]
     tokenizer = models.load_tokenizer(settings.model_name)
+    train_command.check_before_loading(settings, task, examples, tokenizer)
     model = models.load_model(settings.model_name, dtype=settings.dtype)
     scoring = EvalOptions()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,7 @@ def show(
 ) -> None:
     """Prints the resolved settings, both prompts of the first row, lengths, and peak memory."""
     from selfdistill import models
+    from selfdistill.memory import shortage
 
     config = models.load_config(options.model_name)
     if args.template == "auto":
@@ -44,6 +46,8 @@ def show(
     console.print(str(list(pairs[0].demonstration_ids)))
     console.print(_lengths(pairs, limits))
     console.print(_memory(options, args, config, pairs))
+    if lacking := shortage(config, args, pairs, dtype=options.dtype, lora_r=options.lora_r):
+        console.print(f"[yellow]{escape(lacking)}[/yellow]")
 
 
 def _settings(args: MethodConfig) -> Table:

@@ -59,6 +59,8 @@ def _learn(options: LearnOptions, lesson: Lesson, book: Ledger, held: list[HeldS
     start = book.model_name(book.current)
     tokenizer = models.load_tokenizer(start)
     models.require_chat_template(tokenizer, start)
+    settings = replace(options, model_name=start)
+    train_command.check_before_loading(settings, lesson.task, lesson.train, tokenizer)
     staged = ledger.stage(book)
     keep(staged, options, lesson)
     new = ready(record(options, lesson, tokenizer), book.current, staged)
@@ -67,7 +69,7 @@ def _learn(options: LearnOptions, lesson: Lesson, book: Ledger, held: list[HeldS
     console.print(f"Scoring {escape(start)} on the {len(new.items)} items of {new.skill.name}, before training ...")
     before[new.skill.name] = _score_start(new, model, tokenizer, options, staged, console)
 
-    settings = replace(options, model_name=start, output_dir=str(staged))
+    settings = replace(settings, output_dir=str(staged))
     trainer = train_command.make_trainer(settings, lesson.task, lesson.train, model, tokenizer, console)
     trainer.train()
     trained: Any = trainer.model

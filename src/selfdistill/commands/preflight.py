@@ -31,7 +31,7 @@ def run(options: PreflightOptions, console: Console) -> None:
     task, examples = train_command.training_examples(settings)
 
     from selfdistill import models
-    from selfdistill.memory import estimate_for
+    from selfdistill.memory import estimate_for, shortage
     from selfdistill.prompts import make_renderer
 
     models.quiet_libraries()
@@ -43,13 +43,20 @@ def run(options: PreflightOptions, console: Console) -> None:
     renderer = make_renderer(examples, _with(args, found), tokenizer)
     pairs = [renderer.render(example) for example in examples]
     memory = estimate_for(model.config, _with(args, found), pairs, dtype=options.dtype, lora_r=options.lora_r)
+    lacking = shortage(model.config, _with(args, found), pairs, dtype=options.dtype, lora_r=options.lora_r)
     if options.json:
         lengths = {"student": [len(p.student_ids) for p in pairs], "teacher": [len(p.teacher_ids) for p in pairs]}
         table = {role: {"median": sorted(n)[len(n) // 2], "longest": max(n)} for role, n in lengths.items()}
-        print(json.dumps(found.as_dict() | {"prompt_tokens": table, "peak_memory_bytes": memory.peak}))
+        print(
+            json.dumps(
+                found.as_dict() | {"prompt_tokens": table, "peak_memory_bytes": memory.peak, "fits": not lacking}
+            )
+        )
         return
     show(found, console)
     console.print(f"Memory a training run would take, estimated: {memory.peak / 2**30:.1f} GiB")
+    if lacking:
+        console.print(f"[yellow]{escape(lacking)}[/yellow]")
 
 
 def choose_template(

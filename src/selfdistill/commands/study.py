@@ -35,7 +35,7 @@ STUDY, BASE = "study.json", "base.json"
 HELD_OUT = 200
 NOT_PRINTED = ("step", "steps", "tokens", "validation %")
 """Columns that only the report has: a console is narrow."""
-PLACES = ("output_dir", "overwrite", "config", "data_dir", "eval_batch_size")
+PLACES = ("output_dir", "overwrite", "config", "data_dir", "eval_batch_size", "profile", "skip_memory_check")
 """Options that may differ when a study is gone on with: they change nothing that it finds."""
 
 
@@ -70,7 +70,7 @@ def subject(train_path: str | None, eval_path: str | None, name: str, study: Stu
         if eval_path is None:
             count = min(HELD_OUT, len(train) // 5)
             train, rows = train[: len(train) - count], train[len(train) - count :]
-    rows = rows[: study.eval_limit]
+    rows = first_rows(rows, study.eval_limit)
     if not rows:
         raise UserError(f"{train_path or name} has no evaluation rows: give five rows or more, or rows of their own.")
     train = train[: study.limit]
@@ -81,6 +81,15 @@ def subject(train_path: str | None, eval_path: str | None, name: str, study: Stu
     if headline in task.judged and judge is None:
         raise UserError(f"{task.name} is scored by a judge: give --judge_url and --judge_model, or another --scorer.")
     return Subject(task=task, train=train, test=TaskRows(task, rows, judge))
+
+
+def first_rows(rows: list[Example], count: int | None) -> list[Example]:
+    """The first ``count`` rows, in their order; of rows in parts the first of each, in proportion to its size."""
+    parts: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        parts.setdefault(row.part, []).append(index)
+    share = {index: (rank + 1) / len(part) for part in parts.values() for rank, index in enumerate(part)}
+    return [rows[index] for index in sorted(sorted(share, key=lambda index: share[index])[:count])]
 
 
 class StudyFolder:
@@ -146,19 +155,14 @@ def check_arms(arms: Sequence[Arm], subjects: Sequence[Subject], measures: "Meas
     """Builds every arm's settings and prompts once, so that what is wrong shows before anything is computed or deleted.
 
     Raises:
-        UserError: a setting is unknown or out of range, a prompt is over its limit, or the model is not there.
+        UserError: a setting is unknown or out of range, a prompt is over its limit, the model is not there, or
+            there is too little memory.
     """
-    from selfdistill import models
-    from selfdistill.commands.train import trainer_config
-    from selfdistill.prompts import render_pairs
+    from selfdistill.commands.train import check_before_loading
 
-    config = models.load_config(measures.model_name)
     for arm in arms:
         for each in subjects:
-            args = trainer_config(arm.options, each.task, each.train, measures.tokenizer)
-            if args.template == "auto":
-                args.template = "paper"
-            render_pairs(each.train, args, measures.tokenizer, config)
+            check_before_loading(arm.options, each.task, each.train, measures.tokenizer)
 
 
 def base_of(

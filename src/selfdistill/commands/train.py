@@ -52,6 +52,7 @@ def run(options: TrainOptions, console: Console) -> None:
         show(options, trainer_config(options, task, examples, tokenizer), examples, tokenizer, console)
         return
 
+    check_before_loading(options, task, examples, tokenizer)
     model = models.load_model(options.model_name, dtype=options.dtype)
     trainer = make_trainer(options, task, examples, model, tokenizer, console)
     if options.overwrite and options.output_dir:  # only now that nothing can be refused any more
@@ -60,6 +61,31 @@ def run(options: TrainOptions, console: Console) -> None:
     trainer.train(resume_from_checkpoint=options.resume or None)
     trainer.save_model()
     console.print(f"Model and records are in {escape(str(options.output_dir))}.")
+
+
+def check_before_loading(
+    options: TrainOptions, task: Task, examples: list[Example], tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    """Builds settings and prompts once, so that what is wrong shows before any weight is loaded.
+
+    Raises:
+        UserError: a setting is unknown or out of range, a prompt is over its limit, the model is not there, or the
+            run would take more memory than there is.
+    """
+    from selfdistill import models
+    from selfdistill.memory import shortage
+    from selfdistill.prompts import as_examples, render_pairs
+
+    config = models.load_config(options.model_name)
+    args = trainer_config(options, task, examples, tokenizer)
+    if args.template == "auto":  # about the shortest of those that a preflight tries
+        args.template = "paper"
+    rows = as_examples(examples, "train", demonstrations=args.method != "reinvoke")
+    pairs = render_pairs(rows, args, tokenizer, config)
+    if options.skip_memory_check:
+        return
+    if lacking := shortage(config, args, pairs, dtype=options.dtype, lora_r=options.lora_r):
+        raise UserError(f"{lacking} --skip_memory_check tries it anyway.")
 
 
 def make_trainer(
@@ -101,6 +127,10 @@ def make_trainer(
         },
         callbacks=[TrainingProgress(console)],
     )
+    if options.profile:
+        from selfdistill.profile_trace import ProfileTrace
+
+        trainer.add_callback(ProfileTrace(Path(str(args.output_dir)), console))
     if not quiet:
         announce(options, args, len(examples), trainer.num_rows, console)
     return trainer

@@ -15,9 +15,10 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
 from selfdistill.attention import has_plain_attention
-from selfdistill.heads import decoder, head_transform, output_head
+from selfdistill.heads import decoder, head_transform
 from selfdistill.rollout.engine import RolloutEngine, Sampling, cache_argument, in_batches, seeded
 from selfdistill.rollout.hf_generate import GenerateEngine
+from selfdistill.rollout.projections import LayerProjections, Projections, make_projections
 from selfdistill.types import Rollout
 
 COMPACT_BELOW = 0.8
@@ -59,16 +60,18 @@ class BatchedEngine:
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
         """As in RolloutEngine. Logprobs are those of the sampler, at its temperature, before top_p."""
+        rows = min(self.batch_size, max(1, len(prompts)))
+        projections = make_projections(self.model, rows, sampling.max_new_tokens)
         with seeded(sampling.seed, self.model.device):
-            return in_batches(prompts, self.batch_size, lambda batch: self._complete(batch, sampling))
+            return in_batches(prompts, self.batch_size, lambda batch: self._complete(batch, sampling, projections))
 
-    def _complete(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Rollout]:
+    def _complete(self, prompts: list[Sequence[int]], sampling: Sampling, projections: Projections) -> list[Rollout]:
         state = self._prefill(prompts, sampling.max_new_tokens)
         ids: list[list[int]] = [[] for _ in prompts]
         logprobs: list[list[float]] = [[] for _ in prompts]
         finished: set[int] = set()
         for step in range(sampling.max_new_tokens):
-            tokens, token_logprobs = sample(self._logits(state.hidden), sampling)
+            tokens, token_logprobs = sample(self._logits(state.hidden, projections), sampling)
             ended = torch.isin(tokens, self.eos_token_ids)
             rows = zip(state.owners, tokens.tolist(), token_logprobs.tolist(), ended.tolist(), strict=True)
             for owner, token, logprob, end in rows:
@@ -81,7 +84,7 @@ class BatchedEngine:
             if len(finished) == len(prompts) or step + 1 == sampling.max_new_tokens:
                 break
             tokens = self._compact(state, tokens, finished)
-            self._step(state, tokens)
+            self._step(state, tokens, projections)
         return [
             Rollout(
                 completion_ids=tuple(ids[owner]),
@@ -138,10 +141,11 @@ class BatchedEngine:
         state.owners = [state.owners[row] for row in keep]
         return tokens[index]
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self._transform((hidden @ output_head(self.model).T).float())
+    def _logits(self, hidden: Tensor, projections: Projections) -> Tensor:
+        (logits,) = projections.head(hidden)
+        return self._transform(logits.float())
 
-    def _step(self, state: "_State", tokens: Tensor) -> None:
+    def _step(self, state: "_State", tokens: Tensor, projections: Projections) -> None:
         """One token [B] of every sequence through the decoder; state.hidden becomes [B, H]."""
         body: Any = decoder(self.model)
         end = state.length + 1
@@ -152,11 +156,14 @@ class BatchedEngine:
         columns = torch.arange(end, device=tokens.device)
         bias = torch.zeros(len(tokens), 1, 1, end, dtype=hidden.dtype, device=tokens.device)
         bias.masked_fill_((columns < state.padding[:, None])[:, None, None], float("-inf"))
-        for layer, keys, values in zip(body.layers, state.keys, state.values, strict=True):
-            attended = _attend(layer.self_attn, _norm(layer.input_layernorm, hidden), cos, sin, keys, values, bias)
+        caches = zip(state.keys, state.values, strict=True)
+        for layer, products, (keys, values) in zip(body.layers, projections.layers, caches, strict=True):
+            normed = _norm(layer.input_layernorm, hidden)
+            (attended,) = products.output(_attend(layer.self_attn, products, normed, cos, sin, keys, values, bias))
             hidden = hidden + attended
-            mlp, normed = layer.mlp, _norm(layer.post_attention_layernorm, hidden)
-            hidden = hidden + mlp.down_proj(mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed))
+            gate, up = products.gate_up(_norm(layer.post_attention_layernorm, hidden))
+            (wide,) = products.down(layer.mlp.act_fn(gate) * up)
+            hidden = hidden + wide
         state.length = end
         state.hidden = _norm(body.norm, hidden)[:, 0]
 
@@ -196,24 +203,30 @@ def sample(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
 
 
 def _attend(
-    attention: Any, hidden: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    attention: Any,
+    products: LayerProjections,
+    hidden: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor,
 ) -> Tensor:
     """Attention of one new token [B, 1, H] to the cache, into which its own key and value are written."""
     batch, end = hidden.shape[0], bias.shape[-1]
     shape = (batch, 1, -1, attention.head_dim)
-    query = attention.q_proj(hidden).view(shape)
-    key = attention.k_proj(hidden).view(shape)
+    query, key, value = (output.view(shape) for output in products.query_key_value(hidden))
     if hasattr(attention, "q_norm"):
         query, key = _norm(attention.q_norm, query), _norm(attention.k_norm, key)
     query, key = query.transpose(1, 2), key.transpose(1, 2)
     keys[:, :, end - 1 : end] = _rotate(key, cos, sin)
-    values[:, :, end - 1] = attention.v_proj(hidden).view(shape)[:, 0]
+    values[:, :, end - 1] = value[:, 0]
     # query heads that share a key-value head stand in its row, as if they were so many positions
     grouped = _rotate(query, cos, sin).view(batch, keys.shape[1], -1, attention.head_dim)
     output = functional.scaled_dot_product_attention(
         grouped, keys[:, :, :end], values[:, :, :end], attn_mask=bias, scale=attention.scaling
     )
-    return attention.o_proj(output.reshape(batch, 1, -1))
+    return output.reshape(batch, 1, -1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
