@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 BENCHMARKS := step loss rollout growth memory evaluation
 
-.PHONY: demo test bench check setup lint type imports spell clean
+.PHONY: demo test bench evidence evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -23,6 +23,17 @@ bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their tab
 	  $(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json; done
 	$(BIN)/python benchmarks/page.py runs/bench
 
+evidence: $(DEV)  ## run the studies of evidence/ (about an hour, goes on where it stopped) and put them into docs/evidence.md
+	$(BIN)/python -m evidence.run --size full --output_dir runs/evidence
+	$(BIN)/python -m evidence.page runs/evidence
+	$(BIN)/python -m evidence.check runs/evidence docs/evidence.md
+
+evidence-quick: $(DEV)  ## the same studies, far too small to tell anything, and whether every figure is the folders' own
+	rm -rf runs/evidence-quick
+	$(BIN)/python -m evidence.run --size quick --output_dir runs/evidence-quick
+	$(BIN)/python -m evidence.page runs/evidence-quick --output runs/evidence-quick/evidence.md
+	$(BIN)/python -m evidence.check runs/evidence-quick runs/evidence-quick/evidence.md
+
 check: lint type imports spell  ## everything but the tests
 
 lint: $(DEV)
@@ -36,7 +47,7 @@ imports: $(DEV)
 	$(BIN)/lint-imports
 
 spell: $(DEV)
-	$(BIN)/codespell src tests docs recipes benchmarks README.md AGENTS.md CHANGELOG.md
+	$(BIN)/codespell src tests docs recipes benchmarks evidence README.md AGENTS.md CHANGELOG.md
 
 clean:
 	rm -rf .venv

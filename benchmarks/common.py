@@ -18,6 +18,7 @@ from typing import Any
 LIBRARIES = ("torch", "transformers", "trl", "peft", "vllm", "selfdistill")
 MATRIX_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
 """Names in /proc/cpuinfo of what multiplies bf16 matrices, the fastest first."""
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -39,6 +40,22 @@ def machine() -> dict[str, Any]:
         "versions": {name: found for name in LIBRARIES if (found := _version(name))},
         "date": date.today().isoformat(),
     }
+
+
+def machine_text(facts: dict[str, Any]) -> str:
+    """``machine`` in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    unit = facts["bf16_unit"] or "no bf16 unit"
+    where = f"{facts['cpu']}, {facts['cores']} cores, {unit}, {facts['memory_gib']} GiB"
+    return f"{where}; {versions}; {facts['date']}."
+
+
+def put(page: str, block: str) -> str:
+    """The page with ``block`` between the markers. Raises ValueError where they are not there once each."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise ValueError(f"the page needs the lines {BEGIN} and {END} once each")
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
 
 
 def _version(name: str) -> str | None:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from common import make_parser
+from common import machine_text, make_parser, put
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 Row = tuple[str, str, str]
 """What was measured, the figure, what it should be."""
 
@@ -120,25 +119,10 @@ def render(results: dict[str, dict[str, Any]]) -> str:
         command = f"`{results[name].get('command', f'{name}.py')}`"
         lines += [f"| {command} | {' | '.join(row)} |" for row in rows_of(results[name])]
         if machine := results[name].get("machine"):
-            places.setdefault(_place(machine), []).append(name)
+            places.setdefault(machine_text(machine), []).append(name)
     lines.append("")
     lines += [f"{', '.join(names)}: {place}" for place, names in places.items()]
     return "\n".join(lines)
-
-
-def _place(machine: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    unit = machine["bf16_unit"] or "no bf16 unit"
-    where = f"{machine['cpu']}, {machine['cores']} cores, {unit}, {machine['memory_gib']} GiB"
-    return f"{where}; {versions}; {machine['date']}."
-
-
-def put(page: str, block: str) -> str:
-    """The page with ``block`` between the markers. Raises ValueError where they are not there once each."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"the page needs the lines {BEGIN} and {END} once each")
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from common import BEGIN, END, put
 from flops import Shape, sequence_flops, step_flops
 from growth import judge
-from page import BEGIN, END, put, render
+from page import render
 from rollout import spread
 
 SHAPE = Shape(layers=2, hidden=4, inner=6, heads=2, kv_heads=1, head_dim=3, vocabulary=10)

@@ -1,0 +1,119 @@
+"""What the page says of the sequences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evidence.markdown import anchor_share, number, percent, points, table, teaches_itself
+from evidence.noise import sign_beyond_noise
+from selfdistill.metrics import over_seeds
+from selfdistill.report.formats import rate_text, signed
+
+Run = dict[str, Any]
+Runs = Mapping[int, Sequence[Run]]
+"""The arms' sequences by seed."""
+SHARES = ("average_accuracy", "average_incremental_accuracy", "learning_accuracy")
+CHANGES = ("backward_transfer", "forward_transfer", "forgetting")
+
+
+def continual_part(found: Runs, study: Mapping[str, Any]) -> list[str]:
+    """Lines of all seeds' sequences: answers, tables.
+
+    Args:
+        found: the runs of each seed's continual.json.
+        study: the settings in a study.json of them.
+    """
+    arms = by_arm(found)
+    first = next(iter(found.values()))
+    setting = (
+        f"Tasks {', '.join(first[0]['tasks'])}, {study['eval_limit']} evaluation rows of each; {study['max_steps']} "
+        f"steps of {study['per_device_train_batch_size'] * study['gradient_accumulation_steps']} prompts a stage, "
+        f"seeds {', '.join(map(str, found))}, {study['model_name']}."
+    )
+    pairs = [
+        (ours["method"], theirs["method"])
+        for ours in first
+        for theirs in first
+        if teaches_itself(ours, study)
+        and not teaches_itself(theirs, study)
+        and anchor_share(ours, study) == anchor_share(theirs, study)
+    ]
+    lines = ["### continual", "", setting, "", *(answer(arms, ours, theirs) for ours, theirs in pairs), ""]
+    lines += ["Summaries, mean ± deviation over seeds:", *_summaries(arms, study)]
+    lines += ["SDFT minus SFT, seed by seed:", *_differences(arms, pairs)]
+    lines += ["Accuracy after each stage, mean ± deviation over seeds:", *_matrix(arms)]
+    return lines[:-1]
+
+
+def by_arm(found: Runs) -> dict[str, list[Run]]:
+    """Sequences of all seeds by arm."""
+    arms: dict[str, list[Run]] = {}
+    for runs in found.values():
+        for run in runs:
+            arms.setdefault(run["method"], []).append(run)
+    return arms
+
+
+def answer(arms: Mapping[str, Sequence[Run]], ours: str, theirs: str) -> str:
+    """One line of a list: does ``ours`` forget less than ``theirs``, and does it end better?"""
+    less = sign_beyond_noise([-value for value in difference(arms, ours, theirs, "forgetting")])
+    better = sign_beyond_noise(difference(arms, ours, theirs, "average_accuracy"))
+    words = {1: "yes", -1: "no, {}", 0: "not decided by these seeds"}
+    return (
+        f"- **Does `{ours}` forget less than `{theirs}`?** {words[less].format('it forgets more').capitalize()}. "
+        f"**Is it better at the end?** {words[better].format('it is worse').capitalize()}."
+    )
+
+
+def difference(arms: Mapping[str, Sequence[Run]], ours: str, theirs: str, name: str) -> list[float]:
+    """``ours`` minus ``theirs`` of a summary, or of the drift at the end, a value a seed."""
+    return [_value(a, name) - _value(b, name) for a, b in zip(arms[ours], arms[theirs], strict=True)]
+
+
+def _value(run: Run, name: str) -> float:
+    return run["stages"][-1]["drift"][name] if name == "kl_per_token" else run[name]
+
+
+def _summaries(arms: Mapping[str, Sequence[Run]], study: Mapping[str, Any]) -> list[str]:
+    heads = ["arm", "rate", *(f"{_words(name)} %" for name in SHARES), *map(_words, CHANGES)]
+    heads += ["KL a token at the end", "format leak %", "seconds"]
+    rows: list[list[str]] = []
+    for arm, runs in arms.items():
+        row = [f"`{arm}`", rate_text(runs[0]["settings"].get("learning_rate", study["learning_rate"]))]
+        row += [percent([run[name] for run in runs]) for name in SHARES]
+        row += [points([run[name] for run in runs]) for name in CHANGES]
+        row.append(number([_value(run, "kl_per_token") for run in runs]))
+        row.append(percent([run["stages"][-1]["drift"]["format_leak_rate"] for run in runs]))
+        rows.append([*row, number([sum(stage["wall_s"] for stage in run["stages"]) for run in runs], 0)])
+    return table(heads, rows)
+
+
+def _differences(arms: Mapping[str, Sequence[Run]], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    heads = ["arms", "of", "by seed", "mean", "same sign %", "beyond the noise"]
+    rows: list[list[str]] = []
+    for ours, theirs in pairs:
+        for name in (*SHARES, *CHANGES, "kl_per_token"):
+            values = difference(arms, ours, theirs, name)
+            is_share = name != "kl_per_token"
+            each = [signed(100 * value) if is_share else number([value]) for value in values]
+            told = {1: "higher", -1: "lower", 0: "no"}[sign_beyond_noise(values)]
+            same = f"{100 * over_seeds(values)['sign_consistency']:.0f}"
+            spread = points(values) if is_share else number(values)
+            what = _words(name) if is_share else "KL a token at the end"
+            rows.append([f"`{ours}` − `{theirs}`", what, ", ".join(each), spread, same, told])
+    return table(heads, rows)
+
+
+def _matrix(arms: Mapping[str, Sequence[Run]]) -> list[str]:
+    tasks = next(iter(arms.values()))[0]["tasks"]
+    rows: list[list[str]] = []
+    for number_of_arm, (arm, runs) in enumerate(arms.items()):
+        if number_of_arm == 0:
+            rows.append(["base", "", *(percent([runs[0]["base"][task]]) for task in range(len(tasks)))])
+        for stage, name in enumerate(tasks):
+            cells = [[run["accuracy_matrix"][stage][task] for run in runs] for task in range(len(tasks))]
+            rows.append([f"`{arm}`", f"{stage + 1}. {name}", *map(percent, cells)])
+    return table(["arm", "after stage", *(f"{task} %" for task in tasks)], rows)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

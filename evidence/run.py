@@ -1,0 +1,92 @@
+"""Runs the studies of evidence/studies.yaml, from the repository's root: python -m evidence.run --size quick
+
+Started again it goes on where it stopped. Ends with the exit code of a study that fails.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.common import machine
+from evidence import make_tasks
+from selfdistill import run_folder
+
+STUDIES = Path(__file__).with_name("studies.yaml")
+FACTS = "evidence.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A command of selfdistill and its options; {tasks} in them is the folder of the tasks."""
+
+    name: str
+    command: str
+    options: dict[str, Any]
+
+    def arguments(self, folder: Path) -> list[str]:
+        """What the command line gets; the study goes into a subfolder of its name."""
+        found = [self.command, "--output_dir", str(folder / self.name)]
+        for name, value in self.options.items():
+            for one in value if isinstance(value, list) else [value]:
+                found += [f"--{name}", str(one).replace("{tasks}", str(folder / "tasks"))]
+        return found
+
+
+def read_studies(size: str) -> Iterator[Study]:
+    """The studies of a size in their order; one with several seeds is as many studies."""
+    found = YAML(typ="safe").load(STUDIES.read_text(encoding="utf-8"))[size]
+    for entry in found["studies"]:
+        options = {**found["shared"], **entry["options"]}
+        for seed in entry.get("seeds", [None]):
+            own = {} if seed is None else {"seed": seed}
+            name = entry["name"] if seed is None else f"{entry['name']}-{seed}"
+            yield Study(name=name, command=entry["command"], options=options | own)
+
+
+def begin(folder: Path, size: str) -> None:
+    """Writes the tasks, and on the first start what the page says of command, date and machine.
+
+    Raises:
+        SystemExit: the folder holds studies of another size.
+    """
+    if (folder / FACTS).is_file():
+        before = json.loads((folder / FACTS).read_text(encoding="utf-8"))["size"]
+        if before != size:
+            sys.exit(f"{folder} holds the {before} size. Name another --output_dir.")
+    else:
+        command = f"python -m evidence.run --size {size}"
+        run_folder.write_json(folder / FACTS, {"size": size, "command": command, "machine": machine()})
+    make_tasks.write(folder / "tasks")
+
+
+def main() -> None:
+    """Runs every study, or those whose name begins with --only."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("quick", "full"), default="quick")
+    parser.add_argument("--output_dir", type=Path)
+    parser.add_argument("--only", default="", help="only the studies whose name begins like this")
+    arguments = parser.parse_args()
+    folder = arguments.output_dir or Path("runs/evidence-quick" if arguments.size == "quick" else "runs/evidence")
+    studies = [study for study in read_studies(arguments.size) if study.name.startswith(arguments.only)]
+    if not studies:
+        sys.exit(f"--only {arguments.only}: no study begins like this.")
+    begin(folder, arguments.size)
+    for study in studies:
+        command = [sys.executable, "-m", "selfdistill", *study.arguments(folder)]
+        print(f"\n{study.name}: selfdistill {shlex.join(command[3:])}", flush=True)
+        if code := subprocess.run(command, check=False).returncode:
+            sys.exit(code)
+        for weights in (folder / study.name).rglob("*.safetensors"):  # a finished study needs none of them
+            weights.unlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The tasks of the evidence, its scorer and its list of studies."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evidence import make_tasks
+from evidence.run import read_studies
+from evidence.scorer import same_answer
+from selfdistill.tasks.custom import custom_task
+from selfdistill.types import Example
+
+
+def test_rows_are_the_same_each_time_and_read_by_the_package(tmp_path: Path) -> None:
+    make_tasks.write(tmp_path)
+    first = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    make_tasks.write(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == first
+    for name in ("notes", "tickets"):
+        task = custom_task(str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}-eval.jsonl"))
+        train, evaluation = task.load_train(None), task.load_eval(None)
+        assert (len(train), len(evaluation)) == (300, 100)
+        assert all(same_answer(row.demonstration_text, row) == 1 for row in train)
+        assert len({row.prompt[0]["content"] for row in [*train, *evaluation]}) == 400
+
+
+def test_notes_of_the_evaluation_have_values_of_their_own() -> None:
+    train, evaluation = ([json.loads(row["answer"]) for row in rows] for rows in make_tasks.notes())
+    for key in ("who", "what", "when"):
+        assert not {row[key] for row in train} & {row[key] for row in evaluation}
+
+
+def test_values_stand_in_the_note_as_they_are() -> None:
+    for row in (row for rows in make_tasks.notes() for row in rows):
+        assert all(value.lower() in row["prompt"].lower() for value in json.loads(row["answer"]).values())
+
+
+def test_tickets_of_the_evaluation_have_phrasings_and_products_of_their_own() -> None:
+    train, evaluation = make_tasks.DATA["tickets"]["train"], make_tasks.DATA["tickets"]["eval"]
+    assert not set(train["products"]) & set(evaluation["products"])
+    for word, phrasings in train["phrasings"].items():
+        assert not set(phrasings) & set(evaluation["phrasings"][word])
+    rows = make_tasks.tickets()[1]
+    assert [row["answer"] for row in rows[:4]] == ["billing", "delivery", "access", "repair"]
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference", "score"),
+    [
+        ('{"what": "tea",\n "who": "Ann"}', '{"who": "Ann", "what": "tea"}', 1.0),
+        ('{"who": "Ann", "what": "tea"}.', '{"who": "Ann", "what": "tea"}', 0.0),
+        ('{"who": "Ann"}', '{"who": "Ann", "what": "tea"}', 0.0),
+        (' {"tool": "call", "arguments": {}}', {"tool": "call", "arguments": {}}, 1.0),
+        ("billing\n", "billing", 1.0),
+        ("billing team", "billing", 0.0),
+    ],
+)
+def test_the_scorer_reads_json_and_takes_words_as_they_are(completion: str, reference: object, score: float) -> None:
+    assert same_answer(completion, Example(id="x/0", prompt=(), reference=reference)) == score
+
+
+def test_a_study_of_several_seeds_is_several(tmp_path: Path) -> None:
+    studies = list(read_studies("full"))
+    assert [study.name for study in studies] == [
+        "compare-assistant-tools",
+        "compare-notes",
+        *(f"continual-{seed}" for seed in (0, 1, 2)),
+    ]
+    arguments = studies[1].arguments(tmp_path)
+    assert arguments[:3] == ["compare", "--output_dir", str(tmp_path / "compare-notes")]
+    assert arguments[arguments.index("--eval_path") + 1] == str(tmp_path / "tasks" / "notes-eval.jsonl")
+    assert arguments.count("--arm") == 2
+    assert arguments[-1] != "None"
+    assert [study.name for study in read_studies("quick")] == [study.name for study in studies[:3]]
