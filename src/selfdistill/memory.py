@@ -15,12 +15,15 @@ from selfdistill import models
 from selfdistill.chunked import CHUNK_ELEMENTS
 from selfdistill.config import LEARNS_TOKENS, MethodConfig
 from selfdistill.rollout.batched import make_engine
+from selfdistill.rollout.projections import PACKED_BYTES
 from selfdistill.types import PromptPair
 
 CGROUPS = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 """Where Linux tells this process's control groups, and where their limits are."""
 LORA_R = 16
 """Rank of the adapter that is suggested where training all weights takes too much."""
+PROGRAM_BYTES = 1000 * 2**20
+"""Interpreter and libraries (0.6 GB by benchmarks/memory.py), and what the heap keeps between blocks that are used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +43,9 @@ class MemoryEstimate:
     loss: int
     """Logits of a chunk, and the gradient to the output head."""
     rollouts: int
-    """Keys, values and logits while completions are sampled."""
+    """Keys, values and logits while completions are sampled, and on a CPU the weights in another layout."""
     program: int
-    """The interpreter, the libraries and working buffers."""
+    """The interpreter, the libraries, and memory that is free but not given back."""
 
     @property
     def peak(self) -> int:
@@ -52,8 +55,9 @@ class MemoryEstimate:
 
     @property
     def largest(self) -> str:
-        """The part that takes most, in words."""
-        return max((f.name for f in fields(self)), key=lambda name: getattr(self, name)).replace("_", " ")
+        """The part that takes most, in words; the program is there whatever the settings."""
+        parts = [field.name for field in fields(self) if field.name != "program"]
+        return max(parts, key=lambda name: getattr(self, name)).replace("_", " ")
 
     def as_dict(self) -> dict[str, int]:
         """Bytes by purpose, and the peak."""
@@ -103,8 +107,9 @@ def estimate(
         teacher=num_trainable * _teacher_bytes(args, 4 if own_master else bytes_per_weight),
         activations=tokens * activations,
         loss=_loss(text, tokens, bytes_per_weight, head_trained=not adapter),
-        rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight),
-        program=700 * 2**20,
+        rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
+        + (_packed(num_parameters * bytes_per_weight, bytes_per_weight) if sampled else 0),
+        program=PROGRAM_BYTES,
     )
 
 
@@ -151,6 +156,12 @@ def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int)
     batch = min(sampled, inspect.signature(make_engine).parameters["batch_size"].default)
     cache = text.num_hidden_layers * 2 * _widths(text)[3] * width
     return batch * (cache * (2 * prompt + completion) + 28 * text.vocab_size)
+
+
+def _packed(weights: int, width: int) -> int:
+    """The copy of the weights that decoding reads on a CPU."""
+    on_cpu = models.default_device().type == "cpu"
+    return weights if on_cpu and width == 2 and weights <= PACKED_BYTES else 0
 
 
 def estimate_for(

@@ -20,6 +20,11 @@ from selfdistill.teacher import Teacher
 from selfdistill.types import Example, PromptPair, UserError
 
 
+@pytest.fixture(autouse=True)
+def program(monkeypatch):
+    monkeypatch.setattr(memory, "PROGRAM_BYTES", 700 * 2**20)
+
+
 def pair(prompt: int, teacher: int = 0, demonstration: int = 0) -> PromptPair:
     example = Example(id="x", prompt=({"role": "user", "content": "Hi"},))
     ids = [(3,) * length for length in (prompt, teacher, demonstration)]
