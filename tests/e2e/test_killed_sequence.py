@@ -1,0 +1,51 @@
+"""A sequence of three stages that is killed at random moments, from outside, by the signal that nobody can catch."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from study_home import make_home, read, settings
+
+
+def command(home: Path, name: str) -> list[str]:
+    stages = ",".join(str(home / f"{task}.jsonl") for task in ("one", "two", "three"))
+    flags = {key: value for key, value in settings(home, name).items() if value is not None}
+    flags |= {"stages": stages, "max_steps": 3, "methods": "sdft", "replay": 0.3, "data_dir": str(home)}
+    told = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "selfdistill", "continual", *told]
+
+
+def finished(home: Path, name: str) -> list[str]:
+    return sorted(path.parent.name for path in (home / name).glob("sdft/*/stage.json"))
+
+
+def test_killed_at_random_moments_it_ends_with_the_matrix_of_an_unbroken_one(tmp_path, tiny_model, tokenizer):
+    home = make_home(tmp_path, tiny_model(vocab_size=len(tokenizer), max_position_embeddings=512), tokenizer)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def run(name: str) -> None:
+        done = subprocess.run(command(home, name), env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    start = time.time()
+    run("whole")
+    loaded = (home / "whole" / "base.json").stat().st_mtime - start  # imports, and the base's scores
+    length = (home / "whole" / "continual.json").stat().st_mtime - start
+    moments = [random.SystemRandom().uniform(loaded, length) for _ in range(2)]
+    seen = []
+    for moment in moments:
+        process = subprocess.Popen(
+            command(home, "killed"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moment)
+        process.kill()
+        process.wait()
+        seen.append(finished(home, "killed"))
+    run("killed")
+    whole, killed = (read(home, name, "continual.json") for name in ("whole", "killed"))
+    assert killed["accuracy_matrix"] == whole["accuracy_matrix"], (moments, seen)
+    drifts = [[stage["drift"] for stage in found["stages"]] for found in (whole, killed)]
+    assert drifts[0] == drifts[1], (moments, seen)
