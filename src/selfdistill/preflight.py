@@ -26,6 +26,8 @@ TEMPLATES: tuple[tuple[str, int], ...] = (("paper", 1), ("system", 1), ("prior_t
 """Template and repeat that are tried."""
 ALPHA = 0.05
 """Level of the test that the teacher beats the student."""
+NEW_SKILL = 0.1
+"""A student that is right less often than this has yet to learn the skill, not to get better at it."""
 
 Progress = Callable[[str], None]
 
@@ -110,6 +112,16 @@ class Preflight:
             return f"{told}: the teacher is no better than the student: SDFT has nothing to teach here"
         return f"{told}: the difference may be chance (p = {self.p_value:.2f}); try more rows (--num_rows)"
 
+    @property
+    def advice(self) -> str:
+        """Which method to take, by what docs/evidence.md measured, and where it measured nothing, how to find out."""
+        if self.tells and (self.base_accuracy or 0) < NEW_SKILL:
+            return (
+                "The student can't do this yet. On two such tasks SFT with anchor prompts learned more in as many steps, "
+                "and drifted less, than SDFT (docs/evidence.md): try --method sft --anchor_share 0.25, too."
+            )
+        return "Which method keeps more here is not known: selfdistill compare --methods sdft,sft finds out."
+
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints, the memory estimate aside."""
         return {
@@ -131,6 +143,7 @@ class Preflight:
             "p_value": self.p_value,
             "go": self.go,
             "verdict": self.verdict,
+            "advice": self.advice,
             "recommended_template": self.best.name,
         }
 

@@ -107,6 +107,25 @@ def test_few_rows_may_be_chance():
     assert "may be chance" in found.verdict
 
 
+@pytest.mark.parametrize(
+    ("base", "teacher", "said"),
+    [((0.0,) * 10, 1.0, "--anchor_share"), ((1.0,) + (0.0,) * 9, 1.0, "compare"), ((0.0,) * 10, 0.0, "compare")],
+)
+def test_the_method_advised_is_the_one_that_was_measured_for_such_a_student(base, teacher, said):
+    result = TemplateResult(
+        name="paper",
+        template="paper",
+        repeat=1,
+        scores=(teacher,) * 10,
+        kl_per_token=0.1,
+        truncated_share=0,
+        prompt_tokens=9,
+    )
+    found = Preflight(base_scores=base, student_truncated_share=0, templates=(result,))
+    assert said in found.advice
+    assert found.as_dict()["advice"] == found.advice
+
+
 def test_names_and_defaults():
     assert template_name("prior_turn", 2) == "prior_turn x2"
     assert template_name("paper", 1) == "paper"

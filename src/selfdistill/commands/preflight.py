@@ -105,7 +105,7 @@ def look(
 
 
 def show(found: "Preflight", console: Console) -> None:
-    """The table of templates, and the verdict."""
+    """The table of templates, the verdict, and which method to take."""
     table = Table(title=f"preflight on {len(found.base_scores)} training rows", title_justify="left")
     table.add_column("demonstration shown as")
     for name in ("accuracy", "KL per token", "prompts over the limit", "longest prompt"):
@@ -118,6 +118,7 @@ def show(found: "Preflight", console: Console) -> None:
         table.add_row(result.name, *cells, f"{result.prompt_tokens:,}", style=style)
     console.print(table)
     console.print(f"[bold]{escape(found.verdict)}[/bold]")
+    console.print(escape(found.advice))
 
 
 def _percent(share: float | None) -> str:
