@@ -117,8 +117,8 @@ class Preflight:
         """Which method to take, by what docs/evidence.md measured, and where it measured nothing, how to find out."""
         if self.tells and (self.base_accuracy or 0) < NEW_SKILL:
             return (
-                "The student can't do this yet. On such tasks SFT with anchor prompts learned more in as many steps, and "
-                "drifted less, than SDFT (docs/evidence.md): try --method sft --anchor_share 0.25, too."
+                "The student can't do this yet. On such tasks SFT with anchor prompts learned more in as many steps, "
+                "and drifted less, than SDFT (docs/evidence.md): try --method sft --anchor_share 0.25, too."
             )
         return "Which method keeps more here is not known: selfdistill compare --methods sdft,sft finds out."
 
