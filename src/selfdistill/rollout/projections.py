@@ -53,8 +53,7 @@ def make_projections(model: Any, batch_size: int, max_new_tokens: int) -> Projec
     pays = max_new_tokens >= FEWEST_TOKENS and size <= PACKED_BYTES and _can_pack(head)
 
     def made(*layers: nn.Module) -> Projection:
-        plain = all(type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16 for layer in layers)
-        return _packed(layers, batch_size) if pays and plain else lambda x: [layer(x) for layer in layers]
+        return _packed(layers, batch_size) if pays and _alike(layers) else lambda x: [layer(x) for layer in layers]
 
     body: Any = decoder(model)
     layers = []
@@ -70,6 +69,12 @@ def make_projections(model: Any, batch_size: int, max_new_tokens: int) -> Projec
         )
     last = _packed_weight(head, None, batch_size) if pays else lambda x: x @ head.T
     return Projections(layers=layers, head=lambda x: [last(x)])
+
+
+def _alike(layers: Sequence[Any]) -> bool:
+    """Whether they are plain bf16 layers, all with a bias or all without one."""
+    plain = all(type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16 for layer in layers)
+    return plain and len({layer.bias is None for layer in layers}) == 1
 
 
 def _can_pack(weight: Tensor) -> bool:
