@@ -163,6 +163,26 @@ def test_finished_cells_are_not_run_again_and_half_finished_ones_are(study, home
     assert read(home, "out", "compare.json") == first
 
 
+def test_a_study_grows_by_arms_seeds_and_rates(study, home, monkeypatch):
+    trained = []
+    train = Comparison._train
+    monkeypatch.setattr(Comparison, "_train", lambda self, cell: trained.append(cell.place) or train(self, cell))
+    options = {"max_steps": 1, "checkpoints": 1, "validation_rows": 4, "template": "prior_turn"}
+    study(methods="sft", arm=("slow: method=sft",), learning_rates="sft:1e-3,2e-3;slow:1e-4", **options)
+    trained.clear()
+    grown = "sft:1e-3,2e-3,3e-3;slow:1e-4,1e-5"
+    study(methods="sft,sdft", arm=("slow: method=sft",), learning_rates=grown, **options)
+    assert trained == [
+        f"{name}/seed-0" for name in ("sft/lr-0.003", "sdft/lr-0.01", "slow/lr-0.0001", "slow/lr-1e-05")
+    ]  # slow's first rate once more: it has no validation score
+    trained.clear()
+    study(methods="sft", seeds="0,1", learning_rates="2e-3,1e-3", **options)  # and shrinks
+    assert [Path(place).name for place in trained] == ["seed-1"]
+    assert {entry["method"] for entry in read(home, "out", "compare.json")["entries"]} == {"sft"}
+    with pytest.raises(UserError, match="another arm slow"):  # though the study before this one had it not
+        study(methods=None, arm=("slow: method=dft",), learning_rates="2e-3,1e-3", **options)
+
+
 def test_rates_are_chosen_on_validation_rows_and_the_sweep_is_shown(study, home, monkeypatch):
     accuracies = {1e-3: 0.25, 1e-2: 0.75, 1e-1: 0.75}
     monkeypatch.setattr(Measures, "accuracy", lambda self, model, test: accuracies[rate.pop()])
@@ -196,15 +216,14 @@ def test_validation_rows_are_the_last_ones_and_trained_on_by_nobody(home):
     ("options", "message"),
     [
         ({"max_steps": 2}, "another max_steps: 1, now 2"),
-        ({"seeds": "0,1"}, 'another seeds: "0", now "0,1"'),
-        ({"arm": ("a: method=dft",)}, "another arm"),
+        ({"arm": ("a: method=dft, weight_decay=0.1",)}, 'another arm a: {"method": "dft"}, now'),
         ({"limit": 20}, "another limit: null, now 20"),
     ],
 )
 def test_other_settings_are_refused_by_name(study, home, options, message):
-    study(methods="sft", max_steps=1)
+    study(methods="sft", max_steps=1, arm=("a: method=dft",))
     with pytest.raises(UserError, match="holds a study with") as error:
-        study(**{"methods": "sft", "max_steps": 1, **options})
+        study(**{"methods": "sft", "max_steps": 1, "arm": ("a: method=dft",), **options})
     assert message in str(error.value)
     assert len(str(error.value).split()) <= 40
 
@@ -258,6 +277,15 @@ def test_one_preflight_settles_the_template_of_all_arms(study, home, monkeypatch
         for arm in ("sft", "sdft", "own", "b")
     }
     assert used == {"sft": "paper", "sdft": "system", "own": "prior_turn", "b": "system"}
+
+
+def test_the_first_arm_that_needs_a_template_gets_one_later(study, home, monkeypatch):
+    monkeypatch.setattr(preflight, "choose_template", lambda *_: ("prior_turn", 1))
+    study(methods="sft", template="auto", max_steps=1, checkpoints=1)
+    assert read(home, "out", "base.json")["templates"] == {}
+    study(methods="sft,sdft", template="auto", max_steps=1, checkpoints=1)
+    assert read(home, "out", "base.json")["templates"] == {"one": ["prior_turn", 1]}
+    assert read(home, "out", "base.json")["tasks"]["one"]["num_total"] == 6
 
 
 def test_models_are_kept_where_wanted_and_lora_trains(study, home):

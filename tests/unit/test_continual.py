@@ -240,3 +240,15 @@ def test_other_settings_are_refused_by_name(study):
     study(method="sft", max_steps=1)
     with pytest.raises(UserError, match=r"another replay: 0\.0, now 0\.5"):
         study(method="sft", max_steps=1, replay=0.5)
+
+
+def test_a_study_grows_by_arms(study, home, monkeypatch):
+    study(methods="sft", max_steps=1)
+    trained = []
+    train = Sequences._train
+    monkeypatch.setattr(Sequences, "_train", lambda self, stage: trained.append(stage.place) or train(self, stage))
+    study(methods="sft", arm=("slow: method=sft, learning_rate=1e-5",), max_steps=1)
+    assert {Path(place).parts[0] for place in trained} == {"slow"}
+    assert [run["method"] for run in read(home, "out", "continual.json")["runs"]] == ["sft", "slow"]
+    with pytest.raises(UserError, match="another arm slow"):
+        study(methods="sft", arm=("slow: method=sft, learning_rate=1e-6",), max_steps=1)

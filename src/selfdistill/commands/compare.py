@@ -78,7 +78,7 @@ class Comparison:
         if any(len(rates) > 1 for rates in self.rates.values()):
             self.subject, self.validation = hold_back(self.subject, options.validation_rows)
         rows = {"training": self.subject.train, "evaluation": self.subject.test.examples}
-        self.folder = StudyFolder("compare", options, rows)
+        self.folder = StudyFolder("compare", options, rows, self.arms)
         from selfdistill import models
         from selfdistill.commands.measures import Measures
 
@@ -167,7 +167,8 @@ class Comparison:
         """The cell's record: what an earlier start has left, or that of a run made now."""
         self._number += 1
         title = escape(f"cell {self._number} of {self._num_cells}: {cell.title}")
-        if (found := self.folder.find(f"{cell.place}/{CELL}")) is not None:
+        found = self.folder.find(f"{cell.place}/{CELL}")
+        if found is not None and not (cell.swept and found["validation"] is None):  # the arm had one rate only
             self.console.print(f"[bold]{title}[/bold]: done before")
             return found
         self.console.print(f"[bold]{title}[/bold]")

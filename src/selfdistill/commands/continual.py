@@ -93,7 +93,7 @@ class Sequences:
                 raise UserError(f"--stages: {name!r} is there twice. Give each stage a task or file of its own.")
         rows = {f"{each.task.name} training": each.train for each in self.subjects}
         rows |= {f"{each.task.name} evaluation": each.test.examples for each in self.subjects}
-        self.folder = StudyFolder("continual", options, rows)
+        self.folder = StudyFolder("continual", options, rows, self.arms)
         from selfdistill import models
         from selfdistill.commands.measures import Measures
 

@@ -37,6 +37,8 @@ NOT_PRINTED = ("step", "steps", "tokens", "validation %")
 """Columns that only the report has: a console is narrow."""
 PLACES = ("output_dir", "overwrite", "config", "data_dir", "eval_batch_size", "profile", "skip_memory_check")
 """Options that may differ when a study is gone on with: they change nothing that it finds."""
+GROW = ("methods", "arm", "seeds", "learning_rates")
+"""Options that may differ because each of their values has runs of its own: those that are done are not run again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,14 +101,18 @@ class StudyFolder:
         command: compare or continual.
         options: the study's.
         rows: what it trains on and is tested on; other rows make it another study.
+        arms: what is compared; an arm may be new to the folder, but not be another one of the same name.
 
     Raises:
         UserError: the folder holds something else, or a study with other settings.
     """
 
-    def __init__(self, command: str, options: StudyOptions, rows: Mapping[str, Sequence[Example]]) -> None:
+    def __init__(
+        self, command: str, options: StudyOptions, rows: Mapping[str, Sequence[Example]], arms: Sequence[Arm]
+    ) -> None:
         self.path = Path(str(options.output_dir))
         self._overwrite = options.overwrite
+        self._arms: dict[str, Any] = {arm.name: dict(arm.settings) for arm in arms}
         settings = {name: value for name, value in asdict(options).items() if name not in PLACES}
         facts = {"command": command, **settings, **{f"{name} rows": fingerprint(found) for name, found in rows.items()}}
         self._facts = json.loads(json.dumps(facts, default=str))
@@ -119,22 +125,30 @@ class StudyFolder:
                     "it with --overwrite."
                 )
             return
-        before = json.loads((self.path / STUDY).read_text(encoding="utf-8"))["settings"]
-        for name in dict.fromkeys([*self._facts, *before]):
-            old, new = (json.dumps(facts.get(name))[:40] for facts in (before, self._facts))
-            if before.get(name) != self._facts.get(name):
+        self._go_on(json.loads((self.path / STUDY).read_text(encoding="utf-8")))
+
+    def _go_on(self, before: Mapping[str, Any]) -> None:
+        """Checks that the study in the folder is this one, and takes over the arms that it had."""
+        pairs = {
+            name: (before["settings"].get(name), self._facts.get(name)) for name in self._facts | before["settings"]
+        }
+        pairs = {name: pair for name, pair in pairs.items() if name not in GROW}
+        pairs |= {f"arm {name}": (before["arms"].get(name, own), own) for name, own in self._arms.items()}
+        for name, (old, new) in pairs.items():
+            if old != new:
                 raise UserError(
-                    f"{self.path} holds a study with another {name}: {old}, now {new}. Start the same command, name "
-                    "another --output_dir, or give --overwrite."
+                    f"{self.path} holds a study with another {name}: {json.dumps(old)[:40]}, now "
+                    f"{json.dumps(new)[:40]}. Start the same command, name another --output_dir, or give --overwrite."
                 )
+        self._arms = before["arms"] | self._arms
 
     def open(self) -> bool:
         """Makes the folder, emptied where it is to be overwritten; True where a study there is gone on with."""
         if self._overwrite:
             shutil.rmtree(self.path, ignore_errors=True)
         found = (self.path / STUDY).is_file()
-        if not found:
-            run_folder.write_json(self.path / STUDY, {"versions": run_folder.versions(), "settings": self._facts})
+        facts = {"versions": run_folder.versions(), "settings": self._facts, "arms": self._arms}
+        run_folder.write_json(self.path / STUDY, facts)
         return found
 
     def find(self, place: str) -> Any:
@@ -170,20 +184,23 @@ def base_of(
 ) -> dict[str, Any]:
     """Scores of the base model, and ``templates``: task to (template, repeat) for arms that leave it to a preflight.
 
-    Measured once and kept in base.json, its evaluation in eval-before.
+    Measured once and kept in base.json, its evaluation in eval-before; templates when the first arm asks for them.
 
     Raises:
         UserError: no way of showing the demonstration makes a teacher that is better than the base.
     """
-    if (found := folder.find(BASE)) is not None:
-        return found
-    console.print("Scoring the base model ...")
-    model = measures.load_base()
-    measured = measures.measure(model, is_base=True)
+    found = folder.find(BASE)
     asks = next((arm for arm in arms if arm.needs_template), None)
+    if found is not None and (asks is None or found["templates"]):
+        return found
+    model = measures.load_base()
+    if found is None:
+        console.print("Scoring the base model ...")
+        measured = measures.measure(model, is_base=True)
+        measured.write(folder.path / "eval-before")
+        found = measured.entry()
     templates = {each.task.name: _template(asks, each, model, measures, console) for each in subjects if asks}
-    measured.write(folder.path / "eval-before")
-    found = measured.entry() | {"templates": templates}
+    found = found | {"templates": templates}
     run_folder.write_json(folder.path / BASE, found)
     return found
 
