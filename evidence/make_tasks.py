@@ -1,7 +1,8 @@
-"""Writes two small tasks beside assistant-tools: notes (to JSON) and tickets (to one of four words).
+"""Writes three small tasks beside assistant-tools: notes (to JSON), orders (a question about three of them) and
+tickets (to one of four words).
 
-The rows are made from tasks.toml. In notes no name, item or day of an evaluation row is in a training row; in tickets
-no phrasing and no product is.
+The rows are made from tasks.toml. In notes and orders no name, item or day of an evaluation row is in a training row;
+in tickets no phrasing and no product is.
 """
 
 import argparse
@@ -24,16 +25,27 @@ DATA = tomllib.loads(Path(__file__).with_name("tasks.toml").read_text(encoding="
 def notes() -> tuple[list[Row], list[Row]]:
     """Training and evaluation rows; a third of all names, items and days are the evaluation's."""
     rng = random.Random(f"{SEED}/notes")
-    pools = {key: rng.sample(values, len(values)) for key, values in DATA["notes"]["values"].items()}
-    train = {key: values[len(values) // 3 :] for key, values in pools.items()}
-    evaluation = {key: values[: len(values) // 3] for key, values in pools.items()}
+    train, evaluation = _split_values(rng)
     return _notes(train, NUM_TRAIN, rng), _notes(evaluation, NUM_EVAL, rng)
+
+
+def orders() -> tuple[list[Row], list[Row]]:
+    """Training and evaluation rows, split like those of notes; the answer is a value, the demonstration a sentence."""
+    rng = random.Random(f"{SEED}/orders")
+    train, evaluation = _split_values(rng)
+    return _orders(train, NUM_TRAIN, rng), _orders(evaluation, NUM_EVAL, rng)
 
 
 def tickets() -> tuple[list[Row], list[Row]]:
     """Training and evaluation rows, every word as often, in turn."""
     rng = random.Random(f"{SEED}/tickets")
     return _tickets(DATA["tickets"]["train"], NUM_TRAIN, rng), _tickets(DATA["tickets"]["eval"], NUM_EVAL, rng)
+
+
+def _split_values(rng: random.Random) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    pools = {key: rng.sample(values, len(values)) for key, values in DATA["notes"]["values"].items()}
+    train = {key: values[len(values) // 3 :] for key, values in pools.items()}
+    return train, {key: values[: len(values) // 3] for key, values in pools.items()}
 
 
 def _notes(pools: Mapping[str, Sequence[str]], count: int, rng: random.Random) -> list[Row]:
@@ -43,6 +55,20 @@ def _notes(pools: Mapping[str, Sequence[str]], count: int, rng: random.Random) -
         note = rng.choice(DATA["notes"]["phrasings"]).format(**values)
         prompt = DATA["notes"]["prompt"].format(note=note[0].upper() + note[1:])
         rows[prompt] = _row(prompt, json.dumps(values))
+    return list(rows.values())
+
+
+def _orders(pools: Mapping[str, Sequence[str]], count: int, rng: random.Random) -> list[Row]:
+    parts = DATA["orders"]
+    rows: dict[str, Row] = {}
+    while len(rows) < count:
+        verb, plain = rng.choice(list(parts["verbs"].items()))
+        drawn = [rng.sample(pool, 3) for pool in pools.values()]
+        values = [dict(zip(pools, of_one, strict=True), verb=verb, plain=plain) for of_one in zip(*drawn, strict=True)]
+        asked, key = rng.choice(values), rng.choice(list(pools))
+        text = " ".join(parts["sentence"].format(**of_one) for of_one in values)
+        prompt = f"{text}\n{parts[key]['question'].format(**asked)}"
+        rows[prompt] = _row(prompt, parts[key]["answer"].format(**asked)) | {"answer": asked[key]}
     return list(rows.values())
 
 
@@ -60,8 +86,8 @@ def _row(prompt: str, answer: str) -> Row:
 
 
 def write(folder: Path) -> None:
-    """Writes <task>.jsonl and <task>-eval.jsonl of both tasks."""
-    for name, (train, evaluation) in {"notes": notes(), "tickets": tickets()}.items():
+    """Writes <task>.jsonl and <task>-eval.jsonl of the tasks."""
+    for name, (train, evaluation) in {"notes": notes(), "orders": orders(), "tickets": tickets()}.items():
         run_folder.write_jsonl(folder / f"{name}.jsonl", train)
         run_folder.write_jsonl(folder / f"{name}-eval.jsonl", evaluation)
 
