@@ -1,4 +1,4 @@
-"""The tasks of the evidence, its scorer and its list of studies."""
+"""The tasks of the evidence, their scorers and the list of studies."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from evidence import make_tasks
 from evidence.run import read_studies
-from evidence.scorer import same_answer
+from evidence.scorer import right_value, same_answer
 from selfdistill.tasks.custom import custom_task
 from selfdistill.types import Example
 
@@ -17,11 +17,11 @@ def test_rows_are_the_same_each_time_and_read_by_the_package(tmp_path: Path) -> 
     first = {path.name: path.read_text() for path in tmp_path.iterdir()}
     make_tasks.write(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == first
-    for name in ("notes", "tickets"):
+    for name, scorer in {"notes": same_answer, "orders": right_value, "tickets": same_answer}.items():
         task = custom_task(str(tmp_path / f"{name}.jsonl"), str(tmp_path / f"{name}-eval.jsonl"))
         train, evaluation = task.load_train(None), task.load_eval(None)
         assert (len(train), len(evaluation)) == (300, 100)
-        assert all(same_answer(row.demonstration_text, row) == 1 for row in train)
+        assert all(scorer(row.demonstration_text, row) == 1 for row in train)
         assert len({row.prompt[0]["content"] for row in [*train, *evaluation]}) == 400
 
 
@@ -34,6 +34,29 @@ def test_notes_of_the_evaluation_have_values_of_their_own() -> None:
 def test_values_stand_in_the_note_as_they_are() -> None:
     for row in (row for rows in make_tasks.notes() for row in rows):
         assert all(value.lower() in row["prompt"].lower() for value in json.loads(row["answer"]).values())
+
+
+def test_orders_of_the_evaluation_have_values_of_their_own() -> None:
+    train, evaluation = ({row["answer"] for row in rows} for rows in make_tasks.orders())
+    assert not train & evaluation
+
+
+@pytest.mark.parametrize(
+    ("completion", "score"),
+    [
+        ("bruno ordered The kayak.", 0.0),
+        ("Bruno ordered two tents for 3 May.", 1.0),
+        ("Two tents.", 1.0),
+        ("Two tents, and Ann a kayak.", 0.0),
+        ("Two tents, not the lease.", 1.0),  # nobody in the prompt has a lease
+        ("Tents.", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_an_answer_in_orders_has_the_value_asked_for_and_no_other(completion: str, score: float) -> None:
+    text = "Ann ordered a kayak for 2 May. Bruno ordered two tents for 5 May.\nWhat did Bruno order?"
+    example = Example(id="x/0", prompt=({"role": "user", "content": text},), reference="two tents")
+    assert right_value(completion, example) == score
 
 
 def test_tickets_of_the_evaluation_have_phrasings_and_products_of_their_own() -> None:
@@ -65,6 +88,7 @@ def test_a_study_of_several_seeds_is_several(tmp_path: Path) -> None:
     assert [study.name for study in studies] == [
         "compare-assistant-tools",
         "compare-notes",
+        "compare-orders",
         *(f"continual-{seed}" for seed in (0, 1, 2)),
     ]
     arguments = studies[1].arguments(tmp_path)
@@ -72,4 +96,4 @@ def test_a_study_of_several_seeds_is_several(tmp_path: Path) -> None:
     assert arguments[arguments.index("--eval_path") + 1] == str(tmp_path / "tasks" / "notes-eval.jsonl")
     assert arguments.count("--arm") == 2
     assert arguments[-1] != "None"
-    assert [study.name for study in read_studies("quick")] == [study.name for study in studies[:3]]
+    assert [study.name for study in read_studies("quick")] == [study.name for study in studies[:4]]

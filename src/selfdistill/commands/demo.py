@@ -14,6 +14,8 @@ from selfdistill.options import DemoOptions, EvalOptions
 from selfdistill.types import EvalResult
 
 NUM_SAMPLES = 3
+SDFT = "sdft-cpu"
+"""The recipe that learns the demo's task by self-distillation."""
 
 
 def run(options: DemoOptions, console: Console) -> None:
@@ -53,6 +55,10 @@ def run(options: DemoOptions, console: Console) -> None:
     console.print(comparison(before, after))
     _show_samples(before, after, console)
     _report(run_dir, console)
+    if settings.method != "sdft":
+        console.print(
+            f"The same rows by self-distillation: [bold]selfdistill demo --config {SDFT} --output_dir DIR[/bold]"
+        )
 
 
 def comparison(before: EvalResult, after: EvalResult) -> Table:
