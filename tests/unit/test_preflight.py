@@ -109,7 +109,12 @@ def test_few_rows_may_be_chance():
 
 @pytest.mark.parametrize(
     ("base", "teacher", "said"),
-    [((0.0,) * 10, 1.0, "--anchor_share"), ((1.0,) + (0.0,) * 9, 1.0, "compare"), ((0.0,) * 10, 0.0, "compare")],
+    [
+        ((0.0,) * 10, 1.0, "--anchor_share"),
+        ((1.0,) * 2 + (0.0,) * 8, 1.0, "--anchor_share"),
+        ((1.0,) * 3 + (0.0,) * 7, 1.0, "compare"),
+        ((0.0,) * 10, 0.0, "compare"),
+    ],
 )
 def test_the_method_advised_is_the_one_that_was_measured_for_such_a_student(base, teacher, said):
     result = TemplateResult(
