@@ -67,7 +67,7 @@ def _compare(folder: Path) -> Iterator[str]:
         entries += [entry | more for entry in cell["entries"]]
         if chosen:
             rows = run_folder.read_jsonl(folder / place / "eval" / f"{task}.samples.jsonl")
-            scores[cell["method"]][cell["seed"]] = [row["scores"][found["metric"]] for row in rows]
+            scores[cell["method"]][cell["seed"]] = [_score(row["scores"], found["metric"]) for row in rows]
     where = str(folder / "compare.json")
     yield from _differences(found["entries"], entries, f"{where}: entries")
     yield from _differences(found["tests"], paired_tests(scores), f"{where}: tests")
@@ -188,6 +188,12 @@ def _differences(found: Any, wanted: Any, where: str) -> Iterator[str]:
             yield f"{where}: {found}, the run folders give {wanted}"
     elif found != wanted:
         yield f"{where}: {str(found)[:200]}, the run folders give {str(wanted)[:200]}"
+
+
+def _score(scores: Mapping[str, float], metric: str) -> float:
+    """An answer's score by a scorer; what follows @ is a version of its file, and a study that grew has several."""
+    (score,) = (value for name, value in scores.items() if name.partition("@")[0] == metric.partition("@")[0])
+    return score
 
 
 def _settings(folder: Path) -> dict[str, Any]:
