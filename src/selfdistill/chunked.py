@@ -19,6 +19,10 @@ GradientFn = Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 CHUNK_ELEMENTS = 1 << 23
 """Logits of one chunk when no chunk size is given: 8.4 million, 34 MB in fp32."""
+FEWEST_ROWS = 64
+"""A chunk has so many rows all the same: each one goes through the whole gradient of the head."""
+TILE_ELEMENTS = 1 << 24
+"""Largest part of the head's gradient that is made at once: 17 million, 67 MB in fp32."""
 
 
 def by_autograd(values: ValueFn) -> GradientFn:
@@ -60,7 +64,7 @@ def chunked(
         ValueError: ``weights`` has another length than ``student_hidden``, or ``chunk_size`` is below 1.
     """
     if chunk_size is None:
-        chunk_size = max(1, CHUNK_ELEMENTS // student_head.shape[0])
+        chunk_size = max(FEWEST_ROWS, CHUNK_ELEMENTS // student_head.shape[0])
     elif chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     if weights is not None and weights.shape != student_hidden.shape[:1]:
@@ -74,26 +78,33 @@ def chunked(
 
 
 class _Gradients:
-    """Gradients to the student's hidden states and head, added up chunk by chunk."""
+    """Gradients to the student's hidden states and head, added up chunk by chunk; the head's in tiles of its rows."""
 
     def __init__(self, hidden: Tensor, head: Tensor, needed: tuple[bool, bool]) -> None:
         self._hidden, self._head = hidden.detach(), head.detach()
-        self.to_hidden = torch.zeros_like(self._hidden) if needed[0] else None
+        self._to_hidden = torch.zeros_like(self._hidden) if needed[0] else None
         # fp32: bf16 would lose late chunks
         accumulate = torch.promote_types(head.dtype, torch.float32)
-        self.to_head = torch.zeros_like(self._head, dtype=accumulate) if needed[1] else None
+        self._tile_rows = max(1, TILE_ELEMENTS // head.shape[1])
+        parts = self._head.split(self._tile_rows) if needed[1] else ()
+        self._tiles = [torch.zeros_like(part, dtype=accumulate) for part in parts]
 
     def add(self, rows: slice, to_logits: Tensor) -> None:
         """``to_logits``: [n, V], the gradient to the raw logits of ``rows``."""
         to_logits = to_logits.to(self._hidden.dtype)
-        if self.to_hidden is not None:
-            self.to_hidden[rows] = to_logits @ self._head
-        if self.to_head is not None:
-            self.to_head += to_logits.T @ self._hidden[rows]
+        if self._to_hidden is not None:
+            self._to_hidden[rows] = to_logits @ self._head
+        for tile, part in zip(self._tiles, to_logits.split(self._tile_rows, dim=1), strict=False):
+            tile += part.T @ self._hidden[rows]
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
-        """In the dtypes of hidden states and head."""
-        return self.to_hidden, None if self.to_head is None else self.to_head.to(self._head.dtype)
+        """In the dtypes of hidden states and head. Once: a tile is given back when it is copied."""
+        if not self._tiles:
+            return self._to_hidden, None
+        to_head = torch.empty_like(self._head)
+        for part in to_head.split(self._tile_rows):
+            part.copy_(self._tiles.pop(0))
+        return self._to_hidden, to_head
 
 
 class _Chunked(torch.autograd.Function):

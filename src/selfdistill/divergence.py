@@ -65,7 +65,7 @@ def chunked_divergence(
         softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
         weights: [N], factors on the values, constants. With them the backward pass costs nothing more, but
             takes only a gradient that is the same for every token, such as that of ``.sum()``.
-        chunk_size: rows per chunk; by default as many as make 8.4 million logits.
+        chunk_size: rows per chunk; by default as many as make 8.4 million logits, and at least 64.
 
     Returns:
         [N] values in nats, times ``weights`` if given; fp32 (fp64 for fp64 input). Gradients flow to

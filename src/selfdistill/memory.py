@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from selfdistill import models
-from selfdistill.chunked import CHUNK_ELEMENTS
+from selfdistill.chunked import CHUNK_ELEMENTS, FEWEST_ROWS, TILE_ELEMENTS
 from selfdistill.config import LEARNS_TOKENS, MethodConfig
 from selfdistill.rollout.batched import make_engine
 from selfdistill.rollout.projections import PACKED_BYTES
@@ -146,9 +146,10 @@ def _teacher_bytes(args: MethodConfig, width: int) -> int:
 
 def _loss(text: Any, tokens: int, width: int, *, head_trained: bool) -> int:
     """fp32 logits, log-probabilities and probabilities of a chunk, student's and teacher's: six at once. The gradient
-    to the head adds up in fp32, and each chunk's part of it is a tensor of its own."""
-    logits = min(max(CHUNK_ELEMENTS, text.vocab_size), tokens * text.vocab_size)
-    return 6 * 4 * logits + (text.vocab_size * text.hidden_size * (4 + width) if head_trained else 0)
+    to the head adds up in fp32; a tile of it at a time is made of a chunk."""
+    logits = min(max(CHUNK_ELEMENTS, FEWEST_ROWS * text.vocab_size), tokens * text.vocab_size)
+    head = text.vocab_size * text.hidden_size
+    return 6 * 4 * logits + (4 * head + width * min(head, TILE_ELEMENTS) if head_trained else 0)
 
 
 def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int) -> int:

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from selfdistill.chunked import CHUNK_ELEMENTS
+from selfdistill import chunked
+from selfdistill.chunked import CHUNK_ELEMENTS, FEWEST_ROWS
 from selfdistill.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
 
 
@@ -169,13 +170,26 @@ def test_no_tensor_of_tokens_by_vocabulary(options):
     assert dense.numel == TOKENS * VOCABULARY
 
 
-def test_default_chunks_hold_eight_million_logits():
-    vocabulary = CHUNK_ELEMENTS // 3
-    zeros = torch.zeros(7, 1)
+@pytest.mark.parametrize(("rows", "vocabulary"), [(100, CHUNK_ELEMENTS // 100), (FEWEST_ROWS, CHUNK_ELEMENTS // 3)])
+def test_default_chunks_hold_eight_million_logits_and_at_least_64_rows(rows, vocabulary):
+    zeros = torch.zeros(150, 1)
     with LargestTensor() as largest:
         values = chunked_divergence(zeros, torch.zeros(vocabulary, 1), zeros, torch.zeros(vocabulary, 1))
-    assert largest.numel == 3 * vocabulary
-    assert values.tolist() == [0.0] * 7
+    assert largest.numel == rows * vocabulary
+    assert values.tolist() == [0.0] * 150
+
+
+@pytest.mark.parametrize("weights", [None, torch.linspace(0.1, 2, 7, dtype=torch.float64)])
+def test_the_gradient_of_the_head_is_the_same_in_tiles(monkeypatch, weights):
+    case = make_case(tokens=7, vocabulary=13, spread=2.0)
+
+    def gradients():
+        return with_gradients(lambda c: chunked_divergence(*c.tensors, weights=weights), case, torch.ones(7).double())
+
+    whole = gradients()
+    monkeypatch.setattr(chunked, "TILE_ELEMENTS", 3 * case.tensors[1].shape[1] + 1)  # three rows, the last tile one
+    for ours, theirs in zip(gradients(), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=variant_name)
