@@ -21,8 +21,8 @@ CHUNK_ELEMENTS = 1 << 23
 """Logits of one chunk when no chunk size is given: 8.4 million, 34 MB in fp32."""
 FEWEST_ROWS = 64
 """A chunk has so many rows all the same: each one goes through the whole gradient of the head."""
-TILE_ELEMENTS = 1 << 24
-"""Largest part of the head's gradient that is made at once: 17 million, 67 MB in fp32."""
+TILE_ELEMENTS = 1 << 23
+"""Largest part of the head's gradient that is made at once: 8.4 million, 34 MB in fp32."""
 
 
 def by_autograd(values: ValueFn) -> GradientFn:
