@@ -86,7 +86,7 @@ class _Gradients:
         # fp32: bf16 would lose late chunks
         accumulate = torch.promote_types(head.dtype, torch.float32)
         self._tile_rows = max(1, TILE_ELEMENTS // head.shape[1])
-        parts = self._head.split(self._tile_rows) if needed[1] else ()
+        parts = torch.split(self._head, self._tile_rows) if needed[1] else ()
         self._tiles = [torch.zeros_like(part, dtype=accumulate) for part in parts]
 
     def add(self, rows: slice, to_logits: Tensor) -> None:
@@ -94,7 +94,7 @@ class _Gradients:
         to_logits = to_logits.to(self._hidden.dtype)
         if self._to_hidden is not None:
             self._to_hidden[rows] = to_logits @ self._head
-        for tile, part in zip(self._tiles, to_logits.split(self._tile_rows, dim=1), strict=False):
+        for tile, part in zip(self._tiles, torch.split(to_logits, self._tile_rows, dim=1), strict=False):
             tile += part.T @ self._hidden[rows]
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
@@ -102,7 +102,7 @@ class _Gradients:
         if not self._tiles:
             return self._to_hidden, None
         to_head = torch.empty_like(self._head)
-        for part in to_head.split(self._tile_rows):
+        for part in torch.split(to_head, self._tile_rows):
             part.copy_(self._tiles.pop(0))
         return self._to_hidden, to_head
 
