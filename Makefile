@@ -23,7 +23,7 @@ bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their tab
 	  $(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json; done
 	$(BIN)/python benchmarks/page.py runs/bench
 
-evidence: $(DEV)  ## run the studies of evidence/ (about an hour, goes on where it stopped) and put them into docs/evidence.md
+evidence: $(DEV)  ## run the studies of evidence/ (about two hours, goes on where it stopped) and put them into docs/evidence.md
 	$(BIN)/python -m evidence.run --size full --output_dir runs/evidence
 	$(BIN)/python -m evidence.page runs/evidence
 	$(BIN)/python -m evidence.check runs/evidence docs/evidence.md

@@ -20,7 +20,7 @@ GradientFn = Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 CHUNK_ELEMENTS = 1 << 23
 """Logits of one chunk when no chunk size is given: 8.4 million, 34 MB in fp32."""
 FEWEST_ROWS = 64
-"""A chunk has so many rows all the same: each one goes through the whole gradient of the head."""
+"""Rows of one chunk at least, when no chunk size is given: every chunk reads and writes the head's whole gradient."""
 TILE_ELEMENTS = 1 << 23
 """Largest part of the head's gradient that is made at once: 8.4 million, 34 MB in fp32."""
 
@@ -58,7 +58,7 @@ def chunked(
         teacher_head: [V, H'] or None.
         weights: [N] constants that the values are multiplied by, or None. With them gradients are made along
             with the values, and backward takes only the same gradient for every row.
-        chunk_size: rows per chunk; by default as many as make ``CHUNK_ELEMENTS`` logits.
+        chunk_size: rows per chunk; by default as many as make ``CHUNK_ELEMENTS`` logits, and at least ``FEWEST_ROWS``.
 
     Raises:
         ValueError: ``weights`` has another length than ``student_hidden``, or ``chunk_size`` is below 1.
@@ -94,8 +94,9 @@ class _Gradients:
         to_logits = to_logits.to(self._hidden.dtype)
         if self._to_hidden is not None:
             self._to_hidden[rows] = to_logits @ self._head
-        for tile, part in zip(self._tiles, torch.split(to_logits, self._tile_rows, dim=1), strict=False):
-            tile += part.T @ self._hidden[rows]
+        if self._tiles:
+            for tile, part in zip(self._tiles, torch.split(to_logits, self._tile_rows, dim=1), strict=True):
+                tile += part.T @ self._hidden[rows]
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
         """In the dtypes of hidden states and head. Once: a tile is given back when it is copied."""

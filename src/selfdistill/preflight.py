@@ -115,9 +115,10 @@ class Preflight:
     @property
     def advice(self) -> str:
         """Which method to take, by what docs/evidence.md measured, and where it measured nothing, how to find out."""
-        if self.tells and (self.base_accuracy or 0) < MEASURED_UP_TO:
+        base = self.base_accuracy
+        if self.tells and base is not None and base < MEASURED_UP_TO:
             return (
-                f"The student is right in {self.base_accuracy or 0:.0%}. On three such tasks a 135M model learned more "
+                f"The student is right in {base:.0%}. On three such tasks a 135M model learned more "
                 "in as many steps, and drifted less at the same skill, by SFT with anchor prompts than by SDFT "
                 "(docs/evidence.md): try --method sft --anchor_share 0.25, too."
             )

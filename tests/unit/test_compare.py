@@ -236,6 +236,23 @@ def test_other_rows_are_refused(study, home):
         study(methods="sft", max_steps=1)
 
 
+def test_an_edited_scorer_is_refused(study, home):
+    scorer = home / "own.py"
+    scorer.write_text("def right(completion, example):\n    return 1.0\n")
+    study(methods="sft", max_steps=1, scorer=f"{scorer}:right")
+    scorer.write_text("def right(completion, example):\n    return 0.0\n")
+    with pytest.raises(UserError, match="another scorer of one"):
+        study(methods="sft,dft", max_steps=1, scorer=f"{scorer}:right")
+
+
+def test_a_study_gone_on_with_keeps_the_versions_it_began_with(study, home, monkeypatch):
+    study(methods="sft", max_steps=1)
+    began = read(home, "out", "study.json")["versions"]
+    monkeypatch.setattr(run_folder, "versions", lambda: {"torch": "another"})
+    study(methods="sft,dft", max_steps=1)
+    assert read(home, "out", "study.json")["versions"] == began
+
+
 def test_limited_evaluation_rows_are_the_first_of_every_part():
     rows = [Example(id=f"{part}{n}", prompt=(), part=part) for part, size in (("a", 4), ("b", 2)) for n in range(size)]
     assert [row.id for row in first_rows(rows, 3)] == ["a0", "a1", "b0"]

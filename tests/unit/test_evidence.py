@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence_folders import write_compare, write_evidence
+from evidence_folders import METRIC, write_compare, write_evidence, write_report
 
 from benchmarks.common import BEGIN, END, put
 from evidence.check import problems
@@ -104,11 +104,31 @@ def test_a_page_from_the_folders_has_no_problem(runs: Path, page: Path):
     assert list(problems(runs, page)) == []
 
 
+def test_a_study_that_grew_may_hold_answers_scored_by_an_earlier_version_of_the_file(runs: Path, page: Path):
+    name, at, _ = METRIC.partition("@")
+    path = runs / "compare-toy/sft/lr-0.0001/seed-1/eval/toy.samples.jsonl"
+    for written in (path, path.with_name("toy.json")):
+        swap_all(METRIC, f"{name}{at}00000000")(written)
+    write_report(runs / "compare-toy")
+    assert list(problems(runs, page)) == []
+    swap_all(f'"{name}{at}00000000": 1.0', f'"{name}{at}00000000": 0.0')(path)
+    assert next(problems(runs, page), None) is not None
+
+
 def change_json(change: Callable[[Any], None]) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         value = json.loads(path.read_text())
         change(value)
         run_folder.write_json(path, value)
+
+    return edit
+
+
+def swap_all(old: str, new: str) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
 
     return edit
 

@@ -2,32 +2,48 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from selfdistill.models import lora
 from selfdistill.rollout import projections
 from selfdistill.rollout.projections import FEWEST_TOKENS, make_projections
 
+ROUNDING = {"rtol": 2e-2, "atol": 2e-2}
+"""Of sums in bf16 that are added up in another order."""
 
-def agree(model) -> None:
-    """Every projection gives what the model's own layers give, to bf16 rounding."""
+
+def outputs(model) -> tuple[list[Tensor], list[Tensor]]:
+    """What every projection gives for random inputs, and what the model's own layers give for the same."""
     found = make_projections(model, 3, FEWEST_TOKENS)
     torch.manual_seed(1)
+    ours, theirs = [], []
     with torch.inference_mode():
-        for layer, ours in zip(model.get_decoder().layers, found.layers, strict=True):
+        for layer, projected in zip(model.get_decoder().layers, found.layers, strict=True):
             attention, mlp = layer.self_attn, layer.mlp
             pairs = [
-                (ours.query_key_value, (attention.q_proj, attention.k_proj, attention.v_proj)),
-                (ours.output, (attention.o_proj,)),
-                (ours.gate_up, (mlp.gate_proj, mlp.up_proj)),
-                (ours.down, (mlp.down_proj,)),
+                (projected.query_key_value, (attention.q_proj, attention.k_proj, attention.v_proj)),
+                (projected.output, (attention.o_proj,)),
+                (projected.gate_up, (mlp.gate_proj, mlp.up_proj)),
+                (projected.down, (mlp.down_proj,)),
             ]
             for projection, layers in pairs:
                 x = torch.randn(3, 1, layers[0].in_features, dtype=torch.bfloat16)
-                for output, module in zip(projection(x), layers, strict=True):
-                    torch.testing.assert_close(output, module(x), rtol=2e-2, atol=2e-2)
+                ours += projection(x)
+                theirs += [module(x) for module in layers]
         x = torch.randn(3, 16, dtype=torch.bfloat16)
-        torch.testing.assert_close(found.head(x)[0], x @ model.get_output_embeddings().weight.T, rtol=2e-2, atol=2e-2)
+        ours += found.head(x)
+        theirs.append(x @ model.get_output_embeddings().weight.T)
+    return ours, theirs
+
+
+@pytest.fixture
+def packed(monkeypatch) -> list[int]:
+    """Rows of every weight that is packed from now on."""
+    projections._packing_works()  # packs one itself, once
+    found: list[int] = []
+    pack = projections._packed_weight
+    monkeypatch.setattr(projections, "_packed_weight", lambda w, *more: found.append(len(w)) or pack(w, *more))
+    return found
 
 
 def biased(model) -> nn.Module:
@@ -39,27 +55,38 @@ def biased(model) -> nn.Module:
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
-def test_packed_layers_give_what_the_layers_give(tiny_model, model_type):
-    agree(biased(tiny_model(model_type, dtype=torch.bfloat16)))
+def test_packed_layers_give_what_the_layers_give(tiny_model, packed, model_type):
+    model = biased(tiny_model(model_type, dtype=torch.bfloat16))
+    torch.testing.assert_close(*outputs(model), **ROUNDING)
+    here = projections._packing_works()
+    assert len(packed) == (
+        4 * len(model.get_decoder().layers) + 1 if here else 0
+    )  # four products a layer, and the head
 
 
-def test_a_bias_that_only_some_of_the_joined_layers_have_is_not_lost(tiny_model):
+def test_a_bias_that_only_some_of_the_joined_layers_have_is_not_lost(tiny_model, packed):
     model = biased(tiny_model("qwen2", dtype=torch.bfloat16))
     for layer in model.get_decoder().layers:
         layer.self_attn.q_proj.bias = None
-    agree(model)
+    torch.testing.assert_close(*outputs(model), **ROUNDING)
+    here = projections._packing_works()
+    assert len(packed) == (3 * len(model.get_decoder().layers) + 1 if here else 0)
 
 
 def test_adapters_count(tiny_model):
     model = tiny_model(dtype=torch.bfloat16)
+    before, _ = outputs(model)
     adapted = lora(model, r=2, alpha=2, dropout=0.0)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             nn.init.normal_(parameter)
-    agree(adapted.get_base_model())
+    ours, theirs = outputs(adapted.get_base_model())
+    torch.testing.assert_close(ours, theirs, **ROUNDING)
+    assert any((a - b).abs().max() > 0.1 for a, b in zip(ours, before, strict=True))
 
 
 def test_layers_run_as_they_are_where_packing_does_not_work(tiny_model, monkeypatch):
     monkeypatch.setattr(projections, "_packing_works", lambda: False)
     monkeypatch.setattr(projections, "_packed_weight", lambda *_: pytest.fail("packed all the same"))
-    agree(tiny_model(dtype=torch.bfloat16))
+    ours, theirs = outputs(tiny_model(dtype=torch.bfloat16))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

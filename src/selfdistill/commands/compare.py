@@ -77,8 +77,7 @@ class Comparison:
         self.validation: TaskRows | None = None
         if any(len(rates) > 1 for rates in self.rates.values()):
             self.subject, self.validation = hold_back(self.subject, options.validation_rows)
-        rows = {"training": self.subject.train, "evaluation": self.subject.test.examples}
-        self.folder = StudyFolder("compare", options, rows, self.arms)
+        self.folder = StudyFolder("compare", options, [self.subject], self.arms)
         from selfdistill import models
         from selfdistill.commands.measures import Measures
 

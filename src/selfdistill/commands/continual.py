@@ -91,9 +91,7 @@ class Sequences:
         for name in self.names:
             if self.names.count(name) > 1:
                 raise UserError(f"--stages: {name!r} is there twice. Give each stage a task or file of its own.")
-        rows = {f"{each.task.name} training": each.train for each in self.subjects}
-        rows |= {f"{each.task.name} evaluation": each.test.examples for each in self.subjects}
-        self.folder = StudyFolder("continual", options, rows, self.arms)
+        self.folder = StudyFolder("continual", options, self.subjects, self.arms)
         from selfdistill import models
         from selfdistill.commands.measures import Measures
 

@@ -55,7 +55,7 @@ def run(options: DemoOptions, console: Console) -> None:
     console.print(comparison(before, after))
     _show_samples(before, after, console)
     _report(run_dir, console)
-    if settings.method != "sdft":
+    if options.config == DemoOptions.config:
         console.print(
             f"The same rows by self-distillation: [bold]selfdistill demo --config {SDFT} --output_dir DIR[/bold]"
         )

@@ -100,21 +100,25 @@ class StudyFolder:
     Args:
         command: compare or continual.
         options: the study's.
-        rows: what it trains on and is tested on; other rows make it another study.
+        subjects: what it trains on, is tested on and is scored by; other rows or another scorer make it another study.
         arms: what is compared; an arm may be new to the folder, but not be another one of the same name.
 
     Raises:
         UserError: the folder holds something else, or a study with other settings.
     """
 
-    def __init__(
-        self, command: str, options: StudyOptions, rows: Mapping[str, Sequence[Example]], arms: Sequence[Arm]
-    ) -> None:
+    def __init__(self, command: str, options: StudyOptions, subjects: Sequence[Subject], arms: Sequence[Arm]) -> None:
         self.path = Path(str(options.output_dir))
         self._overwrite = options.overwrite
+        self._versions = run_folder.versions()
         self._arms: dict[str, Any] = {arm.name: dict(arm.settings) for arm in arms}
         settings = {name: value for name, value in asdict(options).items() if name not in PLACES}
-        facts = {"command": command, **settings, **{f"{name} rows": fingerprint(found) for name, found in rows.items()}}
+        facts = {"command": command, **settings}
+        for each in subjects:
+            name = each.task.name
+            facts[f"training rows of {name}"] = fingerprint(each.train)
+            facts[f"evaluation rows of {name}"] = fingerprint(each.test.examples)
+            facts[f"scorer of {name}"] = next(iter(each.task.scorers))
         self._facts = json.loads(json.dumps(facts, default=str))
         if self._overwrite or not (self.path / STUDY).is_file():
             if self.path.is_file():
@@ -128,11 +132,9 @@ class StudyFolder:
         self._go_on(json.loads((self.path / STUDY).read_text(encoding="utf-8")))
 
     def _go_on(self, before: Mapping[str, Any]) -> None:
-        """Checks that the study in the folder is this one, and takes over the arms that it had."""
-        pairs = {
-            name: (before["settings"].get(name), self._facts.get(name)) for name in self._facts | before["settings"]
-        }
-        pairs = {name: pair for name, pair in pairs.items() if name not in GROW}
+        """Checks that the study in the folder is this one, and takes over its arms and the versions it began with."""
+        names = [name for name in before["settings"] | self._facts if name not in GROW]
+        pairs = {name: (before["settings"].get(name), self._facts.get(name)) for name in names}
         pairs |= {f"arm {name}": (before["arms"].get(name, own), own) for name, own in self._arms.items()}
         for name, (old, new) in pairs.items():
             if old != new:
@@ -141,13 +143,14 @@ class StudyFolder:
                     f"{json.dumps(new)[:40]}. Start the same command, name another --output_dir, or give --overwrite."
                 )
         self._arms = before["arms"] | self._arms
+        self._versions = before["versions"]
 
     def open(self) -> bool:
         """Makes the folder, emptied where it is to be overwritten; True where a study there is gone on with."""
         if self._overwrite:
             shutil.rmtree(self.path, ignore_errors=True)
         found = (self.path / STUDY).is_file()
-        facts = {"versions": run_folder.versions(), "settings": self._facts, "arms": self._arms}
+        facts = {"versions": self._versions, "settings": self._facts, "arms": self._arms}
         run_folder.write_json(self.path / STUDY, facts)
         return found
 
@@ -193,9 +196,10 @@ def base_of(
     asks = next((arm for arm in arms if arm.needs_template), None)
     if found is not None and (asks is None or found["templates"]):
         return found
-    model = measures.load_base()
     if found is None:
         console.print("Scoring the base model ...")
+    model = measures.load_base()
+    if found is None:
         measured = measures.measure(model, is_base=True)
         measured.write(folder.path / "eval-before")
         found = measured.entry()
