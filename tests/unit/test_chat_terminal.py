@@ -170,7 +170,7 @@ def test_the_embedded_model_answers_a_pipe_and_is_loaded_once(monkeypatch, capsy
     load = models.load_model
     monkeypatch.setattr(models, "load_model", lambda name, **options: loaded.append(name) or load(name, **options))
     monkeypatch.setattr(sys, "stdin", io.StringIO("What is the capital of France?\n"))
-    assert main(["chat", "--against", "smollm2-135m", "--max_new_tokens", "12"]) == 0
+    assert main(["chat", "--against", "smollm2-135m", "--max_new_tokens", "12", "--dtype", "float32"]) == 0
     out = capsys.readouterr().out
     first, second = out.removeprefix("--- smollm2-135m\n").split("--- smollm2-135m\n")
     assert "Paris" in first
