@@ -10,10 +10,10 @@ import time
 import torch
 from transformers import GenerationConfig
 
-from selfdistill import models
-from selfdistill.prompts import PromptRenderer
-from selfdistill.rollout.batched import make_engine
-from selfdistill.rollout.engine import Sampling
+from selfdistill.method.prompts import PromptRenderer
+from selfdistill.method.rollout.batched import make_engine
+from selfdistill.method.rollout.engine import Sampling
+from selfdistill.models import loading
 from selfdistill.tasks import get_task
 
 
@@ -23,14 +23,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--max_new_tokens", type=int, default=48)
     arguments = parser.parse_args()
-    models.quiet_libraries()
-    model = models.load_model(models.DEFAULT_MODEL, dtype="float32")
-    tokenizer = models.load_tokenizer(models.DEFAULT_MODEL)
+    loading.quiet_libraries()
+    model = loading.load_model(loading.DEFAULT_MODEL, dtype="float32")
+    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
     renderer = PromptRenderer(tokenizer)
     examples = get_task("assistant-tools").load_eval(None)[: arguments.rows]
     prompts = [renderer.render(example).student_ids for example in examples]
-    eos = models.eos_token_ids(model, tokenizer)
-    pad = models.pad_token_id(tokenizer)
+    eos = loading.eos_token_ids(model, tokenizer)
+    pad = loading.pad_token_id(tokenizer)
     engine = make_engine(model, eos, pad)
     sampling = Sampling(max_new_tokens=arguments.max_new_tokens, temperature=0)
     config = GenerationConfig(

@@ -43,22 +43,22 @@ def _trainer(folder: Path, sizes: dict[str, int], steps: int, ends: list[float])
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
-    from selfdistill import models
-    from selfdistill.attention import use_fast_attention
-    from selfdistill.rollout.batched import make_engine
-    from selfdistill.sdft_config import SDFTConfig
-    from selfdistill.trainer import SDFTTrainer
+    from selfdistill.method.config import SDFTConfig
+    from selfdistill.method.rollout.batched import make_engine
+    from selfdistill.method.trainer import SDFTTrainer
+    from selfdistill.models import loading
+    from selfdistill.models.attention import use_fast_attention
     from trainers import NO_TOKEN, SHARED
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(time.perf_counter())
 
-    models.quiet_libraries()
+    loading.quiet_libraries()
     torch.manual_seed(0)
-    tokenizer = models.load_tokenizer(models.DEFAULT_MODEL)
+    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
     config = LlamaConfig(vocab_size=sizes["vocabulary"], num_hidden_layers=sizes["layers"], **SIZES)
-    dtype = models.compute_dtype("auto", torch.device("cpu"))
+    dtype = loading.compute_dtype("auto", torch.device("cpu"))
     model = cast(Any, LlamaForCausalLM(config)).to(dtype=dtype).eval()
     use_fast_attention(model)
     question = " the" * (sizes["prompt"] - _overhead(tokenizer))
@@ -71,7 +71,7 @@ def _trainer(folder: Path, sizes: dict[str, int], steps: int, ends: list[float])
         warmup_steps=0,
         **{**SHARED, "max_steps": steps},
     )
-    engine = make_engine(model, {NO_TOKEN}, models.pad_token_id(tokenizer))
+    engine = make_engine(model, {NO_TOKEN}, loading.pad_token_id(tokenizer))
     trainer = SDFTTrainer(model, args, rows, tokenizer, engine=engine)
     trainer.add_callback(Clock())
     return trainer

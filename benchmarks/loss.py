@@ -4,7 +4,7 @@ Forward KL over the full vocabulary, bf16 hidden states of width 576 and heads o
 
 dense  fp32 log-probabilities of both models as whole tensors
 trl    the chunked function of TRL's DistillationTrainer (its SDFTTrainer is dense)
-ours   selfdistill.divergence.chunked_divergence
+ours   selfdistill.method.divergence.chunked_divergence
 
 Every case runs in a fresh process. Its extra memory is the peak during a call less what was in memory before,
 gradients included, after a call on few tokens that loads what a call needs. Seconds are the median of further calls.
@@ -42,7 +42,7 @@ def _loss_function(way: str) -> Callable[..., Any]:
     from torch.nn import functional
 
     if way == "ours":
-        from selfdistill.divergence import chunked_divergence
+        from selfdistill.method.divergence import chunked_divergence
 
         def ours(hidden: Any, *others: Any) -> Any:
             weights = torch.full((len(hidden),), 1 / len(hidden))  # as the trainer has it: known beforehand
@@ -72,7 +72,7 @@ def measure(way: str, vocabulary: int, tokens: int, repeats: int) -> dict[str, f
     """One case, in this process: its loss in nats, median seconds, extra memory in MB."""
     import torch
 
-    from selfdistill.host import prepare_cpu
+    from selfdistill.models.cpu import prepare_cpu
 
     prepare_cpu()  # for all ways alike
     torch.manual_seed(0)

@@ -57,11 +57,11 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
     from peft import LoraConfig
     from transformers import TrainerCallback
 
-    from selfdistill import models
-    from selfdistill.memory import estimate_for
-    from selfdistill.sdft_config import SDFTConfig
+    from selfdistill.method.config import SDFTConfig
+    from selfdistill.method.memory import estimate_for
+    from selfdistill.method.trainer import SDFTTrainer
+    from selfdistill.models import loading
     from selfdistill.tasks import get_task
-    from selfdistill.trainer import SDFTTrainer
     from trainers import SHARED
 
     peaks: list[int] = []
@@ -75,12 +75,12 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
                 standing.append(_settled())
                 live.append(_live())
 
-    models.quiet_libraries()
-    model: Any = models.load_model(models.DEFAULT_MODEL, device="cpu")
+    loading.quiet_libraries()
+    model: Any = loading.load_model(loading.DEFAULT_MODEL, device="cpu")
     if layers is not None:
         model.model.layers = model.model.layers[:layers]
     copy = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    tokenizer = models.load_tokenizer(models.DEFAULT_MODEL)
+    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
     lora = LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear") if lora_r else None
     with tempfile.TemporaryDirectory() as folder:
         args = SDFTConfig(
@@ -97,7 +97,7 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
         trainer.add_callback(Scale())
         trainer.train()
     pairs: Any = trainer.train_dataset
-    config = models.load_config(models.DEFAULT_MODEL)
+    config = loading.load_config(loading.DEFAULT_MODEL)
     parts = estimate_for(config, args, pairs, dtype="auto", lora_r=lora_r).as_dict()
     measured = {"peak": peaks[-1], "standing": standing[-1], "live": live[-1], "copy": copy}
     return measured | {"estimate": parts.pop("peak"), **parts}

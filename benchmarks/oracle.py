@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfdistill import models
-from selfdistill.rollout.batched import make_engine
-from selfdistill.rollout.engine import Sampling
+from selfdistill.method.rollout.batched import make_engine
+from selfdistill.method.rollout.engine import Sampling
+from selfdistill.models import loading
 from selfdistill.types import PromptPair, Rollout
 from trainers import NO_TOKEN, make_ours, plain_model
 
@@ -87,7 +87,7 @@ def _dot(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
 
 def compare_update(prompts: int, new_tokens: int, micro_batch: int) -> dict[str, float]:
     """Our trainer's update, and one from plain bf16 gradients, against the fp32 one: cosine and relative error."""
-    models.quiet_libraries()
+    loading.quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         given: dict[tuple[int, ...], Rollout] = {}
         trainer = make_ours(

@@ -70,7 +70,7 @@ class Side:
 
 def _train(connection: Any, name: str, arguments: dict[str, Any]) -> None:
     """Runs in the child: trains for as long as the parent wants."""
-    from selfdistill.models import quiet_libraries
+    from selfdistill.models.loading import quiet_libraries
     from trainers import Gate, Watched, make_ours, make_trl
 
     quiet_libraries()
@@ -119,7 +119,7 @@ def _phases(phases: list[dict[str, float]], step: dict[str, Any]) -> dict[str, A
 
 
 def _shape() -> Shape:
-    from selfdistill.models import DEFAULT_MODEL, load_config
+    from selfdistill.models.loading import DEFAULT_MODEL, load_config
 
     return Shape.of(load_config(DEFAULT_MODEL))
 

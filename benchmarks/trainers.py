@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, TrainerCallback
 
 from common import resident
-from selfdistill import models
-from selfdistill.prompts import PromptRenderer
-from selfdistill.rollout.batched import make_engine
-from selfdistill.rollout.engine import RolloutEngine, Sampling
-from selfdistill.sdft_config import SDFTConfig
+from selfdistill.method.config import SDFTConfig
+from selfdistill.method.prompts import PromptRenderer
+from selfdistill.method.rollout.batched import make_engine
+from selfdistill.method.rollout.engine import RolloutEngine, Sampling
+from selfdistill.method.trainer import SDFTTrainer
+from selfdistill.models import loading
 from selfdistill.tasks import get_task
-from selfdistill.trainer import SDFTTrainer
 from selfdistill.types import Example, Rollout
 
 TEACHER_PROMPT = (
@@ -46,7 +46,7 @@ SHARED: dict[str, Any] = {
 
 def rows(count: int) -> list[Example]:
     """The assistant-tools training rows, of the first 200, whose student prompts are nearest to 90 tokens."""
-    renderer = PromptRenderer(models.load_tokenizer(models.DEFAULT_MODEL))
+    renderer = PromptRenderer(loading.load_tokenizer(loading.DEFAULT_MODEL))
     examples = get_task("assistant-tools").load_train(None)[:200]
     return sorted(examples, key=lambda example: abs(len(renderer.render(example).student_ids) - 90))[:count]
 
@@ -66,8 +66,8 @@ def make_ours(
 
     ``engine``: what samples instead of our own. ``more``: settings that differ from SHARED's.
     """
-    model = models.load_model(models.DEFAULT_MODEL, device="cpu")
-    tokenizer = models.load_tokenizer(models.DEFAULT_MODEL)
+    model = loading.load_model(loading.DEFAULT_MODEL, device="cpu")
+    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
     args = SDFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=micro_batch,
@@ -78,7 +78,7 @@ def make_ours(
         warmup_steps=0,
         **{**SHARED, **more},
     )
-    engine = engine or make_engine(model, {NO_TOKEN}, models.pad_token_id(tokenizer))
+    engine = engine or make_engine(model, {NO_TOKEN}, loading.pad_token_id(tokenizer))
     return SDFTTrainer(model, args, rows(count), tokenizer, engine=engine)
 
 
@@ -109,7 +109,7 @@ def make_trl(folder: Path, count: int, new_tokens: int, micro_batch: int, dtype:
         **SHARED,
     )
     data = [{"prompt": list(row.prompt), "privileged_context": row.demonstration_text} for row in rows(count)]
-    tokenizer = models.load_tokenizer(models.DEFAULT_MODEL)
+    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
     trainer = TRLTrainer(model=model, args=args, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
     trainer.eos_token_ids = [NO_TOKEN]
     trainer.remove_callback(PrinterCallback)
@@ -118,7 +118,7 @@ def make_trl(folder: Path, count: int, new_tokens: int, micro_batch: int, dtype:
 
 def plain_model(dtype: str) -> PreTrainedModel:
     """The embedded model as transformers loads it, with transformers' own attention."""
-    folder = str(models.embedded_model_path())
+    folder = str(loading.embedded_model_path())
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
 

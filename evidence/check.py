@@ -15,12 +15,13 @@ from typing import Any
 
 from benchmarks.common import BEGIN, END
 from evidence.page import render
-from selfdistill import metrics, run_folder
-from selfdistill.commands.analysis import equal_skill, paired_tests
+from selfdistill import run_folder
 from selfdistill.evaluate.run import summary
 from selfdistill.report.collect import collect
 from selfdistill.report.render import MARKDOWN, TABLES, to_markdown
 from selfdistill.report.tables import all_tables, to_csv
+from selfdistill.stats import scores as metrics
+from selfdistill.studies.analysis import equal_skill, paired_tests
 from selfdistill.tasks.scorers import scorer_from
 from selfdistill.types import EvalResult, Example, ScoredSample
 

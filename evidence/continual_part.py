@@ -5,8 +5,8 @@ from typing import Any
 
 from evidence.markdown import anchor_share, number, percent, points, table, teaches_itself
 from evidence.noise import sign_beyond_noise
-from selfdistill.metrics import over_seeds
 from selfdistill.report.formats import rate_text, signed
+from selfdistill.stats.scores import over_seeds
 
 Run = dict[str, Any]
 Runs = Mapping[int, Sequence[Run]]

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from selfdistill.config import LEARNS_TOKENS
-from selfdistill.metrics import over_seeds
 from selfdistill.report.formats import MINUS, signed
+from selfdistill.settings.method import LEARNS_TOKENS
+from selfdistill.stats.scores import over_seeds
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

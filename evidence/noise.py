@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfdistill.commands.analysis import at_skill
-from selfdistill.metrics import mean, over_seeds
+from selfdistill.stats.scores import mean, over_seeds
+from selfdistill.studies.analysis import at_skill
 
 Entry = Mapping[str, Any]
 Runs = Mapping[int, Sequence[Entry]]

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import evidence.scorer
-from selfdistill import metrics, run_folder
-from selfdistill.commands.analysis import equal_skill, paired_tests
+from selfdistill import run_folder
 from selfdistill.commands.eval import write_into_run
 from selfdistill.evaluate.run import result_of, summary
 from selfdistill.report.collect import collect
 from selfdistill.report.render import to_markdown
 from selfdistill.report.tables import all_tables, to_csv
+from selfdistill.stats import scores as metrics
+from selfdistill.studies.analysis import equal_skill, paired_tests
 from selfdistill.tasks import get_task
 from selfdistill.tasks.scorers import scorer_from
 from selfdistill.types import Example, ScoredSample

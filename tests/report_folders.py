@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill import run_folder
-from selfdistill.metrics import wilson_interval
+from selfdistill.stats.scores import wilson_interval
 
 SCRIPT = "<script>window.injected = true</script><img src=x onerror='window.injected = true'>"
 PARTS = ("new combinations", "new phrasings", "new tools")

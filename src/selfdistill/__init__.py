@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfdistill.sdft_config import SDFTConfig
-    from selfdistill.trainer import SDFTTrainer
+    from selfdistill.method.config import SDFTConfig
+    from selfdistill.method.trainer import SDFTTrainer
 
 __all__ = ["SDFTConfig", "SDFTTrainer", "__version__"]
 __version__ = "0.1.0"
@@ -13,11 +13,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """The trainer and its config, loaded with torch when they are first asked for."""
     if name == "SDFTConfig":
-        from selfdistill.sdft_config import SDFTConfig
+        from selfdistill.method.config import SDFTConfig
 
         return SDFTConfig
     if name == "SDFTTrainer":
-        from selfdistill.trainer import SDFTTrainer
+        from selfdistill.method.trainer import SDFTTrainer
 
         return SDFTTrainer
     raise AttributeError(f"module 'selfdistill' has no attribute {name!r}")

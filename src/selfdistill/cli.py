@@ -12,18 +12,18 @@ COMMANDS = {
     "train": ("TrainOptions", "teach a model the demonstrations of a task"),
     "eval": ("EvalOptions", "score a model on a task"),
     "report": ("ReportOptions", "make report.html of a run's folder"),
-    "compare": ("study_options:CompareOptions", "methods side by side: same data, same budget, several seeds"),
-    "continual": ("study_options:ContinualOptions", "one task after another; what each stage gained and lost"),
-    "chat": ("chat_options:ChatOptions", "talk to a model or two side by side, in the terminal or on a page"),
-    "learn": ("ledger_options:LearnOptions", "add a skill to a ledger; refused where an earlier one is lost"),
-    "rollback": ("ledger_options:RollbackOptions", "make an earlier version of a ledger current"),
-    "ledger": ("ledger_options:LedgerOptions", "show a ledger: versions, lineage, skills held"),
+    "compare": ("settings.study:CompareOptions", "methods side by side: same data, same budget, several seeds"),
+    "continual": ("settings.study:ContinualOptions", "one task after another; what each stage gained and lost"),
+    "chat": ("settings.chat:ChatOptions", "talk to a model or two side by side, in the terminal or on a page"),
+    "learn": ("settings.ledger:LearnOptions", "add a skill to a ledger; refused where an earlier one is lost"),
+    "rollback": ("settings.ledger:RollbackOptions", "make an earlier version of a ledger current"),
+    "ledger": ("settings.ledger:LedgerOptions", "show a ledger: versions, lineage, skills held"),
     "build": ("BuildOptions", "write the data of the tasks medical and wiki"),
     "tasks": ("ListOptions", "list the tasks: source, licence, rows"),
     "recipes": ("ListOptions", "list the settings that come with the package"),
 }
-"""By name: the class of its options, as ``module:class`` where the module isn't ``options``, and a line of help.
-Its module in ``commands`` has the command's name."""
+"""By name: the class of its options, as ``module:class`` where the module isn't ``settings.commands``, and a line
+of help. Its module in ``commands`` has the command's name."""
 
 HELP = """usage: selfdistill COMMAND [options]
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
-        from selfdistill.tasks.files import did_you_mean
+        from selfdistill.data.readers import did_you_mean
 
         raise UserError(f"Unknown command {command!r}.{did_you_mean(command, COMMANDS)} Try selfdistill --help.")
     import importlib
@@ -69,7 +69,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     from rich.console import Console
 
     module_name, _, class_name = COMMANDS[command][0].rpartition(":")
-    options_class = getattr(importlib.import_module(f"selfdistill.{module_name or 'options'}"), class_name)
+    options_class = getattr(importlib.import_module(f"selfdistill.{module_name or 'settings.commands'}"), class_name)
     parsed = tyro.cli(
         options_class,
         args=arguments,

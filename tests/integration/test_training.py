@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from selfdistill.cli import main
-from selfdistill.config import Method, get_args
+from selfdistill.settings.method import Method, get_args
 
 pytestmark = pytest.mark.model
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from selfdistill.commands.arms import parse_arms, parse_rates
-from selfdistill.study_options import CompareOptions, ContinualOptions
+from selfdistill.settings.study import CompareOptions, ContinualOptions
+from selfdistill.studies.arms import parse_arms, parse_rates
 from selfdistill.types import UserError
 
 

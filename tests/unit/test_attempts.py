@@ -5,8 +5,8 @@ from toy_task import toy_task
 
 from selfdistill.evaluate.attempts import budgets, one_row, vote
 from selfdistill.evaluate.run import evaluate, responses, summary
-from selfdistill.prompts import PromptRenderer
-from selfdistill.rollout.engine import Sampling
+from selfdistill.method.prompts import PromptRenderer
+from selfdistill.method.rollout.engine import Sampling
 from selfdistill.types import Example, Rollout, ScoredSample, UserError
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from selfdistill import attention
-from selfdistill.attention import (
+from selfdistill.models import attention
+from selfdistill.models.attention import (
     NAME,
     grouped_attention,
     has_plain_attention,

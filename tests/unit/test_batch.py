@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfdistill.batch import MicroBatch, Sample, Scored, loss_positions, micro_batches, weigh
-from selfdistill.divergence import chunked_divergence, chunked_logprobs
-from selfdistill.heads import decoder, head_transform, output_head
-from selfdistill.scoring import hidden_states
+from selfdistill.method.batch import MicroBatch, Sample, Scored, loss_positions, micro_batches, weigh
+from selfdistill.method.divergence import chunked_divergence, chunked_logprobs
+from selfdistill.method.scoring import hidden_states
+from selfdistill.models.output_head import decoder, head_transform, output_head
 from selfdistill.types import Example, PromptPair, Rollout
 
 CPU = torch.device("cpu")
@@ -190,12 +190,12 @@ def hidden(model: PreTrainedModel, passes: tuple[Scored, ...]) -> Tensor:
 @pytest.fixture(params=[None, 8], ids=["one-pass", "several-passes"], autouse=True)
 def passes(request, monkeypatch):
     """All of it with everything in one forward pass, and in passes of at most 8 tokens."""
-    monkeypatch.setattr("selfdistill.batch.tokens_per_forward", lambda _: request.param)
+    monkeypatch.setattr("selfdistill.method.batch.tokens_per_forward", lambda _: request.param)
     return request.param
 
 
 def test_passes_are_trimmed_each_to_its_own_longest(monkeypatch):
-    monkeypatch.setattr("selfdistill.batch.tokens_per_forward", lambda _: 8)
+    monkeypatch.setattr("selfdistill.method.batch.tokens_per_forward", lambda _: 8)
     samples = [sample([1] * 3, [1] * 6, [2, 2]), sample([1] * 2, [1] * 2, [2, 2]), sample([1], [1], [2, 2])]
     (batch,) = micro_batches(samples, 1, 0, CPU)
     assert batch.parts[0].teacher is not None
@@ -232,7 +232,7 @@ def test_rows_are_those_of_unpadded_runs(tiny_model, family, role):
 
 @torch.no_grad()
 def test_what_padding_holds_changes_nothing(tiny_model, monkeypatch):
-    monkeypatch.setattr("selfdistill.batch.tokens_per_forward", lambda _: None)
+    monkeypatch.setattr("selfdistill.method.batch.tokens_per_forward", lambda _: None)
     model = tiny_model("llama")
     zeros, fives = (micro_batches(some_samples(), 1, pad, CPU)[0].parts[-1].student for pad in (0, 5))
     assert any(not torch.equal(a.input_ids, b.input_ids) for a, b in zip(zeros, fives, strict=True))

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from selfdistill import cli
 from selfdistill.commands import build
-from selfdistill.commands.scoring import chosen_task, with_chosen_judge
-from selfdistill.options import BuildOptions, EvalOptions
+from selfdistill.evaluate.scorer_choice import chosen_task, with_chosen_judge
+from selfdistill.settings.commands import BuildOptions, EvalOptions
 from selfdistill.tasks import TASKS
 from selfdistill.types import UserError
 

@@ -6,10 +6,10 @@ from chat_fakes import FakeChat
 
 from selfdistill.chat import columns
 from selfdistill.chat.columns import Chat, Column, Conversation
-from selfdistill.chat_options import ChatOptions
-from selfdistill.rollout.batched import make_engine
-from selfdistill.rollout.engine import Sampling
-from selfdistill.rollout.stream import stream
+from selfdistill.method.rollout.batched import make_engine
+from selfdistill.method.rollout.engine import Sampling
+from selfdistill.method.rollout.stream import stream
+from selfdistill.settings.chat import ChatOptions
 from selfdistill.types import UserError
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15]]

@@ -164,11 +164,11 @@ def test_the_second_model_is_named_by_its_flag(capsys, tmp_path, monkeypatch):
 
 @pytest.mark.model
 def test_the_embedded_model_answers_a_pipe_and_is_loaded_once(monkeypatch, capsys):
-    from selfdistill import models
+    from selfdistill.models import loading
 
     loaded = []
-    load = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda name, **options: loaded.append(name) or load(name, **options))
+    load = loading.load_model
+    monkeypatch.setattr(loading, "load_model", lambda name, **options: loaded.append(name) or load(name, **options))
     monkeypatch.setattr(sys, "stdin", io.StringIO("What is the capital of France?\n"))
     assert main(["chat", "--against", "smollm2-135m", "--max_new_tokens", "12", "--dtype", "float32"]) == 0
     out = capsys.readouterr().out

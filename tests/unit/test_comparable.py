@@ -2,7 +2,7 @@
 
 import pytest
 
-from selfdistill.comparable import MUST_AGREE, differing_settings, require_comparable, shared_scores
+from selfdistill.stats.same_test import MUST_AGREE, differing_settings, require_comparable, shared_scores
 from selfdistill.types import UserError
 
 CONFIG = {

@@ -12,9 +12,9 @@ from study_home import make_home, printed, read, settings
 from selfdistill import run_folder
 from selfdistill.commands import compare, preflight, report
 from selfdistill.commands.compare import Comparison
-from selfdistill.commands.measures import Measures
-from selfdistill.commands.study import first_rows
-from selfdistill.study_options import CompareOptions
+from selfdistill.settings.study import CompareOptions
+from selfdistill.studies.folder import first_rows
+from selfdistill.studies.measures import Measures
 from selfdistill.types import Example, UserError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selfdistill.commands.analysis import at_skill, best_rate, equal_skill, paired_tests
+from selfdistill.studies.analysis import at_skill, best_rate, equal_skill, paired_tests
 
 
 def entry(accuracy, kl=0.0, **more):

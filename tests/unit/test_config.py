@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from selfdistill.config import (
+from selfdistill.method.config import SDFTConfig
+from selfdistill.settings.method import (
     PAPER,
     MethodConfig,
     check_output_dir,
     deviations_from_paper,
     method_field_names,
 )
-from selfdistill.sdft_config import SDFTConfig
 from selfdistill.types import UserError
 
 
@@ -194,5 +194,5 @@ def test_trainer_settings_are_validated(tmp_path, settings, name):
 
 
 def test_method_settings_import_no_torch():
-    code = "import sys, selfdistill.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, selfdistill.settings.method; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

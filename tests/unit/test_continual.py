@@ -11,9 +11,9 @@ from study_home import make_home, printed, read, settings
 
 from selfdistill.commands import continual, report
 from selfdistill.commands.continual import Sequences, check_anchor, with_replay
-from selfdistill.metrics import normalized
-from selfdistill.study_options import ContinualOptions
-from selfdistill.trainer import SDFTTrainer
+from selfdistill.method.trainer import SDFTTrainer
+from selfdistill.settings.study import ContinualOptions
+from selfdistill.stats.scores import normalized
 from selfdistill.types import Example, UserError
 
 

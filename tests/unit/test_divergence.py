@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfdistill.divergence import (
+from selfdistill.method.divergence import (
     chunked_divergence,
     chunked_logprobs,
     chunked_sampled_divergence,

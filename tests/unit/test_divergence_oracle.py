@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from selfdistill import chunked
-from selfdistill.chunked import CHUNK_ELEMENTS, FEWEST_ROWS
-from selfdistill.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
+from selfdistill.method import chunked
+from selfdistill.method.chunked import CHUNK_ELEMENTS, FEWEST_ROWS
+from selfdistill.method.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
 
 
 def assert_agrees(case: Case, chunk_size: int | None, variant: dict, *, dtype=torch.float64, tolerance=1e-9) -> None:

@@ -7,7 +7,7 @@ import torch
 from dense_oracle import Case, log_heads, make_case, oracle, variant_name, with_gradients
 from torch import Tensor
 
-from selfdistill.divergence import chunked_logprobs, chunked_sampled_divergence, transform_logits
+from selfdistill.method.divergence import chunked_logprobs, chunked_sampled_divergence, transform_logits
 
 LN2 = math.log(2)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from dense_oracle import Case, make_case, with_gradients
 
-from selfdistill.divergence import chunked_divergence, chunked_sampled_divergence
+from selfdistill.method.divergence import chunked_divergence, chunked_sampled_divergence
 
 TOKENS, VOCABULARY = 6, 31
 NAMES = {0.0: {"kind": "forward_kl"}, 1.0: {"kind": "reverse_kl"}}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from selfdistill.evaluate.drift import DriftProbe, any_format
-from selfdistill.prompts import PromptRenderer
+from selfdistill.method.prompts import PromptRenderer
 from selfdistill.types import Example, UserError
 
 EXAMPLES = [

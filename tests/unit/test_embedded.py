@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill import embedded
+from selfdistill.models import embedded
 from selfdistill.types import UserError
 
 
@@ -148,7 +148,7 @@ def test_pip_failure_names_the_remedy(cache, monkeypatch, stderr, part):
 PROCESS = """
 import os, sys, time
 from pathlib import Path
-from selfdistill import embedded
+from selfdistill.models import embedded
 
 def fetch(scratch):
     (scratch / "model.gguf").write_text("gguf")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from selfdistill import models
 from selfdistill.commands import eval as command
-from selfdistill.options import EvalOptions
+from selfdistill.models import loading
+from selfdistill.settings.commands import EvalOptions
 from selfdistill.types import UserError
 
 
@@ -17,8 +17,8 @@ from selfdistill.types import UserError
 def model(monkeypatch, tiny_model, tokenizer):
     made = tiny_model(vocab_size=len(tokenizer), max_position_embeddings=4096)
     other = tiny_model(vocab_size=len(tokenizer), max_position_embeddings=4096, initializer_range=0.3)
-    monkeypatch.setattr(models, "load_model", lambda name, **_: other if name == "base" else made)
-    monkeypatch.setattr(models, "load_tokenizer", lambda name: tokenizer)
+    monkeypatch.setattr(loading, "load_model", lambda name, **_: other if name == "base" else made)
+    monkeypatch.setattr(loading, "load_tokenizer", lambda name: tokenizer)
     return made
 
 

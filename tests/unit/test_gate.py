@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from selfdistill.gate import forgetting_exceeds, smallest_loss_refused
-from selfdistill.metrics import paired_interval
+from selfdistill.ledger.forgetting_test import forgetting_exceeds, smallest_loss_refused
+from selfdistill.stats.scores import paired_interval
 
 Z95 = 1.6448536269514722
 """Normal quantile of one-sided 95%."""

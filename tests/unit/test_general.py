@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill.tasks import assistant_tools, general
-from selfdistill.tasks.general import anchor_examples, drift_examples
+from selfdistill.data import general
+from selfdistill.data.general import anchor_examples, drift_examples
+from selfdistill.tasks import assistant_tools
 from selfdistill.types import Example, UserError, message_text
 
 TOOL_LISTING = re.compile(r"(?im)\btools?\b|\baction\b|\bAPIs?\b|^\s*[-*]|\bneeds \"|^\s*\w+\(\w*\):")
@@ -28,7 +29,7 @@ def prompt_text(example: Example) -> str:
 
 
 def topics(file: str) -> list[str]:
-    path = Path(general.__file__).parent / "data" / file
+    path = Path(general.__file__).parent / file
     return [json.loads(line)["topic"] for line in path.read_text(encoding="utf-8").splitlines()]
 
 

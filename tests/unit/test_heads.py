@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from selfdistill.heads import HeadTransform, check_head, decoder, head_transform, output_head
+from selfdistill.models.output_head import HeadTransform, check_head, decoder, head_transform, output_head
 from selfdistill.types import UserError
 
 TINY = {

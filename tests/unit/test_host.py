@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from selfdistill.host import KERNELS_KEPT, prepare_cpu
+from selfdistill.models.cpu import KERNELS_KEPT, prepare_cpu
 
 FAULTS = """
 import resource, torch
-from selfdistill.host import prepare_cpu
+from selfdistill.models.cpu import prepare_cpu
 prepare_cpu()
 counts = []
 for _ in range(3):

@@ -9,16 +9,17 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from selfdistill import ledger, models
 from selfdistill.cli import main
 from selfdistill.commands import eval as eval_command
 from selfdistill.commands import learn, rollback
 from selfdistill.commands import ledger as ledger_command
 from selfdistill.commands import train as train_command
-from selfdistill.commands.learn_data import split_off
 from selfdistill.evaluate.run import result_of
-from selfdistill.ledger_options import LearnOptions, LedgerOptions, RollbackOptions
+from selfdistill.ledger import folder as ledger
+from selfdistill.ledger.lesson import split_off
+from selfdistill.models import loading
 from selfdistill.report import render
+from selfdistill.settings.ledger import LearnOptions, LedgerOptions, RollbackOptions
 from selfdistill.types import Example, ScoredSample, UserError
 
 
@@ -70,8 +71,8 @@ def model(monkeypatch):
     monkeypatch.setattr(eval_command, "evaluate_model", evaluate)
     monkeypatch.setattr(train_command, "make_trainer", trainer)
     monkeypatch.setattr(train_command, "check_before_loading", lambda *_: None)
-    monkeypatch.setattr(models, "load_model", lambda *_, **__: made)
-    monkeypatch.setattr(models, "load_tokenizer", lambda _: Tokenizer())
+    monkeypatch.setattr(loading, "load_model", lambda *_, **__: made)
+    monkeypatch.setattr(loading, "load_tokenizer", lambda _: Tokenizer())
 
     def write(results, folder):
         made.warnings = results.warnings

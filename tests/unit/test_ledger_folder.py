@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from selfdistill import ledger, run_folder
-from selfdistill.ledger import Skill, Verdict, Version
+from selfdistill import run_folder
+from selfdistill.ledger import folder as ledger
+from selfdistill.ledger.folder import Skill, Verdict, Version
 from selfdistill.types import Example, UserError
 
 
@@ -166,7 +167,7 @@ def test_a_crash_while_the_record_is_replaced_leaves_the_old_state(book, monkeyp
 
 def test_two_commands_at_once_are_refused(book):
     with ledger.locked(book.folder):
-        code = f"from selfdistill.ledger import *\nwith locked(Path({str(book.folder)!r})): pass"
+        code = f"from selfdistill.ledger.folder import *\nwith locked(Path({str(book.folder)!r})): pass"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "UserError" in done.stderr
         assert "another command is at work" in done.stderr

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfdistill.master_weights import MasterWeights
+from selfdistill.method.master_weights import MasterWeights
 
 
 class One(nn.Module):

@@ -6,8 +6,8 @@ import datasets
 import pytest
 
 from selfdistill.tasks import medical
+from selfdistill.tasks.build.medical import medical_rows, split_rows
 from selfdistill.tasks.medical import contains_answer
-from selfdistill.tasks.medical_build import medical_rows, split_rows
 from selfdistill.tasks.overlap import overlap_share
 from selfdistill.types import Example, UserError
 

@@ -7,16 +7,17 @@ import torch
 from rich.console import Console
 from study_home import make_home
 
-from selfdistill import memory, models
-from selfdistill.attention import use_fast_attention
 from selfdistill.commands import train
-from selfdistill.config import MethodConfig
-from selfdistill.heads import decoder
-from selfdistill.master_weights import MasterWeights
-from selfdistill.memory import available, estimate, estimate_for, shortage
-from selfdistill.options import TrainOptions
-from selfdistill.sdft_config import SDFTConfig
-from selfdistill.teacher import Teacher
+from selfdistill.method import memory
+from selfdistill.method.config import SDFTConfig
+from selfdistill.method.master_weights import MasterWeights
+from selfdistill.method.memory import available, estimate, estimate_for, shortage
+from selfdistill.method.teacher import Teacher
+from selfdistill.models import loading
+from selfdistill.models.attention import use_fast_attention
+from selfdistill.models.output_head import decoder
+from selfdistill.settings.commands import TrainOptions
+from selfdistill.settings.method import MethodConfig
 from selfdistill.types import Example, PromptPair, UserError
 
 
@@ -72,7 +73,7 @@ def test_weights_masters_and_teacher_are_what_is_held(tiny_model, dtype, kind, l
     config, name = model.config, str(dtype).removeprefix("torch.")
     found = estimate_for(config, MethodConfig(teacher=kind), [pair(3)], dtype=name, lora_r=lora_r)
     if lora_r:
-        model = models.lora(model, r=lora_r, alpha=lora_r, dropout=0.0)
+        model = loading.lora(model, r=lora_r, alpha=lora_r, dropout=0.0)
     masters = MasterWeights(model)
     teacher = Teacher(masters, kind)
 
@@ -96,7 +97,7 @@ def test_activations_are_what_autograd_keeps(tiny_model, dtype, lora_r):
         model = tiny_model(dtype=dtype, num_hidden_layers=layers, head_dim=16, **sizes)
         use_fast_attention(model)
         if lora_r:
-            model = models.lora(model, r=lora_r, alpha=lora_r, dropout=0.0)
+            model = loading.lora(model, r=lora_r, alpha=lora_r, dropout=0.0)
         weights = {p.data_ptr() for p in model.parameters()}
         held: dict[int, torch.Tensor] = {}
 
@@ -215,7 +216,7 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_load(options, monkeypat
     def load(*_, **__):
         raise LoadedError
 
-    monkeypatch.setattr(models, "load_model", load)
+    monkeypatch.setattr(loading, "load_model", load)
     monkeypatch.setattr(memory, "available", lambda _: 2**29)
     with pytest.raises(UserError, match=r"0\.7 GiB .* 0\.5 GiB are there\..*--skip_memory_check") as found:
         train.run(options(), Console(file=io.StringIO()))
@@ -228,7 +229,7 @@ def test_a_run_that_cannot_fit_is_refused_before_weights_load(options, monkeypat
 
 
 def test_rows_over_a_limit_are_refused_before_weights_load(options, monkeypatch):
-    monkeypatch.setattr(models, "load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(loading, "load_model", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(UserError, match="--max_prompt_length"):
         train.run(options(max_prompt_length=3), Console(file=io.StringIO()))
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from selfdistill import metrics
+from selfdistill.stats import scores as metrics
 
 R = [
     [0.80, 0.20, 0.10],

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from selfdistill.metrics import detectable_difference, mcnemar, paired_bootstrap, paired_interval
+from selfdistill.stats.scores import detectable_difference, mcnemar, paired_bootstrap, paired_interval
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from huggingface_hub import errors as hub_errors
 from tiny_chat import WORDS, mistake, tiny_model, tiny_tokenizer
 from transformers import LlamaForCausalLM
 
-from selfdistill import models
+from selfdistill.models import loading
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def folder(tmp_path):
 @pytest.fixture
 def cpu(monkeypatch):
     """Expected devices and dtypes must not depend on the machine."""
-    monkeypatch.setattr(models, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(loading, "default_device", lambda: torch.device("cpu"))
 
 
 # --- models -------------------------------------------------------------------------------------
 
 
 def test_folder(folder, cpu, capfd):
-    model = models.load_model(str(folder), dtype="bfloat16", attn_implementation="eager")
+    model = loading.load_model(str(folder), dtype="bfloat16", attn_implementation="eager")
     assert model.dtype == torch.bfloat16
     assert model.device.type == "cpu"
     assert model.config._attn_implementation == "eager"
@@ -45,10 +45,10 @@ def test_folder(folder, cpu, capfd):
 
 
 def test_default_name_is_the_embedded_model(folder, monkeypatch):
-    monkeypatch.setattr(models, "embedded_model_path", lambda: folder)
-    model = models.load_model("smollm2-135m")
+    monkeypatch.setattr(loading, "embedded_model_path", lambda: folder)
+    model = loading.load_model("smollm2-135m")
     assert model.config._name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct (Q4_1)"
-    assert len(models.load_tokenizer("smollm2-135m")) == len(WORDS)
+    assert len(loading.load_tokenizer("smollm2-135m")) == len(WORDS)
 
 
 def write_gguf(path) -> np.ndarray:
@@ -82,7 +82,7 @@ def write_gguf(path) -> np.ndarray:
 
 def test_gguf_becomes_a_plain_model(tmp_path, cpu, capfd):
     embedding = write_gguf(tmp_path / "small.gguf")
-    model: Any = models.load_model(str(tmp_path / "small.gguf"), dtype="float32")
+    model: Any = loading.load_model(str(tmp_path / "small.gguf"), dtype="float32")
     np.testing.assert_array_equal(model.get_input_embeddings().weight.numpy(force=True), embedding)
     assert {type(part) for part in model.modules() if part._parameters} == {
         torch.nn.Embedding,
@@ -94,14 +94,14 @@ def test_gguf_becomes_a_plain_model(tmp_path, cpu, capfd):
     saved = (tmp_path / "saved" / "config.json").read_text()
     assert "quantization_config" not in saved
     assert "A title" not in saved
-    again = models.load_model(str(tmp_path / "saved"), dtype="float32")
+    again = loading.load_model(str(tmp_path / "saved"), dtype="float32")
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
 
 
 @pytest.fixture
 def adapter(folder, tmp_path, cpu):
     """Folder of a LoRA adapter of ``folder``, with the adapted model's logits on the ids 5, 6, 7."""
-    model = models.lora(models.load_model(str(folder), dtype="float32"), r=2, alpha=4, dropout=0.0)
+    model = loading.lora(loading.load_model(str(folder), dtype="float32"), r=2, alpha=4, dropout=0.0)
     torch.manual_seed(1)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -123,40 +123,40 @@ def set_base(adapter, base: str | None) -> None:
 
 def test_adapter_is_merged_into_its_base(adapter, folder, tmp_path):
     path, expected = adapter
-    merged = models.load_model(str(path), dtype="float32")
+    merged = loading.load_model(str(path), dtype="float32")
     assert isinstance(merged, LlamaForCausalLM)
     assert not any("lora" in name for name, _ in merged.named_parameters())
     torch.testing.assert_close(logits(merged), expected)
-    base = models.load_model(str(folder), dtype="float32")
+    base = loading.load_model(str(folder), dtype="float32")
     assert (logits(base) - expected).abs().max() > 0.01  # the adapter does something
-    assert models.load_tokenizer(str(path)).get_vocab() == tiny_tokenizer().get_vocab()
+    assert loading.load_tokenizer(str(path)).get_vocab() == tiny_tokenizer().get_vocab()
     merged.save_pretrained(tmp_path / "merged")
-    torch.testing.assert_close(logits(models.load_model(str(tmp_path / "merged"), dtype="float32")), expected)
+    torch.testing.assert_close(logits(loading.load_model(str(tmp_path / "merged"), dtype="float32")), expected)
 
 
 def test_adapter_finds_its_base_beside_it_and_after_a_move(adapter, tmp_path, monkeypatch):
     path, expected = adapter
     set_base(path, "../base")
     shutil.move(tmp_path, moved := tmp_path.parent / f"{tmp_path.name}-moved")
-    torch.testing.assert_close(logits(models.load_model(str(moved / "adapter"), dtype="float32")), expected)
+    torch.testing.assert_close(logits(loading.load_model(str(moved / "adapter"), dtype="float32")), expected)
     # An adapter of the embedded model names a folder in the cache of the machine that made it.
-    set_base(moved / "adapter", f"C:\\Users\\ada\\{models.EMBEDDED_FOLDER}")
-    monkeypatch.setattr(models, "embedded_model_path", lambda: moved / "base")
-    torch.testing.assert_close(logits(models.load_model(str(moved / "adapter"), dtype="float32")), expected)
+    set_base(moved / "adapter", f"C:\\Users\\ada\\{loading.EMBEDDED_FOLDER}")
+    monkeypatch.setattr(loading, "embedded_model_path", lambda: moved / "base")
+    torch.testing.assert_close(logits(loading.load_model(str(moved / "adapter"), dtype="float32")), expected)
 
 
 @pytest.mark.parametrize("base", [None, "."])
 def test_adapter_without_a_base(adapter, base):
     path, _ = adapter
     set_base(path, base)
-    assert "base_model_name_or_path" in mistake(models.load_model, str(path))
-    assert "base_model_name_or_path" in mistake(models.load_tokenizer, str(path))
+    assert "base_model_name_or_path" in mistake(loading.load_model, str(path))
+    assert "base_model_name_or_path" in mistake(loading.load_tokenizer, str(path))
 
 
 # --- mistakes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("load", [models.load_model, models.load_tokenizer])
+@pytest.mark.parametrize("load", [loading.load_model, loading.load_tokenizer])
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
@@ -178,18 +178,18 @@ def test_unknown_name(load, name, remedy, tmp_path, monkeypatch):
 
 
 def test_folder_without_a_model(tmp_path):
-    assert "has no config.json. Pass" in mistake(models.load_model, str(tmp_path))
+    assert "has no config.json. Pass" in mistake(loading.load_model, str(tmp_path))
     for step, age in ((9, 0), (60, 100)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         file = tmp_path / f"checkpoint-{step}" / "config.json"
         file.write_text("{}")
         os.utime(file, (1000 + age, 1000 + age))
-    assert f"Did you mean {tmp_path / 'checkpoint-60'}?" in mistake(models.load_model, str(tmp_path))
+    assert f"Did you mean {tmp_path / 'checkpoint-60'}?" in mistake(loading.load_model, str(tmp_path))
 
 
 def test_file_that_is_no_gguf(tmp_path):
     (tmp_path / "model.bin").write_text("")
-    assert "not a .gguf" in mistake(models.load_model, str(tmp_path / "model.bin"))
+    assert "not a .gguf" in mistake(loading.load_model, str(tmp_path / "model.bin"))
 
 
 @pytest.mark.parametrize(
@@ -207,24 +207,24 @@ def test_broken_folder(folder, file, content, part):
         (folder / file).unlink()
     else:
         (folder / file).write_text(content)
-    message = mistake(models.load_model, str(folder))
+    message = mistake(loading.load_model, str(folder))
     assert f"--model_name {folder}" in message
     assert part in message
 
 
 def test_broken_gguf(tmp_path):
     (tmp_path / "small.gguf").write_bytes(b"junk" * 100)
-    assert str(tmp_path / "small.gguf") in mistake(models.load_model, str(tmp_path / "small.gguf"))
+    assert str(tmp_path / "small.gguf") in mistake(loading.load_model, str(tmp_path / "small.gguf"))
 
 
 def test_bad_device_and_attention(folder, monkeypatch):
-    assert mistake(models.load_model, str(folder), device="zork").startswith("Device zork is not available")
-    assert "zork" in mistake(models.load_model, str(folder), attn_implementation="zork")
+    assert mistake(loading.load_model, str(folder), device="zork").startswith("Device zork is not available")
+    assert "zork" in mistake(loading.load_model, str(folder), attn_implementation="zork")
 
 
 def test_hub_id_offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    message = mistake(models.load_model, "no-such-owner/no-such-model")
+    message = mistake(loading.load_model, "no-such-owner/no-such-model")
     assert "--model_name no-such-owner/no-such-model" in message
     assert "HF_HUB_OFFLINE" in message
 
@@ -246,7 +246,7 @@ def hub_error(kind: type[Exception]) -> Exception:
         (hub_errors.HFValidationError, "can't be fetched"),
     ],
 )
-@pytest.mark.parametrize("load", [models.load_model, models.load_tokenizer])
+@pytest.mark.parametrize("load", [loading.load_model, loading.load_tokenizer])
 def test_hub_mistakes(load, kind, part, monkeypatch, tmp_path):
     def fail(*_, **__):
         raise hub_error(kind)
@@ -265,7 +265,7 @@ def test_hub_mistakes(load, kind, part, monkeypatch, tmp_path):
 
 
 def test_tokenizer_pads_left_with_eos(folder):
-    tokenizer = models.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     assert tokenizer.padding_side == "left"
     assert tokenizer.pad_token_id == 2
     batch = tokenizer(["Hi", "Hi Hi"], padding=True, add_special_tokens=False)
@@ -274,20 +274,20 @@ def test_tokenizer_pads_left_with_eos(folder):
 
 def test_declared_pad_token_is_kept(tmp_path, folder):
     tiny_tokenizer(pad_token="<unk>").save_pretrained(folder)
-    assert models.load_tokenizer(str(folder)).pad_token_id == 0
+    assert loading.load_tokenizer(str(folder)).pad_token_id == 0
 
 
 def test_tokenizer_mistakes(folder):
     tiny_tokenizer(eos_token=None).save_pretrained(folder)
-    assert "neither a pad nor" in mistake(models.load_tokenizer, str(folder))
+    assert "neither a pad nor" in mistake(loading.load_tokenizer, str(folder))
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    assert "tokenizer.json" in mistake(models.load_tokenizer, str(folder))
+    assert "tokenizer.json" in mistake(loading.load_tokenizer, str(folder))
 
 
 def test_chat_template_is_required():
-    models.require_chat_template(tiny_tokenizer(), "some/model")
-    message = mistake(models.require_chat_template, tiny_tokenizer(None), "some/model")
+    loading.require_chat_template(tiny_tokenizer(), "some/model")
+    message = mistake(loading.require_chat_template, tiny_tokenizer(None), "some/model")
     assert "--model_name some/model" in message
     assert "chat_template" in message
 
@@ -297,15 +297,15 @@ def test_chat_template_is_required():
 
 @pytest.mark.model
 def test_embedded_model(tmp_path):
-    folder = models.embedded_model_path()
+    folder = loading.embedded_model_path()
     config = json.loads((folder / "config.json").read_text())
     assert "quantization_config" not in config
     assert config["dtype"] == "bfloat16"
     generation = json.loads((folder / "generation_config.json").read_text())
     assert (generation["eos_token_id"], generation["pad_token_id"]) == (2, 2)
 
-    tokenizer = models.load_tokenizer(models.DEFAULT_MODEL)
-    models.require_chat_template(tokenizer, models.DEFAULT_MODEL)
+    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
+    loading.require_chat_template(tokenizer, loading.DEFAULT_MODEL)
     assert tokenizer.model_max_length == 8192
     text = '<|im_start|>user\n  naïve 你好 12\n\n{"a": 1}<|im_end|>\n'
     ids = tokenizer(text).input_ids
@@ -313,9 +313,9 @@ def test_embedded_model(tmp_path):
     assert tokenizer.decode(ids) == text
 
     # in fp32: in bf16 the first two candidates are a tenth of a logit apart, and processors round differently
-    model: Any = models.load_model(models.DEFAULT_MODEL, dtype="float32")
-    assert models.eos_token_ids(model, tokenizer) == {2}
-    models.check_head(model)
+    model: Any = loading.load_model(loading.DEFAULT_MODEL, dtype="float32")
+    assert loading.eos_token_ids(model, tokenizer) == {2}
+    loading.check_head(model)
     prompt: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],
         add_generation_prompt=True,

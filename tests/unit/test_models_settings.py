@@ -7,7 +7,7 @@ import transformers
 from peft import PeftModel
 from tiny_chat import CHATML, mistake, tiny_model, tiny_tokenizer
 
-from selfdistill import models
+from selfdistill.models import loading
 
 # --- end of sequence ----------------------------------------------------------------------------
 
@@ -35,22 +35,22 @@ from selfdistill import models
     ],
 )
 def test_end_of_turn_token_of_the_template(template, expected):
-    assert models.eos_token_ids(tiny_model(), tiny_tokenizer(template)) == expected
+    assert loading.eos_token_ids(tiny_model(), tiny_tokenizer(template)) == expected
 
 
 def test_every_declared_end_counts_and_junk_does_not():
     model = tiny_model()
     model.generation_config.eos_token_id = [5, 8, 4000]
     model.config.eos_token_id = None
-    assert models.eos_token_ids(model, tiny_tokenizer(None, eos_token="<s>")) == {1, 5, 8}
+    assert loading.eos_token_ids(model, tiny_tokenizer(None, eos_token="<s>")) == {1, 5, 8}
     model.generation_config.eos_token_id = None
     model.config.eos_token_id = -1
-    assert models.eos_token_ids(model, tiny_tokenizer(None, eos_token=None)) == set()
+    assert loading.eos_token_ids(model, tiny_tokenizer(None, eos_token=None)) == set()
 
 
 def test_ends_of_an_adapted_model():
-    adapted = models.lora(tiny_model(), r=1, alpha=1, dropout=0.0)
-    assert models.eos_token_ids(adapted, tiny_tokenizer()) == {2, 4}
+    adapted = loading.lora(tiny_model(), r=1, alpha=1, dropout=0.0)
+    assert loading.eos_token_ids(adapted, tiny_tokenizer()) == {2, 4}
 
 
 # --- dtype, device, adapters --------------------------------------------------------------------
@@ -58,7 +58,7 @@ def test_ends_of_an_adapted_model():
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_named_dtype(name):
-    assert models.compute_dtype(name, torch.device("cpu")) == getattr(torch, name)
+    assert loading.compute_dtype(name, torch.device("cpu")) == getattr(torch, name)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_named_dtype(name):
 def test_auto_dtype_of_a_cpu(units, expected, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
-    assert models.compute_dtype("auto", torch.device("cpu")) == expected
+    assert loading.compute_dtype("auto", torch.device("cpu")) == expected
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert models.compute_dtype("auto", torch.device("cpu")) == torch.float32
+    assert loading.compute_dtype("auto", torch.device("cpu")) == torch.float32
 
 
 @pytest.mark.parametrize("units", [True, False])
@@ -86,18 +86,18 @@ def test_auto_dtype_where_torch_lists_no_units(units, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
     expected = torch.bfloat16 if units else torch.float32
-    assert models.compute_dtype("auto", torch.device("cpu")) == expected
+    assert loading.compute_dtype("auto", torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize(("support", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_dtype_of_a_gpu(support, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: support)
-    assert models.compute_dtype("auto", torch.device("cuda")) == expected
-    assert models.compute_dtype("auto", torch.device("mps")) == torch.float32
+    assert loading.compute_dtype("auto", torch.device("cuda")) == expected
+    assert loading.compute_dtype("auto", torch.device("mps")) == torch.float32
 
 
 def test_bad_dtype():
-    message = mistake(models.compute_dtype, "fp99", torch.device("cpu"))
+    message = mistake(loading.compute_dtype, "fp99", torch.device("cpu"))
     assert "fp99" in message
     assert "bfloat16" in message
 
@@ -108,11 +108,11 @@ def test_bad_dtype():
 def test_default_device(cuda, mps, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert models.default_device() == torch.device(expected)
+    assert loading.default_device() == torch.device(expected)
 
 
 def test_lora_weights_are_float32_on_any_base():
-    adapted = models.lora(tiny_model().bfloat16(), r=2, alpha=4, dropout=0.0)
+    adapted = loading.lora(tiny_model().bfloat16(), r=2, alpha=4, dropout=0.0)
     assert isinstance(adapted, PeftModel)
     trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
     assert {weight.dtype for weight in trained.values()} == {torch.float32}
@@ -131,14 +131,14 @@ def test_lora_weights_are_float32_on_any_base():
     ],
 )
 def test_bad_lora_setting(setting, part):
-    assert part in mistake(models.lora, tiny_model(), **{"r": 2, "alpha": 4, "dropout": 0.0, **setting})
+    assert part in mistake(loading.lora, tiny_model(), **{"r": 2, "alpha": 4, "dropout": 0.0, **setting})
 
 
 def test_quiet_libraries():
     logging = transformers.utils.logging
     level = logging.get_verbosity()
     try:
-        models.quiet_libraries()
+        loading.quiet_libraries()
         assert logging.get_verbosity() == 40  # logging.ERROR
         assert not logging.is_progress_bar_enabled()
         assert huggingface_hub.utils.are_progress_bars_disabled()

@@ -3,9 +3,9 @@
 import pytest
 from toy_task import toy_task
 
-from selfdistill import preflight as module
-from selfdistill.config import MethodConfig
-from selfdistill.preflight import Preflight, TemplateResult, preflight, template_name
+from selfdistill.evaluate import preflight as module
+from selfdistill.evaluate.preflight import Preflight, TemplateResult, preflight, template_name
+from selfdistill.settings.method import MethodConfig
 from selfdistill.types import Example, Rollout, UserError
 
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from study_home import make_home
 
 from selfdistill.commands import train
-from selfdistill.options import TrainOptions
-from selfdistill.profile_trace import TRACE
+from selfdistill.method.profile_trace import TRACE
+from selfdistill.settings.commands import TrainOptions
 
 PHASES = {"rollout", "teacher", "student", "divergence", "backward", "teacher_update"}
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfdistill.models import lora
-from selfdistill.rollout import projections
-from selfdistill.rollout.projections import FEWEST_TOKENS, make_projections
+from selfdistill.method.rollout import projections
+from selfdistill.method.rollout.projections import FEWEST_TOKENS, make_projections
+from selfdistill.models.loading import lora
 
 ROUNDING = {"rtol": 2e-2, "atol": 2e-2}
 """Of sums in bf16 that are added up in another order."""

@@ -5,8 +5,8 @@ The tokenizer makes one token of each ASCII character, and one of ``<|end|>``.
 
 import pytest
 
-from selfdistill.config import MethodConfig
-from selfdistill.prompts import as_examples, fit, length_limits, render_pairs
+from selfdistill.method.prompts import as_examples, fit, length_limits, render_pairs
+from selfdistill.settings.method import MethodConfig
 from selfdistill.types import Example, PromptPair, UserError
 
 

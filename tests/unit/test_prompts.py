@@ -6,7 +6,7 @@ The tokenizer makes one token of each ASCII character, and one of ``<|end|>``.
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from selfdistill.prompts import (
+from selfdistill.method.prompts import (
     PAPER_TEMPLATE,
     PromptRenderer,
     raw_text,

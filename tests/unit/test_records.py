@@ -3,7 +3,7 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from selfdistill.records import token_texts
+from selfdistill.method.run_log import token_texts
 
 
 @pytest.mark.parametrize(

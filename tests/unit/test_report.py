@@ -26,12 +26,12 @@ from rich.console import Console
 
 from selfdistill import run_folder
 from selfdistill.commands import report as command
-from selfdistill.options import ReportOptions
 from selfdistill.report import render, wording
 from selfdistill.report.collect import collect
 from selfdistill.report.contents import BETTER, NOT_ENOUGH_DATA, WORSE, Comparison, Measure, Results
 from selfdistill.report.plots import all_plots
 from selfdistill.report.tables import Table, all_tables, to_csv
+from selfdistill.settings.commands import ReportOptions
 from selfdistill.types import UserError
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from selfdistill.attention import has_plain_attention
-from selfdistill.rollout.batched import BatchedEngine, make_engine, sample
-from selfdistill.rollout.engine import Sampling
-from selfdistill.rollout.hf_generate import GenerateEngine
+from selfdistill.method.rollout.batched import BatchedEngine, make_engine, sample
+from selfdistill.method.rollout.engine import Sampling
+from selfdistill.method.rollout.hf_generate import GenerateEngine
+from selfdistill.models.attention import has_plain_attention
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15], [16, 17], [18, 19, 20, 21]]
 GREEDY = Sampling(max_new_tokens=12, temperature=0)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfdistill.rows import example_from_row, examples_from_rows
+from selfdistill.data.rows import example_from_row, examples_from_rows
 from selfdistill.types import Example, UserError
 
 USER = {"role": "user", "content": "hi"}

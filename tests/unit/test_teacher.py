@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from selfdistill.master_weights import MasterWeights
-from selfdistill.teacher import Teacher, disable_dropout
+from selfdistill.method.master_weights import MasterWeights
+from selfdistill.method.teacher import Teacher, disable_dropout
 
 IDS = torch.tensor([[3, 4, 5, 6]])
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selfdistill.text_metrics import copied_share, distinct_n, speaks_of_example
+from selfdistill.stats.texts import copied_share, distinct_n, speaks_of_example
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 import selfdistill
 from selfdistill import SDFTConfig, SDFTTrainer
-from selfdistill.divergence import divergence
+from selfdistill.method.divergence import divergence
 from selfdistill.types import Rollout, UserError
 
 ROWS = [{"prompt": f"What is {n}?", "demonstration": f"It is {n}."} for n in range(8)]

@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from selfdistill.tasks import wiki
-from selfdistill.tasks.wiki_build import (
+from selfdistill.tasks.build.wiki import (
     INDIRECT_PROMPT,
     Passage,
     is_usable,

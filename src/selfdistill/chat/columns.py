@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill import models
-from selfdistill.prompts import PromptRenderer
-from selfdistill.rollout.engine import Sampling
-from selfdistill.rollout.stream import stream
+from selfdistill.method.prompts import PromptRenderer
+from selfdistill.method.rollout.engine import Sampling
+from selfdistill.method.rollout.stream import stream
+from selfdistill.models import loading
 from selfdistill.types import Example, Message, UserError
 
 UNDECODED = "\ufffd"
@@ -48,7 +48,7 @@ class Column:
         self.name = name
         self._model = model
         self._renderer = PromptRenderer(tokenizer)
-        self._eos_token_ids = models.eos_token_ids(model, tokenizer)
+        self._eos_token_ids = loading.eos_token_ids(model, tokenizer)
         config = model.config.get_text_config(decoder=True)
         self._context: int | None = getattr(config, "max_position_embeddings", None)
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from selfdistill.chat.columns import Answer, Chat, Conversation
+from selfdistill.data.readers import did_you_mean
 from selfdistill.tasks import get_task, resolve_data_dir
-from selfdistill.tasks.files import did_you_mean
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example, Message, UserError, message_text
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from selfdistill.options import BuildOptions
-from selfdistill.tasks.files import load_rows
-from selfdistill.tasks.medical_build import medical_rows, split_rows
-from selfdistill.tasks.wiki_build import Ask, read_passages, wiki_rows
+from selfdistill.data.readers import load_rows
+from selfdistill.settings.commands import BuildOptions
+from selfdistill.tasks.build.medical import medical_rows, split_rows
+from selfdistill.tasks.build.wiki import Ask, read_passages, wiki_rows
 from selfdistill.types import Example, Message, UserError
 
 MAX_ANSWER_TOKENS = 512
@@ -75,20 +75,20 @@ def model_asker(options: BuildOptions, console: Console) -> Ask:
     """A function from chats to the model's answers; an answer that ran into the limit loses its last line."""
     import torch
 
-    from selfdistill import models
+    from selfdistill.method.prompts import PromptRenderer
+    from selfdistill.method.rollout.batched import make_engine
+    from selfdistill.method.rollout.engine import Sampling
+    from selfdistill.models import loading
     from selfdistill.progress import progress_bar
-    from selfdistill.prompts import PromptRenderer
-    from selfdistill.rollout.batched import make_engine
-    from selfdistill.rollout.engine import Sampling
 
     assert options.model_name is not None  # BuildOptions.check saw to it
-    models.quiet_libraries()
-    tokenizer = models.load_tokenizer(options.model_name)
-    models.require_chat_template(tokenizer, options.model_name)
-    model = models.load_model(options.model_name, dtype=options.dtype)
+    loading.quiet_libraries()
+    tokenizer = loading.load_tokenizer(options.model_name)
+    loading.require_chat_template(tokenizer, options.model_name)
+    model = loading.load_model(options.model_name, dtype=options.dtype)
     renderer = PromptRenderer(tokenizer)
     engine = make_engine(
-        model, models.eos_token_ids(model, tokenizer), models.pad_token_id(tokenizer), options.batch_size
+        model, loading.eos_token_ids(model, tokenizer), loading.pad_token_id(tokenizer), options.batch_size
     )
     sampling = Sampling(max_new_tokens=MAX_ANSWER_TOKENS, temperature=TEMPERATURE)
 

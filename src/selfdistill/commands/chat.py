@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from selfdistill.chat_options import DEFAULT_PORT, ChatOptions
+from selfdistill.settings.chat import DEFAULT_PORT, ChatOptions
 from selfdistill.types import UserError
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ def run(options: ChatOptions, console: Console) -> None:
 
         server = ChatServer(DEFAULT_PORT if options.port is None else options.port)  # refuses a port before loading
 
-    from selfdistill import models  # loads torch
     from selfdistill.chat.columns import Chat, Column
-    from selfdistill.rollout.engine import Sampling
+    from selfdistill.method.rollout.engine import Sampling
+    from selfdistill.models import loading  # loads torch
 
-    models.quiet_libraries()
+    loading.quiet_libraries()
     flags = {options.model_path: "--model_path"}
     if options.against is not None:
         flags.setdefault(options.against, "--against")
@@ -39,11 +39,11 @@ def run(options: ChatOptions, console: Console) -> None:
     columns: dict[str, Column] = {}
     for name, flag in flags.items():
         with _named(flag):
-            tokenizers[name] = models.load_tokenizer(name)
-            models.require_chat_template(tokenizers[name], name)
+            tokenizers[name] = loading.load_tokenizer(name)
+            loading.require_chat_template(tokenizers[name], name)
     for name, flag in flags.items():
         with _named(flag), console.status(f"loading {escape(name)}"):
-            columns[name] = Column(name, models.load_model(name, dtype=options.dtype), tokenizers[name])
+            columns[name] = Column(name, loading.load_model(name, dtype=options.dtype), tokenizers[name])
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from selfdistill import run_folder
-from selfdistill.commands.analysis import best_rate, equal_skill, paired_tests
-from selfdistill.commands.arms import Arm, parse_arms, parse_rates
 from selfdistill.commands.eval import TaskRows
-from selfdistill.commands.study import StudyFolder, Subject, base_of, check_arms, describe, finish, free_memory, subject
-from selfdistill.options import TrainOptions
-from selfdistill.study_options import CompareOptions
+from selfdistill.settings.commands import TrainOptions
+from selfdistill.settings.study import CompareOptions
+from selfdistill.studies.analysis import best_rate, equal_skill, paired_tests
+from selfdistill.studies.arms import Arm, parse_arms, parse_rates
+from selfdistill.studies.folder import StudyFolder, Subject, base_of, check_arms, describe, finish, free_memory, subject
 from selfdistill.tasks.task import BatchScorer
 from selfdistill.types import Example, UserError
 
@@ -78,10 +78,10 @@ class Comparison:
         if any(len(rates) > 1 for rates in self.rates.values()):
             self.subject, self.validation = hold_back(self.subject, options.validation_rows)
         self.folder = StudyFolder("compare", options, [self.subject], self.arms)
-        from selfdistill import models
-        from selfdistill.commands.measures import Measures
+        from selfdistill.models import loading
+        from selfdistill.studies.measures import Measures
 
-        models.quiet_libraries()
+        loading.quiet_libraries()
         self.measures = Measures([self.subject.test], options, console)
         self._number = 0
         self._announced: set[str] = set()  # arms whose settings were told
@@ -179,8 +179,8 @@ class Comparison:
     def _train(self, cell: Cell) -> dict[str, Any]:
         from transformers import set_seed
 
-        from selfdistill.commands.budget import Checkpoints, Spent
         from selfdistill.commands.train import make_trainer
+        from selfdistill.studies.budget import Checkpoints, Spent
 
         folder = self.folder.path / cell.place
         shutil.rmtree(folder, ignore_errors=True)  # of a start that was interrupted

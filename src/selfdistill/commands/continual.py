@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from selfdistill import metrics, run_folder
-from selfdistill.commands.arms import Arm, parse_arms
-from selfdistill.commands.study import (
+from selfdistill import run_folder
+from selfdistill.report.glossary import MEANINGS
+from selfdistill.settings.method import LEARNS_TOKENS
+from selfdistill.settings.study import ContinualOptions
+from selfdistill.stats import scores as metrics
+from selfdistill.studies.arms import Arm, parse_arms
+from selfdistill.studies.folder import (
     StudyFolder,
     Subject,
     base_of,
@@ -24,16 +28,13 @@ from selfdistill.commands.study import (
     free_memory,
     subject,
 )
-from selfdistill.config import LEARNS_TOKENS
-from selfdistill.report.glossary import MEANINGS
-from selfdistill.study_options import ContinualOptions
 from selfdistill.types import Example, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from selfdistill.trainer import SDFTTrainer
+    from selfdistill.method.trainer import SDFTTrainer
 
 CONTINUAL, STAGE = "continual.json", "stage.json"
 TABLES = ("continual", "accuracy_matrix", "normalized", "sequence")
@@ -92,10 +93,10 @@ class Sequences:
             if self.names.count(name) > 1:
                 raise UserError(f"--stages: {name!r} is there twice. Give each stage a task or file of its own.")
         self.folder = StudyFolder("continual", options, self.subjects, self.arms)
-        from selfdistill import models
-        from selfdistill.commands.measures import Measures
+        from selfdistill.models import loading
+        from selfdistill.studies.measures import Measures
 
-        models.quiet_libraries()
+        loading.quiet_libraries()
         self.measures = Measures([each.test for each in self.subjects], options, console)
 
     def run(self) -> dict[str, list[dict[str, Any]]]:
@@ -156,8 +157,8 @@ class Sequences:
         """Trains a stage from its start to its end; its record is written last, when the weights are there."""
         from transformers import set_seed
 
-        from selfdistill import models
         from selfdistill.commands.train import make_trainer
+        from selfdistill.models import loading
 
         folder = self.folder.path / stage.place
         shutil.rmtree(folder, ignore_errors=True)  # of a start that was interrupted
@@ -169,7 +170,7 @@ class Sequences:
             options.template, options.template_repeat = self.base["templates"][task.name]
         earlier = [each.train for each in self.subjects[: stage.number - 1]]
         rows = with_replay(stage.subject.train, earlier, self.options.replay, f"{options.seed}/{stage.number}")
-        model = models.load_model(name, dtype=options.dtype)
+        model = loading.load_model(name, dtype=options.dtype)
         set_seed(options.seed)  # adapters begin with random weights
         weights = self._anchor() if stage.number > 1 else None
         trainer = make_trainer(options, task, rows, model, self.measures.tokenizer, self.console, weights=weights)

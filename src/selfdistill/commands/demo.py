@@ -10,7 +10,7 @@ from rich.table import Table
 
 from selfdistill.commands import eval as eval_command
 from selfdistill.commands import train as train_command
-from selfdistill.options import DemoOptions, EvalOptions
+from selfdistill.settings.commands import DemoOptions, EvalOptions
 from selfdistill.types import EvalResult
 
 NUM_SAMPLES = 3
@@ -29,17 +29,17 @@ def run(options: DemoOptions, console: Console) -> None:
     settings.skip_memory_check |= options.skip_memory_check
     settings.check()
 
-    from selfdistill import models
+    from selfdistill.models import loading
 
-    models.quiet_libraries()
+    loading.quiet_libraries()
     if options.overwrite:
         shutil.rmtree(options.output_dir, ignore_errors=True)
     run_dir = Path(options.output_dir)
     task, examples = train_command.training_examples(settings)
     rows = task.load_eval(None)[: options.limit]
-    tokenizer = models.load_tokenizer(settings.model_name)
+    tokenizer = loading.load_tokenizer(settings.model_name)
     train_command.check_before_loading(settings, task, examples, tokenizer)
-    model = models.load_model(settings.model_name, dtype=settings.dtype)
+    model = loading.load_model(settings.model_name, dtype=settings.dtype)
     scoring = EvalOptions()
 
     console.print(f"Scoring {escape(settings.model_name)} on {len(rows)} rows it will not train on ...")
@@ -88,6 +88,6 @@ def _show_samples(before: EvalResult, after: EvalResult, console: Console) -> No
 
 def _report(run_dir: Path, console: Console) -> None:
     from selfdistill.commands import report
-    from selfdistill.options import ReportOptions
+    from selfdistill.settings.commands import ReportOptions
 
     report.run(ReportOptions(folder=str(run_dir)), console)

@@ -13,12 +13,12 @@ from rich.markup import escape
 
 from selfdistill import run_folder
 from selfdistill.commands.eval_table import percent, show
-from selfdistill.commands.scoring import chosen_task, with_chosen_judge
-from selfdistill.metrics import holm
-from selfdistill.options import EvalOptions
+from selfdistill.data.readers import did_you_mean
+from selfdistill.evaluate.scorer_choice import chosen_task, with_chosen_judge
 from selfdistill.run_folder import RESPONSES, RESULTS
+from selfdistill.settings.commands import EvalOptions
+from selfdistill.stats.scores import holm
 from selfdistill.tasks import TASKS, resolve_data_dir
-from selfdistill.tasks.files import did_you_mean
 from selfdistill.tasks.overlap import overlap_warning
 from selfdistill.tasks.task import Task
 from selfdistill.types import EvalResult, Example, UserError
@@ -64,15 +64,15 @@ def run(options: EvalOptions, console: Console) -> None:
             raise UserError(f"{path} exists. Name another --output_dir or give --overwrite.")
     rows = {name: _rows_of_task(name, options, console) for name in names if name not in MEASURES}
 
-    from selfdistill import models  # loads torch
+    from selfdistill.models import loading  # loads torch
 
-    models.quiet_libraries()
+    loading.quiet_libraries()
     jobs = {name: _job(name, rows.get(name), options, console) for name in names}
     base = _base_results(names, options)
-    tokenizer = models.load_tokenizer(options.model_path)
+    tokenizer = loading.load_tokenizer(options.model_path)
     if rows or DRIFT in names:
-        models.require_chat_template(tokenizer, options.model_path)
-    model = models.load_model(options.model_path, dtype=options.dtype)
+        loading.require_chat_template(tokenizer, options.model_path)
+    model = loading.load_model(options.model_path, dtype=options.dtype)
     facts = {"model_path": options.model_path, "dtype": str(model.dtype), "versions": run_folder.versions()}
     outcomes: list[Outcome] = []
     for name, job in jobs.items():
@@ -147,7 +147,7 @@ def evaluate_model(
     """Scores a model that is in memory, with a progress bar on terminals."""
     from selfdistill.evaluate import run as evaluation
     from selfdistill.evaluate.code import PlainText
-    from selfdistill.rollout.engine import Sampling
+    from selfdistill.method.rollout.engine import Sampling
 
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens or task.max_new_tokens,
@@ -213,14 +213,14 @@ def _score_prior(
 def _score_drift(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", *, options: EvalOptions, console: Console
 ) -> Outcome:
-    from selfdistill import models
+    from selfdistill.data.general import drift_examples
     from selfdistill.evaluate.drift import DriftProbe
-    from selfdistill.tasks.general import drift_examples
+    from selfdistill.models import loading
 
     name, task = _origin(options)
     if name == options.model_path:
         console.print("drift: no base model is known, so the model is its own. Name one with --base_model.")
-    base = model if name == options.model_path else models.load_model(name, dtype=options.dtype)
+    base = model if name == options.model_path else loading.load_model(name, dtype=options.dtype)
     probe = DriftProbe(base, tokenizer, drift_examples()[: options.limit], format_probe=task and task.format_probe)
     drift = probe.base if base is model else probe.measure(model)
     config = {"task": DRIFT, "revision": "1", "base_model": name, **asdict(probe.sampling)}

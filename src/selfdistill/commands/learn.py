@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from selfdistill import ledger, run_folder
+from selfdistill import run_folder
 from selfdistill.commands import train as train_command
-from selfdistill.commands.learn_data import HeldSkill, Lesson, check_new, held_skills, keep, load_lesson, ready, record
 from selfdistill.commands.learn_show import show_lost, show_verdicts
-from selfdistill.gate import forgetting_exceeds, smallest_loss_refused
-from selfdistill.ledger import Ledger, Verdict, Version
-from selfdistill.ledger_options import LearnOptions
-from selfdistill.metrics import mean
+from selfdistill.ledger import folder as ledger
+from selfdistill.ledger.folder import Ledger, Verdict, Version
+from selfdistill.ledger.forgetting_test import forgetting_exceeds, smallest_loss_refused
+from selfdistill.ledger.lesson import HeldSkill, Lesson, check_new, held_skills, keep, load_lesson, ready, record
+from selfdistill.settings.ledger import LearnOptions
+from selfdistill.stats.scores import mean
 from selfdistill.tasks.overlap import overlap_warning
 from selfdistill.types import EvalResult, UserError
 
@@ -53,19 +54,19 @@ def run(options: LearnOptions, console: Console) -> int:
 
 
 def _learn(options: LearnOptions, lesson: Lesson, book: Ledger, held: list[HeldSkill], console: Console) -> int:
-    from selfdistill import models  # loads torch
+    from selfdistill.models import loading  # loads torch
 
-    models.quiet_libraries()
+    loading.quiet_libraries()
     start = book.model_name(book.current)
-    tokenizer = models.load_tokenizer(start)
-    models.require_chat_template(tokenizer, start)
+    tokenizer = loading.load_tokenizer(start)
+    loading.require_chat_template(tokenizer, start)
     settings = replace(options, model_name=start)
     train_command.check_before_loading(settings, lesson.task, lesson.train, tokenizer)
     staged = ledger.stage(book)
     keep(staged, options, lesson)
     new = ready(record(options, lesson, tokenizer), book.current, staged)
     before = {old.skill.name: _stored_scores(book, old, staged) for old in held}
-    model = models.load_model(start, dtype=options.dtype)
+    model = loading.load_model(start, dtype=options.dtype)
     console.print(f"Scoring {escape(start)} on the {len(new.items)} items of {new.skill.name}, before training ...")
     before[new.skill.name] = _score_start(new, model, tokenizer, options, staged, console)
 
@@ -106,7 +107,7 @@ def _score(
 ) -> EvalResult:
     """The model's answers to a skill's items, greedy, written into ``folder`` as in a run folder."""
     from selfdistill.commands.eval import evaluate_model, write_into_run
-    from selfdistill.options import EvalOptions
+    from selfdistill.settings.commands import EvalOptions
 
     decoding = EvalOptions(batch_size=options.eval_batch_size)
     result = evaluate_model(model, tokenizer, one.task, one.items, decoding, console)

@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from selfdistill import run_folder
-from selfdistill.ledger import Verdict, Version
+from selfdistill.ledger.folder import Verdict, Version
 from selfdistill.types import EvalResult, message_text
 
 NUM_EXAMPLES = 3

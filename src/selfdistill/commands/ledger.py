@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from selfdistill import ledger
-from selfdistill.gate import smallest_loss_refused
-from selfdistill.ledger import BASE, Ledger, Verdict
-from selfdistill.ledger_options import LedgerOptions
+from selfdistill.ledger import folder as ledger
+from selfdistill.ledger.folder import BASE, Ledger, Verdict
+from selfdistill.ledger.forgetting_test import smallest_loss_refused
+from selfdistill.settings.ledger import LedgerOptions
 
 
 def run(options: LedgerOptions, console: Console) -> None:

@@ -8,15 +8,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from selfdistill.commands import train as train_command
-from selfdistill.config import MethodConfig
-from selfdistill.options import PreflightOptions, TrainOptions
+from selfdistill.settings.commands import PreflightOptions, TrainOptions
+from selfdistill.settings.method import MethodConfig
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from selfdistill.preflight import Preflight
+    from selfdistill.evaluate.preflight import Preflight
 
 
 def run(options: PreflightOptions, console: Console) -> None:
@@ -30,14 +30,14 @@ def run(options: PreflightOptions, console: Console) -> None:
     settings.check()
     task, examples = train_command.training_examples(settings)
 
-    from selfdistill import models
-    from selfdistill.memory import estimate_for, shortage
-    from selfdistill.prompts import make_renderer
+    from selfdistill.method.memory import estimate_for, shortage
+    from selfdistill.method.prompts import make_renderer
+    from selfdistill.models import loading
 
-    models.quiet_libraries()
-    tokenizer = models.load_tokenizer(options.model_name)
-    models.require_chat_template(tokenizer, options.model_name)
-    model = models.load_model(options.model_name, dtype=options.dtype)
+    loading.quiet_libraries()
+    tokenizer = loading.load_tokenizer(options.model_name)
+    loading.require_chat_template(tokenizer, options.model_name)
+    model = loading.load_model(options.model_name, dtype=options.dtype)
     args = train_command.trainer_config(settings, task, examples, tokenizer)
     found = look(model, tokenizer, task, examples, args, options.num_rows, console, quiet=options.json)
     renderer = make_renderer(examples, _with(args, found), tokenizer)
@@ -95,7 +95,7 @@ def look(
     quiet: bool = False,
 ) -> "Preflight":
     """Runs the preflight, saying what is being tried."""
-    from selfdistill.preflight import preflight
+    from selfdistill.evaluate.preflight import preflight
 
     def progress(what: str) -> None:
         if not quiet:
@@ -126,6 +126,6 @@ def _percent(share: float | None) -> str:
 
 
 def _with(args: Any, found: "Preflight") -> MethodConfig:
-    from selfdistill.preflight import replace_template
+    from selfdistill.evaluate.preflight import replace_template
 
     return replace_template(args, found.best.template, found.best.repeat)

@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from selfdistill.options import ListOptions
-from selfdistill.recipes import FOLDER, recipe_names, recipe_path
+from selfdistill.settings.commands import ListOptions
+from selfdistill.settings.recipes import FOLDER, recipe_names, recipe_path
 
 
 def run(options: ListOptions, console: Console) -> None:

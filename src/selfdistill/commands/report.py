@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from selfdistill.options import ReportOptions
+from selfdistill.settings.commands import ReportOptions
 from selfdistill.types import UserError
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from selfdistill import ledger
 from selfdistill.commands.ledger import show
-from selfdistill.ledger_options import RollbackOptions
+from selfdistill.ledger import folder as ledger
+from selfdistill.settings.ledger import RollbackOptions
 
 
 def run(options: RollbackOptions, console: Console) -> None:

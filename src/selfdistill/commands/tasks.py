@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from selfdistill.options import ListOptions
+from selfdistill.settings.commands import ListOptions
 from selfdistill.tasks import TASKS, resolve_data_dir
 from selfdistill.tasks.overlap import overlap_share
 from selfdistill.types import UserError

@@ -10,23 +10,23 @@ from rich.console import Console
 from rich.markup import escape
 
 from selfdistill import run_folder
-from selfdistill.config import LEARNS_TOKENS, SHOWS_DEMONSTRATION, MethodConfig, deviations_from_paper
-from selfdistill.options import TrainOptions
-from selfdistill.recipes import recipe_names, recipe_path
+from selfdistill.data.general import anchor_examples
+from selfdistill.settings.commands import TrainOptions
+from selfdistill.settings.method import LEARNS_TOKENS, SHOWS_DEMONSTRATION, MethodConfig, deviations_from_paper
+from selfdistill.settings.recipes import recipe_names, recipe_path
+from selfdistill.settings.yaml_files import checked, parse_assignments, with_file
 from selfdistill.tasks import get_task, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
-from selfdistill.tasks.general import anchor_examples
 from selfdistill.tasks.overlap import overlap_warning
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example, UserError
-from selfdistill.yaml_settings import checked, parse_assignments, with_file
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from selfdistill.sdft_config import SDFTConfig
-    from selfdistill.trainer import SDFTTrainer
+    from selfdistill.method.config import SDFTConfig
+    from selfdistill.method.trainer import SDFTTrainer
 
 _TrainOptions = TypeVar("_TrainOptions", bound=TrainOptions)
 
@@ -41,19 +41,19 @@ def run(options: TrainOptions, console: Console) -> None:
     task, examples = training_examples(options)
     if warning := _overlap(options, task, examples):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
-    from selfdistill import models  # loads torch
+    from selfdistill.models import loading  # loads torch
 
-    models.quiet_libraries()
-    tokenizer = models.load_tokenizer(options.model_name)
-    models.require_chat_template(tokenizer, options.model_name)
+    loading.quiet_libraries()
+    tokenizer = loading.load_tokenizer(options.model_name)
+    loading.require_chat_template(tokenizer, options.model_name)
     if options.dry_run:
-        from selfdistill.commands.dry_run import show
+        from selfdistill.training.dry_run import show
 
         show(options, trainer_config(options, task, examples, tokenizer), examples, tokenizer, console)
         return
 
     check_before_loading(options, task, examples, tokenizer)
-    model = models.load_model(options.model_name, dtype=options.dtype)
+    model = loading.load_model(options.model_name, dtype=options.dtype)
     trainer = make_trainer(options, task, examples, model, tokenizer, console)
     if options.overwrite and options.output_dir:  # only now that nothing can be refused any more
         shutil.rmtree(options.output_dir, ignore_errors=True)
@@ -72,11 +72,11 @@ def check_before_loading(
         UserError: a setting is unknown or out of range, a prompt is over its limit, the model is not there, or the
             run would take more memory than there is.
     """
-    from selfdistill import models
-    from selfdistill.memory import shortage
-    from selfdistill.prompts import as_examples, render_pairs
+    from selfdistill.method.memory import shortage
+    from selfdistill.method.prompts import as_examples, render_pairs
+    from selfdistill.models import loading
 
-    config = models.load_config(options.model_name)
+    config = loading.load_config(options.model_name)
     args = trainer_config(options, task, examples, tokenizer)
     if args.template == "auto":  # about the shortest of those that a preflight tries
         args.template = "paper"
@@ -103,16 +103,16 @@ def make_trainer(
 
     ``weights``: what the teacher starts from, by parameter name; see ``base_weights`` of SDFTTrainer.
     """
-    from selfdistill import models
+    from selfdistill.method.trainer import SDFTTrainer
+    from selfdistill.models import loading
     from selfdistill.progress import TrainingProgress
-    from selfdistill.trainer import SDFTTrainer
 
     args = trainer_config(options, task, examples, tokenizer)
     if args.template == "auto":
         _settle_template(options, args, model, tokenizer, task, examples, console)
     if options.lora_r is not None:
         alpha = options.lora_alpha or 2 * options.lora_r
-        model = cast("PreTrainedModel", models.lora(model, r=options.lora_r, alpha=alpha, dropout=0.0))
+        model = cast("PreTrainedModel", loading.lora(model, r=options.lora_r, alpha=alpha, dropout=0.0))
     trainer = SDFTTrainer(
         model,
         args,
@@ -128,7 +128,7 @@ def make_trainer(
         callbacks=[TrainingProgress(console)],
     )
     if options.profile:
-        from selfdistill.profile_trace import ProfileTrace
+        from selfdistill.method.profile_trace import ProfileTrace
 
         trainer.add_callback(ProfileTrace(Path(str(args.output_dir)), console))
     if not quiet:
@@ -180,12 +180,12 @@ def base_weights(options: TrainOptions) -> dict[str, "Tensor"]:
     Raises:
         UserError: no base model is named or known, or LoRA is asked for.
     """
-    from selfdistill import models
+    from selfdistill.models import loading
 
     if options.lora_r is not None:
         raise UserError("--method reinvoke trains all weights. Leave --lora_r out.")
     name = options.base_model or started_from(options.model_name)
-    return dict(models.load_model(name, dtype=options.dtype).named_parameters())
+    return dict(loading.load_model(name, dtype=options.dtype).named_parameters())
 
 
 def started_from(model_name: str) -> str:
@@ -204,7 +204,7 @@ def trainer_config(
     Raises:
         UserError: an unknown field, a field that has a flag of its own, or a value out of range.
     """
-    from selfdistill.sdft_config import SDFTConfig
+    from selfdistill.method.config import SDFTConfig
 
     others = other_fields()
     extra = options.from_file | parse_assignments(options.set, list(others))
@@ -248,7 +248,7 @@ def other_fields() -> dict[str, Any]:
     """Fields of the trainer's config that have no flag, with their types."""
     import typing
 
-    from selfdistill.sdft_config import SDFTConfig
+    from selfdistill.method.config import SDFTConfig
 
     taken = {f.name for f in fields(MethodConfig)} | {f.name for f in fields(TrainOptions)}
     types = typing.get_type_hints(SDFTConfig)

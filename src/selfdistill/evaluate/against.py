@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfdistill.comparable import require_comparable, shared_scores
 from selfdistill.evaluate.leak import leak_check
-from selfdistill.metrics import mcnemar, mean, paired_interval
 from selfdistill.run_folder import RESPONSES, RESULTS
+from selfdistill.stats.same_test import require_comparable, shared_scores
+from selfdistill.stats.scores import mcnemar, mean, paired_interval
 from selfdistill.types import ScoredSample, UserError
 
 Rows = list[dict[str, Any]]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from selfdistill.metrics import mean, pass_at_k
+from selfdistill.stats.scores import mean, pass_at_k
 from selfdistill.types import EvalResult, ScoredSample
 
 

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.batch import Part, Sample, micro_batches
-from selfdistill.divergence import chunked_divergence, chunked_logprobs
-from selfdistill.evaluate.mode import evaluating
-from selfdistill.heads import head_transform, output_head
-from selfdistill.metrics import mean, wilson_interval
-from selfdistill.models import eos_token_ids, pad_token_id
-from selfdistill.prompts import PromptRenderer
-from selfdistill.rollout.batched import make_engine
-from selfdistill.rollout.engine import Sampling
-from selfdistill.scoring import hidden_states
+from selfdistill.data.general import drift_examples
+from selfdistill.method.batch import Part, Sample, micro_batches
+from selfdistill.method.divergence import chunked_divergence, chunked_logprobs
+from selfdistill.method.prompts import PromptRenderer
+from selfdistill.method.rollout.batched import make_engine
+from selfdistill.method.rollout.engine import Sampling
+from selfdistill.method.scoring import hidden_states
+from selfdistill.models.loading import eos_token_ids, pad_token_id
+from selfdistill.models.mode import evaluating
+from selfdistill.models.output_head import head_transform, output_head
+from selfdistill.stats.scores import mean, wilson_interval
 from selfdistill.tasks import TASKS
-from selfdistill.tasks.general import drift_examples
 from selfdistill.types import Example, PromptPair, Rollout, UserError
 
 FormatProbe = Callable[[str], bool]

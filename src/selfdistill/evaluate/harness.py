@@ -11,9 +11,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.evaluate.code import STOPS, program
-from selfdistill.evaluate.mode import evaluating
 from selfdistill.evaluate.run import result_of
 from selfdistill.evaluate.sandbox import run_python
+from selfdistill.models.mode import evaluating
 from selfdistill.tasks.task import Task
 from selfdistill.types import EvalResult, Example, ScoredSample, UserError
 

@@ -309,7 +309,7 @@ def judge_from(url: str | None, model: str | None, price: tuple[float, float] = 
         raise UserError(f"--judge_model {model} has no --judge_url (or {URL_VARIABLE}): name the endpoint.")
     if not model:
         raise UserError("--judge_model is missing: name the model that the judge's endpoint shall use.")
-    from selfdistill.embedded import cache_dir  # loads torch
+    from selfdistill.models.embedded import cache_dir  # loads torch
 
     return Judge(url, model, api_key=os.environ.get(KEY_VARIABLE), cache=cache_dir() / "judge", price=price)
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from selfdistill.metrics import mean, wilson_interval
-from selfdistill.text_metrics import copied_share, distinct_n, speaks_of_example
+from selfdistill.stats.scores import mean, wilson_interval
+from selfdistill.stats.texts import copied_share, distinct_n, speaks_of_example
 from selfdistill.types import ScoredSample
 
 NGRAM = 2

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.batch import Scored, tokens_per_forward
-from selfdistill.divergence import chunked_logprobs
-from selfdistill.evaluate.mode import evaluating
-from selfdistill.heads import head_transform, output_head
-from selfdistill.models import pad_token_id
-from selfdistill.scoring import hidden_states
+from selfdistill.method.batch import Scored, tokens_per_forward
+from selfdistill.method.divergence import chunked_logprobs
+from selfdistill.method.scoring import hidden_states
+from selfdistill.models.loading import pad_token_id
+from selfdistill.models.mode import evaluating
+from selfdistill.models.output_head import head_transform, output_head
 
 DEFAULT_CONTEXT = 2048
 """Tokens that a model whose config names no context length is given."""

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill import models
 from selfdistill.evaluate.attempts import one_row, several
-from selfdistill.evaluate.mode import evaluating
-from selfdistill.metrics import mean, wilson_interval
-from selfdistill.prompts import PromptRenderer
-from selfdistill.rollout.batched import make_engine
-from selfdistill.rollout.engine import RolloutEngine, Sampling
+from selfdistill.method.prompts import PromptRenderer
+from selfdistill.method.rollout.batched import make_engine
+from selfdistill.method.rollout.engine import RolloutEngine, Sampling
+from selfdistill.models import loading
+from selfdistill.models.mode import evaluating
+from selfdistill.stats.scores import mean, wilson_interval
 from selfdistill.tasks.task import BatchScorer, Task
 from selfdistill.types import EvalResult, Example, PromptPair, Rollout, ScoredSample, UserError
 
@@ -56,7 +56,7 @@ def evaluate_model(
         return evaluate(
             task,
             examples,
-            make_engine(model, models.eos_token_ids(model, tokenizer), models.pad_token_id(tokenizer), batch_size),
+            make_engine(model, loading.eos_token_ids(model, tokenizer), loading.pad_token_id(tokenizer), batch_size),
             renderer or PromptRenderer(tokenizer),
             sampling,
             num_samples=num_samples,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfdistill import comparable, run_folder
-from selfdistill.metrics import detectable_difference, mcnemar, paired_interval
+from selfdistill import run_folder
 from selfdistill.report.contents import BETTER, NOT_ENOUGH_DATA, WORSE, Comparison, Drift, Measure, Paired
+from selfdistill.stats import same_test as comparable
+from selfdistill.stats.scores import detectable_difference, mcnemar, paired_interval
 from selfdistill.types import UserError
 
 BEFORE, AFTER, DRIFT = "eval-before", "eval", "drift"

@@ -7,7 +7,7 @@ from pathlib import Path
 from selfdistill import run_folder
 from selfdistill.report.contents import Drift, Sample
 from selfdistill.report.evaluations import Evaluation, differing_settings, read_json
-from selfdistill.text_metrics import speaks_of_example
+from selfdistill.stats.texts import speaks_of_example
 
 FORMAT_LEAK = 0.1
 """Rise of the format leak rate from which it is a warning."""

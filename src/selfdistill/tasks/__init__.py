@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from selfdistill.data.readers import did_you_mean
 from selfdistill.tasks import assistant_tools, medical, science, tooluse, wiki
-from selfdistill.tasks.files import did_you_mean
 from selfdistill.tasks.task import Task
 from selfdistill.types import UserError
 

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from selfdistill.rows import examples_from_rows
-from selfdistill.tasks.files import find_file, load_rows
+from selfdistill.data.readers import find_file, load_rows
+from selfdistill.data.rows import examples_from_rows
 from selfdistill.tasks.scorers import exact_match
 from selfdistill.tasks.task import Scorer, Task
 from selfdistill.types import Example, UserError

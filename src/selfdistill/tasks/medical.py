@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfdistill.tasks.files import load_split
+from selfdistill.data.readers import load_split
 from selfdistill.tasks.task import Task, unjudged
 from selfdistill.types import Example, UserError
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from selfdistill.tasks.files import load_split
+from selfdistill.data.readers import load_split
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example
 

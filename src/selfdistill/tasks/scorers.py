@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from selfdistill.tasks.files import did_you_mean
+from selfdistill.data.readers import did_you_mean
 from selfdistill.tasks.task import Scorer
 from selfdistill.tasks.tooluse import reference_score
 from selfdistill.types import Example, UserError

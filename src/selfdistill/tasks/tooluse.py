@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from selfdistill.tasks.files import load_split
+from selfdistill.data.readers import load_split
 from selfdistill.tasks.task import Task
 from selfdistill.tasks.tooluse_strict import strict_score
 from selfdistill.types import Example

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfdistill.tasks.files import load_split
+from selfdistill.data.readers import load_split
 from selfdistill.tasks.task import Task, unjudged
 from selfdistill.types import Example, UserError
 

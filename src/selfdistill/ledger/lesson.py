@@ -1,0 +1,171 @@
+"""What ``learn`` trains on and what it scores: the new skill's rows, and the items and scorers of the skills held."""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selfdistill.ledger import folder as ledger
+from selfdistill.ledger.folder import Ledger, Skill
+from selfdistill.ledger.forgetting_test import smallest_loss_refused
+from selfdistill.settings.ledger import LearnOptions
+from selfdistill.tasks import TASKS, get_task, resolve_data_dir
+from selfdistill.tasks.custom import custom_task
+from selfdistill.tasks.overlap import normalized_prompt
+from selfdistill.tasks.scorers import scorer_from
+from selfdistill.tasks.task import Scorer, Task
+from selfdistill.types import Example, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EVAL_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """The data of a skill that is to be learned."""
+
+    task: Task
+    """Named as the skill; its scorers are the skill's one scorer."""
+    train: list[Example]
+    items: list[Example]
+    """Evaluation rows; none of them is trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSkill:
+    """A skill of the ledger, ready to be scored."""
+
+    skill: Skill
+    since: int
+    """Version that learned it."""
+    task: Task
+    items: list[Example]
+
+
+def load_lesson(options: LearnOptions) -> Lesson:
+    """Training rows and evaluation items of the new skill.
+
+    Raises:
+        UserError: data or scorer are unusable, or the items so few that the gate could see no loss.
+    """
+    scorers = None if options.scorer is None else dict([scorer_from(options.scorer)])
+    if options.dataset_path is not None:
+        task = custom_task(options.dataset_path, options.eval_path, scorers=scorers, name=options.skill_name)
+        train = task.load_train(None)
+        if options.eval_path is None:
+            train, items = split_off(train, options.eval_share or EVAL_SHARE)
+        else:
+            items = task.load_eval(None)
+    else:
+        task = get_task(options.dataset_name)
+        data_dir = resolve_data_dir(options.data_dir)
+        train, items = task.load_train(data_dir), task.load_eval(data_dir)
+        headline = next(iter(task.scorers))
+        if scorers is None and headline in task.judged:
+            raise UserError(
+                f"--dataset_name {task.name} is scored by a judge, and a ledger scores without one. Name a --scorer."
+            )
+        task = replace(task, name=options.skill_name, scorers=scorers or {headline: task.scorers[headline]})
+    train, items = train[: options.limit], items[: options.eval_limit]
+    if smallest_loss_refused(len(items), options.max_forgetting, options.confidence) is None:
+        raise UserError(
+            f"{len(items)} evaluation rows of {options.skill_name} are too few for the gate to see even a total "
+            "loss. Give more: --eval_path, a larger --eval_share or --eval_limit."
+        )
+    return Lesson(task, train, items)
+
+
+def split_off(rows: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """Training rows and held-out items, both in the order of the rows.
+
+    Which are held out depends on the prompts alone, by their hash: neither on a seed nor on the order, and rows
+    with the same prompt stay together. Raises UserError where nothing is left to train on.
+    """
+
+    def place(example: Example) -> str:
+        return hashlib.sha256(normalized_prompt(example).encode()).hexdigest()
+
+    held = set(sorted(map(place, rows))[: round(share * len(rows))])
+    train = [row for row in rows if place(row) not in held]
+    if not train:
+        raise UserError(f"--eval_share {share} of {len(rows)} rows leaves none to train on. Lower it.")
+    return train, [row for row in rows if place(row) in held]
+
+
+def check_new(book: Ledger, lesson: Lesson) -> None:
+    """Raises UserError where a skill of that name is held already."""
+    for version in book.lineage():
+        skill = version.skill
+        if skill.name.casefold() == lesson.task.name.casefold():
+            same = skill.rows_sha256 == ledger.fingerprint(lesson.train)
+            raise UserError(
+                f"Skill {skill.name} exists: version {version.number} learned it from "
+                f"{'the same' if same else 'other'} rows. Name another --skill, or roll back first."
+            )
+
+
+def record(options: LearnOptions, lesson: Lesson, tokenizer: "PreTrainedTokenizerBase") -> Skill:
+    """The new skill as the ledger keeps it."""
+    from selfdistill.commands.train import completion_budget
+
+    task = lesson.task
+    own = options.dataset_path is not None
+    longest = completion_budget(task, lesson.train, tokenizer, "sft") if own else task.max_new_tokens
+    scorer, file = options.scorer, scorer_file(options.scorer)
+    if scorer and file:
+        scorer = f"{file.name}:{scorer.rpartition(':')[2]}"
+    return Skill(
+        name=task.name,
+        source=options.dataset_path or options.dataset_name,
+        rows_sha256=ledger.fingerprint(lesson.train),
+        num_rows=len(lesson.train),
+        items_sha256=ledger.fingerprint(lesson.items),
+        num_items=len(lesson.items),
+        metric=next(iter(task.scorers)),
+        task=None if own else options.dataset_name,
+        scorer=scorer or ("exact_match" if own else None),
+        max_new_tokens=options.max_new_tokens or longest,
+    )
+
+
+def keep(folder: Path, options: LearnOptions, lesson: Lesson) -> None:
+    """Copies items and the user's scorer file into a version's folder."""
+    ledger.write_items(folder, lesson.items)
+    if file := scorer_file(options.scorer):
+        shutil.copyfile(file, folder / ledger.SKILL / file.name)
+
+
+def scorer_file(spec: str | None) -> Path | None:
+    """The file of a scorer given as ``path.py:function``; None of any other scorer."""
+    file = (spec or "").rpartition(":")[0]
+    return Path(file).expanduser() if file.endswith(".py") and not file.startswith("regex:") else None
+
+
+def held_skills(book: Ledger) -> list[HeldSkill]:
+    """Every skill held, oldest first. Raises UserError where its items or its scorer are gone or were changed."""
+    return [ready(version.skill, version.number, book.place(version.number)) for version in book.lineage()]
+
+
+def ready(skill: Skill, since: int, folder: Path) -> HeldSkill:
+    """A skill with what the version in ``folder``, which learned it, keeps of it. Raises UserError as held_skills."""
+    items = ledger.read_items(folder, skill)
+    task = custom_task(None, None, scorers={skill.metric: _scorer(skill, folder)}, name=skill.name)
+    task = replace(task, revision=skill.items_sha256[:12], max_new_tokens=skill.max_new_tokens)
+    return HeldSkill(skill, since, task, items)
+
+
+def _scorer(skill: Skill, folder: Path) -> Scorer:
+    if skill.scorer is not None:
+        own = scorer_file(skill.scorer) is not None
+        return scorer_from(str(folder / ledger.SKILL / skill.scorer) if own else skill.scorer)[1]
+    task = TASKS.get(skill.task or "")
+    if task is None or skill.metric not in task.scorers:
+        raise UserError(
+            f"Skill {skill.name} is scored by {skill.metric} of {skill.task}, which this program does not have. "
+            "Use the version of selfdistill that learned it."
+        )
+    return task.scorers[skill.metric]

@@ -1,0 +1,1 @@
+"""Names, folders, GGUF files and adapters to models."""

@@ -1,0 +1,1 @@
+"""What a person may set. Torch-free, so that ``--help`` answers at once."""

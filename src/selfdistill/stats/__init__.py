@@ -1,0 +1,1 @@
+"""Pure numbers: intervals, tests, the accuracy matrix, measures of texts."""

@@ -1,0 +1,1 @@
+"""Comparisons and sequences of training runs."""

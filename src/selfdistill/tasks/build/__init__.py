@@ -1,0 +1,1 @@
+"""Builders of the data of tasks that don't come ready-made."""
