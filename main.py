@@ -1,8 +1,12 @@
-"""The reference's ``python main.py``: ``selfdistill train`` with the reference's template and token skip."""
+"""The reference's ``python main.py``: ``selfdistill train`` in the paper's setting."""
 
 import sys
 
 from selfdistill.cli import main
+from selfdistill.settings import flat
+from selfdistill.settings.method import PAPER
+from selfdistill.settings.train import TrainOptions
 
-REFERENCE = "--template=paper --num_loss_tokens_to_skip=3 --teacher_update_rate=0.01 --max_completion_length=1024"
-sys.exit(main(["train", *REFERENCE.split(), *sys.argv[1:]]))
+ours = flat.flatten(TrainOptions())
+paper = [f"--{name}={value}" for name, value in PAPER.items() if value != ours[name]]
+sys.exit(main(["train", *paper, "--overlong=drop", *sys.argv[1:]]))

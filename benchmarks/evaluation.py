@@ -6,14 +6,17 @@ Both decode greedily at fp32, where the two ways of adding up agree. The last li
 import argparse
 import json
 import time
+from typing import Any, cast
 
 import torch
 from transformers import GenerationConfig
 
 from selfdistill.method.prompts import PromptRenderer
-from selfdistill.method.rollout.batched import make_engine
 from selfdistill.method.rollout.engine import Sampling
+from selfdistill.method.rollout.engines import make_engine
 from selfdistill.models import loading
+from selfdistill.models.tokens import eos_token_ids, pad_token_id
+from selfdistill.settings.groups import DEFAULT_MODEL
 from selfdistill.tasks import get_task
 
 
@@ -24,14 +27,13 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=int, default=48)
     arguments = parser.parse_args()
     loading.quiet_libraries()
-    model = loading.load_model(loading.DEFAULT_MODEL, dtype="float32")
-    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
+    model = loading.load_model(DEFAULT_MODEL, dtype="float32")
+    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
     renderer = PromptRenderer(tokenizer)
     examples = get_task("assistant-tools").load_eval(None)[: arguments.rows]
-    prompts = [renderer.render(example).student_ids for example in examples]
-    eos = loading.eos_token_ids(model, tokenizer)
-    pad = loading.pad_token_id(tokenizer)
-    engine = make_engine(model, eos, pad)
+    prompts = [pair.student_ids for pair in renderer.render_all(examples, teacher=False, answers=False)]
+    eos, pad = eos_token_ids(model, tokenizer), pad_token_id(tokenizer)
+    engine = make_engine(model, tokenizer)
     sampling = Sampling(max_new_tokens=arguments.max_new_tokens, temperature=0)
     config = GenerationConfig(
         max_new_tokens=arguments.max_new_tokens, do_sample=False, eos_token_id=sorted(eos), pad_token_id=pad
@@ -39,7 +41,7 @@ def main() -> None:
 
     def alone(prompt: tuple[int, ...]) -> tuple[int, ...]:
         ids = torch.tensor([prompt])
-        output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        output = cast(Any, model).generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
         return tuple(output[0, len(prompt) :].tolist())
 
     engine.generate(prompts[:2], sampling)  # warm both up

@@ -44,10 +44,13 @@ def _trainer(folder: Path, sizes: dict[str, int], steps: int, ends: list[float])
     from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
     from selfdistill.method.config import SDFTConfig
-    from selfdistill.method.rollout.batched import make_engine
+    from selfdistill.method.rollout.own import OwnEngine
     from selfdistill.method.trainer import SDFTTrainer
     from selfdistill.models import loading
     from selfdistill.models.attention import use_fast_attention
+    from selfdistill.models.device import compute_dtype
+    from selfdistill.models.tokens import pad_token_id
+    from selfdistill.settings.groups import DEFAULT_MODEL
     from trainers import NO_TOKEN, SHARED
 
     class Clock(TrainerCallback):
@@ -56,9 +59,9 @@ def _trainer(folder: Path, sizes: dict[str, int], steps: int, ends: list[float])
 
     loading.quiet_libraries()
     torch.manual_seed(0)
-    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
+    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
     config = LlamaConfig(vocab_size=sizes["vocabulary"], num_hidden_layers=sizes["layers"], **SIZES)
-    dtype = loading.compute_dtype("auto", torch.device("cpu"))
+    dtype = compute_dtype("auto", torch.device("cpu"))
     model = cast(Any, LlamaForCausalLM(config)).to(dtype=dtype).eval()
     use_fast_attention(model)
     question = " the" * (sizes["prompt"] - _overhead(tokenizer))
@@ -71,7 +74,7 @@ def _trainer(folder: Path, sizes: dict[str, int], steps: int, ends: list[float])
         warmup_steps=0,
         **{**SHARED, "max_steps": steps},
     )
-    engine = make_engine(model, {NO_TOKEN}, loading.pad_token_id(tokenizer))
+    engine = OwnEngine(model, {NO_TOKEN}, pad_token_id(tokenizer))
     trainer = SDFTTrainer(model, args, rows, tokenizer, engine=engine)
     trainer.add_callback(Clock())
     return trainer

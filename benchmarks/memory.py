@@ -58,9 +58,10 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
     from transformers import TrainerCallback
 
     from selfdistill.method.config import SDFTConfig
-    from selfdistill.method.memory import estimate_for
+    from selfdistill.method.memory import MemoryCheck
     from selfdistill.method.trainer import SDFTTrainer
     from selfdistill.models import loading
+    from selfdistill.settings.groups import DEFAULT_MODEL
     from selfdistill.tasks import get_task
     from trainers import SHARED
 
@@ -76,11 +77,11 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
                 live.append(_live())
 
     loading.quiet_libraries()
-    model: Any = loading.load_model(loading.DEFAULT_MODEL, device="cpu")
+    model: Any = loading.load_model(DEFAULT_MODEL, device="cpu")
     if layers is not None:
         model.model.layers = model.model.layers[:layers]
     copy = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
+    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
     lora = LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear") if lora_r else None
     with tempfile.TemporaryDirectory() as folder:
         args = SDFTConfig(
@@ -97,8 +98,9 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
         trainer.add_callback(Scale())
         trainer.train()
     pairs: Any = trainer.train_dataset
-    config = loading.load_config(loading.DEFAULT_MODEL)
-    parts = estimate_for(config, args, pairs, dtype="auto", lora_r=lora_r).as_dict()
+    config = loading.load_config(DEFAULT_MODEL)
+    check = MemoryCheck(config, pairs, dtype="auto", lora_r=lora_r, device=model.device)
+    parts = check.estimate(args).as_dict()
     measured = {"peak": peaks[-1], "standing": standing[-1], "live": live[-1], "copy": copy}
     return measured | {"estimate": parts.pop("peak"), **parts}
 

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfdistill.method.rollout.batched import make_engine
-from selfdistill.method.rollout.engine import Sampling
+from selfdistill.method.rollout.engine import OnDone, Sampling, row_seeds
+from selfdistill.method.rollout.own import OwnEngine
 from selfdistill.models import loading
+from selfdistill.models.tokens import pad_token_id
+from selfdistill.settings.groups import DEFAULT_MODEL
 from selfdistill.types import PromptPair, Rollout
 from trainers import NO_TOKEN, make_ours, plain_model
 
@@ -29,12 +31,22 @@ MAX_NORM = 1.0
 class Given:
     """An engine whose completions are given."""
 
+    samples_elsewhere = False
+
     def __init__(self, completions: dict[tuple[int, ...], Rollout]) -> None:
         self._completions = completions
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
+    def sync(self) -> None:
+        """Nothing to do."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_done: OnDone | None = None
+    ) -> list[Rollout]:
         """As in RolloutEngine."""
         return [self._completions[tuple(prompt)] for prompt in prompts]
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 def dense_gradient(model: PreTrainedModel, pairs: Sequence[PromptPair], completions: dict) -> dict[str, Tensor]:
@@ -51,7 +63,7 @@ def dense_gradient(model: PreTrainedModel, pairs: Sequence[PromptPair], completi
             return logits.float().log_softmax(-1)
 
         with torch.no_grad():
-            log_p = log_probs(pair.teacher_ids)
+            log_p = log_probs(pair.teacher_ids or ())
         log_q = log_probs(pair.student_ids)
         loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean() / len(pairs)
         model.zero_grad()
@@ -88,6 +100,7 @@ def _dot(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
 def compare_update(prompts: int, new_tokens: int, micro_batch: int) -> dict[str, float]:
     """Our trainer's update, and one from plain bf16 gradients, against the fp32 one: cosine and relative error."""
     loading.quiet_libraries()
+    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
     with tempfile.TemporaryDirectory() as folder:
         given: dict[tuple[int, ...], Rollout] = {}
         trainer = make_ours(
@@ -101,13 +114,14 @@ def compare_update(prompts: int, new_tokens: int, micro_batch: int) -> dict[str,
             max_steps=1,
         )
         pairs: list[PromptPair] = list(trainer.train_dataset)  # type: ignore[arg-type]
-        sampler = make_engine(trainer.model, {NO_TOKEN}, trainer.pad_id)
-        sampling = Sampling(max_new_tokens=new_tokens, seed=0)
+        sampler = OwnEngine(trainer.model, {NO_TOKEN}, pad_token_id(tokenizer))
+        seeds = row_seeds(0, 0, [pair.example.id for pair in pairs])
+        sampling = Sampling(max_new_tokens=new_tokens, seeds=seeds)
         sampled = sampler.generate([pair.student_ids for pair in pairs], sampling)
         given.update(zip((pair.student_ids for pair in pairs), sampled, strict=True))
-        before = {name: master.clone() for name, master in trainer.masters.state_dict().items()}
+        before = {name: master.clone() for name, master in trainer.step.masters.state_dict().items()}
         trainer.train()
-        ours = {name: master - before[name] for name, master in trainer.masters.state_dict().items()}
+        ours = {name: master - before[name] for name, master in trainer.step.masters.state_dict().items()}
     exact_model = plain_model("bfloat16").float()  # the same rounded weights, computed with in fp32
     exact = dense_update(dense_gradient(exact_model, pairs, given))
     plain = dense_update(dense_gradient(plain_model("bfloat16"), pairs, given))

@@ -15,6 +15,11 @@ Row = tuple[str, str, str]
 """What was measured, the figure, what it should be."""
 
 
+def _start(r: dict[str, Any]) -> list[Row]:
+    value = f"{r['seconds']:.1f} s, {r['cpu_seconds']:.1f} s of processor time, peak {r['peak_mb']:,.0f} MB"
+    return [(f"`train --method {r['method']}` on {r['rows']:,} rows, from the command to the first step", value, "")]
+
+
 def _step(r: dict[str, Any]) -> list[Row]:
     size = (
         f"{r['prompts']} prompts of {r['student_tokens']:.0f} tokens (teacher {r['teacher_tokens']:.0f}), "
@@ -100,6 +105,7 @@ def _evaluation(r: dict[str, Any]) -> list[Row]:
 
 
 BENCHMARKS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
+    "start": _start,
     "step": _step,
     "loss": _loss,
     "rollout": _rollout,

@@ -66,13 +66,16 @@ def find_cases(batches: Sequence[int], lengths: Sequence[int]) -> list[Case]:
     from selfdistill.data.general import anchor_examples
     from selfdistill.method.prompts import PromptRenderer
     from selfdistill.models import loading
+    from selfdistill.models.tokens import eos_token_ids
+    from selfdistill.settings.groups import DEFAULT_MODEL
 
-    model = loading.load_model(loading.DEFAULT_MODEL, device="cpu")
-    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
+    model = loading.load_model(DEFAULT_MODEL, device="cpu")
+    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
     breaks = {token for token in range(len(tokenizer)) if "\n" in str(tokenizer.decode([token]))}
-    ends = frozenset(breaks | loading.eos_token_ids(model, tokenizer))
+    ends = frozenset(breaks | eos_token_ids(model, tokenizer))
     renderer = PromptRenderer(tokenizer)
-    prompts = [renderer.render(example).student_ids for example in anchor_examples()[:POOL]]
+    pairs = renderer.render_all(anchor_examples()[:POOL], teacher=False, answers=False)
+    prompts = [pair.student_ids for pair in pairs]
     answered = [len(ids) for ids in complete_ours(model, Case(kind="pool", prompts=prompts, limit=LONGEST, ends=ends))]
     never = frozenset({NO_TOKEN})
     cases = [
@@ -87,10 +90,10 @@ def find_cases(batches: Sequence[int], lengths: Sequence[int]) -> list[Case]:
 
 def complete_ours(model: Any, case: Case) -> Completions:
     """By our engine."""
-    from selfdistill.method.rollout.batched import make_engine
     from selfdistill.method.rollout.engine import Sampling
+    from selfdistill.method.rollout.own import OwnEngine
 
-    engine = make_engine(model, case.ends, 0)
+    engine = OwnEngine(model, case.ends, 0)
     rollouts = engine.generate(case.prompts, Sampling(max_new_tokens=case.limit, temperature=0))
     return [rollout.completion_ids for rollout in rollouts]
 
@@ -98,7 +101,7 @@ def complete_ours(model: Any, case: Case) -> Completions:
 def complete_generate(model: Any, case: Case) -> Completions:
     """By transformers' generate, left-padded, all at once."""
     from selfdistill.method.rollout.engine import Sampling
-    from selfdistill.method.rollout.hf_generate import GenerateEngine
+    from selfdistill.method.rollout.generate import GenerateEngine
 
     engine = GenerateEngine(model, case.ends, 0, batch_size=len(case.prompts))
     rollouts = engine.generate(case.prompts, Sampling(max_new_tokens=case.limit, temperature=0))
@@ -107,12 +110,13 @@ def complete_generate(model: Any, case: Case) -> Completions:
 
 def _both(dtype: str) -> list[tuple[str, Callable[[Any, Case], Completions], Any]]:
     from selfdistill.models import loading
+    from selfdistill.settings.groups import DEFAULT_MODEL
     from trainers import plain_model
 
     loading.quiet_libraries()
     plain = plain_model(dtype)
     plain.generation_config.eos_token_id = None  # else generate ends there, too
-    ours = loading.load_model(loading.DEFAULT_MODEL, dtype=dtype, device="cpu")
+    ours = loading.load_model(DEFAULT_MODEL, dtype=dtype, device="cpu")
     return [("generate", complete_generate, plain), ("ours", complete_ours, ours)]
 
 
@@ -147,7 +151,7 @@ def vllm_rates(cases: list[Case], repeats: int) -> list[float]:
     """Median tokens a second of vLLM for every case, in this process."""
     from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
 
-    from selfdistill.models.loading import embedded_model_path
+    from selfdistill.models.embedded import embedded_model_path
 
     engine = LLM(model=str(embedded_model_path()), dtype="bfloat16", max_model_len=1024, enable_prefix_caching=False)
     results = []

@@ -80,7 +80,7 @@ def _train(connection: Any, name: str, arguments: dict[str, Any]) -> None:
         if name == "ours":
             trainer: Any = make_ours(*sizes, arguments["micro_batch"])
             gate.prompts = [(pair.student_ids, pair.teacher_ids) for pair in trainer.train_dataset]
-            trainer.engine = gate.engine = Watched(trainer.engine)
+            trainer.step.engine = gate.engine = Watched(trainer.step.engine)
         else:
             trainer = make_trl(*sizes, *TRL_CONFIGS[arguments["trl_config"]])
         trainer.add_callback(gate)
@@ -119,7 +119,8 @@ def _phases(phases: list[dict[str, float]], step: dict[str, Any]) -> dict[str, A
 
 
 def _shape() -> Shape:
-    from selfdistill.models.loading import DEFAULT_MODEL, load_config
+    from selfdistill.models.loading import load_config
+    from selfdistill.settings.groups import DEFAULT_MODEL
 
     return Shape.of(load_config(DEFAULT_MODEL))
 

@@ -12,10 +12,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback,
 from common import resident
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.prompts import PromptRenderer
-from selfdistill.method.rollout.batched import make_engine
-from selfdistill.method.rollout.engine import RolloutEngine, Sampling
+from selfdistill.method.rollout.engine import OnDone, RolloutEngine, Sampling
+from selfdistill.method.rollout.own import OwnEngine
 from selfdistill.method.trainer import SDFTTrainer
 from selfdistill.models import loading
+from selfdistill.models.embedded import embedded_model_path
+from selfdistill.models.tokens import pad_token_id
+from selfdistill.settings.groups import DEFAULT_MODEL
 from selfdistill.tasks import get_task
 from selfdistill.types import Example, Rollout
 
@@ -46,9 +49,10 @@ SHARED: dict[str, Any] = {
 
 def rows(count: int) -> list[Example]:
     """The assistant-tools training rows, of the first 200, whose student prompts are nearest to 90 tokens."""
-    renderer = PromptRenderer(loading.load_tokenizer(loading.DEFAULT_MODEL))
+    renderer = PromptRenderer(loading.load_tokenizer(DEFAULT_MODEL))
     examples = get_task("assistant-tools").load_train(None)[:200]
-    return sorted(examples, key=lambda example: abs(len(renderer.render(example).student_ids) - 90))[:count]
+    pairs = renderer.render_all(examples, teacher=False, answers=False)
+    return [pair.example for pair in sorted(pairs, key=lambda pair: abs(len(pair.student_ids) - 90))[:count]]
 
 
 def write_template(folder: Path) -> str:
@@ -66,8 +70,8 @@ def make_ours(
 
     ``engine``: what samples instead of our own. ``more``: settings that differ from SHARED's.
     """
-    model = loading.load_model(loading.DEFAULT_MODEL, device="cpu")
-    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
+    model = loading.load_model(DEFAULT_MODEL, device="cpu")
+    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
     args = SDFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=micro_batch,
@@ -78,7 +82,7 @@ def make_ours(
         warmup_steps=0,
         **{**SHARED, **more},
     )
-    engine = engine or make_engine(model, {NO_TOKEN}, loading.pad_token_id(tokenizer))
+    engine = engine or OwnEngine(model, {NO_TOKEN}, pad_token_id(tokenizer))
     return SDFTTrainer(model, args, rows(count), tokenizer, engine=engine)
 
 
@@ -109,7 +113,7 @@ def make_trl(folder: Path, count: int, new_tokens: int, micro_batch: int, dtype:
         **SHARED,
     )
     data = [{"prompt": list(row.prompt), "privileged_context": row.demonstration_text} for row in rows(count)]
-    tokenizer = loading.load_tokenizer(loading.DEFAULT_MODEL)
+    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
     trainer = TRLTrainer(model=model, args=args, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
     trainer.eos_token_ids = [NO_TOKEN]
     trainer.remove_callback(PrinterCallback)
@@ -118,22 +122,34 @@ def make_trl(folder: Path, count: int, new_tokens: int, micro_batch: int, dtype:
 
 def plain_model(dtype: str) -> PreTrainedModel:
     """The embedded model as transformers loads it, with transformers' own attention."""
-    folder = str(loading.embedded_model_path())
+    folder = str(embedded_model_path())
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
 
 class Watched:
     """An engine that remembers how long its last completions were."""
 
+    samples_elsewhere = False
+
     def __init__(self, engine: RolloutEngine) -> None:
         self._engine = engine
         self.lengths: list[int] = []
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
+    def sync(self) -> None:
         """As in RolloutEngine."""
-        rollouts = self._engine.generate(prompts, sampling)
+        self._engine.sync()
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_done: OnDone | None = None
+    ) -> list[Rollout]:
+        """As in RolloutEngine."""
+        rollouts = self._engine.generate(prompts, sampling, on_done)
         self.lengths = [len(rollout.completion_ids) for rollout in rollouts]
         return rollouts
+
+    def close(self) -> None:
+        """As in RolloutEngine."""
+        self._engine.close()
 
 
 class Gate(TrainerCallback):

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evidence.markdown import anchor_share, number, percent, points, table, teaches_itself
-from evidence.noise import sign_beyond_noise
+from evidence.markdown import number, percent, points, table
+from selfdistill.records.studies import SequenceRecord
 from selfdistill.report.formats import rate_text, signed
-from selfdistill.stats.scores import over_seeds
+from selfdistill.stats.seeds import over_seeds, sign_beyond_noise
 
-Run = dict[str, Any]
-Runs = Mapping[int, Sequence[Run]]
+Runs = Mapping[int, Sequence[SequenceRecord]]
 """The arms' sequences by seed."""
 SHARES = ("average_accuracy", "average_incremental_accuracy", "learning_accuracy")
 CHANGES = ("backward_transfer", "forward_transfer", "forgetting")
@@ -25,35 +24,33 @@ def continual_part(found: Runs, study: Mapping[str, Any]) -> list[str]:
     arms = by_arm(found)
     first = next(iter(found.values()))
     setting = (
-        f"Tasks {', '.join(first[0]['tasks'])}, {study['eval_limit']} evaluation rows of each; {study['max_steps']} "
+        f"Tasks {', '.join(first[0].tasks)}, {study['eval_limit']} evaluation rows of each; {study['max_steps']} "
         f"steps of {study['per_device_train_batch_size'] * study['gradient_accumulation_steps']} prompts a stage, "
         f"seeds {', '.join(map(str, found))}, {study['model_name']}."
     )
     pairs = [
-        (ours["method"], theirs["method"])
+        (ours.arm, theirs.arm)
         for ours in first
         for theirs in first
-        if teaches_itself(ours, study)
-        and not teaches_itself(theirs, study)
-        and anchor_share(ours, study) == anchor_share(theirs, study)
+        if ours.distils and not theirs.distils and ours.anchor_share == theirs.anchor_share
     ]
     lines = ["### continual", "", setting, "", *(answer(arms, ours, theirs) for ours, theirs in pairs), ""]
-    lines += ["Summaries, mean ± deviation over seeds:", *_summaries(arms, study)]
+    lines += ["Summaries, mean ± deviation over seeds:", *_summaries(arms)]
     lines += ["SDFT minus SFT, seed by seed:", *_differences(arms, pairs)]
     lines += ["Accuracy after each stage, mean ± deviation over seeds:", *_matrix(arms)]
     return lines[:-1]
 
 
-def by_arm(found: Runs) -> dict[str, list[Run]]:
+def by_arm(found: Runs) -> dict[str, list[SequenceRecord]]:
     """Sequences of all seeds by arm."""
-    arms: dict[str, list[Run]] = {}
+    arms: dict[str, list[SequenceRecord]] = {}
     for runs in found.values():
         for run in runs:
-            arms.setdefault(run["method"], []).append(run)
+            arms.setdefault(run.arm, []).append(run)
     return arms
 
 
-def answer(arms: Mapping[str, Sequence[Run]], ours: str, theirs: str) -> str:
+def answer(arms: Mapping[str, Sequence[SequenceRecord]], ours: str, theirs: str) -> str:
     """One line of a list: does ``ours`` forget less than ``theirs``, and does it end better?"""
     less = sign_beyond_noise([-value for value in difference(arms, ours, theirs, "forgetting")])
     better = sign_beyond_noise(difference(arms, ours, theirs, "average_accuracy"))
@@ -64,30 +61,31 @@ def answer(arms: Mapping[str, Sequence[Run]], ours: str, theirs: str) -> str:
     )
 
 
-def difference(arms: Mapping[str, Sequence[Run]], ours: str, theirs: str, name: str) -> list[float]:
+def difference(arms: Mapping[str, Sequence[SequenceRecord]], ours: str, theirs: str, name: str) -> list[float]:
     """``ours`` minus ``theirs`` of a summary, or of the drift at the end, a value a seed."""
     return [_value(a, name) - _value(b, name) for a, b in zip(arms[ours], arms[theirs], strict=True)]
 
 
-def _value(run: Run, name: str) -> float:
-    return run["stages"][-1]["drift"][name] if name == "kl_per_token" else run[name]
+def _value(run: SequenceRecord, name: str) -> float:
+    drift = run.stages[-1].measured.drift
+    return getattr(drift if name in ("kl_per_token", "format_leak_rate") else run, name)
 
 
-def _summaries(arms: Mapping[str, Sequence[Run]], study: Mapping[str, Any]) -> list[str]:
+def _summaries(arms: Mapping[str, Sequence[SequenceRecord]]) -> list[str]:
     heads = ["arm", "rate", *(f"{_words(name)} %" for name in SHARES), *map(_words, CHANGES)]
     heads += ["KL a token at the end", "format leak %", "seconds"]
     rows: list[list[str]] = []
     for arm, runs in arms.items():
-        row = [f"`{arm}`", rate_text(runs[0]["settings"].get("learning_rate", study["learning_rate"]))]
-        row += [percent([run[name] for run in runs]) for name in SHARES]
-        row += [points([run[name] for run in runs]) for name in CHANGES]
+        row = [f"`{arm}`", rate_text(runs[0].learning_rate)]
+        row += [percent([_value(run, name) for run in runs]) for name in SHARES]
+        row += [points([_value(run, name) for run in runs]) for name in CHANGES]
         row.append(number([_value(run, "kl_per_token") for run in runs]))
-        row.append(percent([run["stages"][-1]["drift"]["format_leak_rate"] for run in runs]))
-        rows.append([*row, number([sum(stage["wall_s"] for stage in run["stages"]) for run in runs], 0)])
+        row.append(percent([_value(run, "format_leak_rate") for run in runs]))
+        rows.append([*row, number([sum(stage.seconds for stage in run.stages) for run in runs], 0)])
     return table(heads, rows)
 
 
-def _differences(arms: Mapping[str, Sequence[Run]], pairs: Sequence[tuple[str, str]]) -> list[str]:
+def _differences(arms: Mapping[str, Sequence[SequenceRecord]], pairs: Sequence[tuple[str, str]]) -> list[str]:
     heads = ["arms", "of", "by seed", "mean", "same sign %", "beyond the noise"]
     rows: list[list[str]] = []
     for ours, theirs in pairs:
@@ -96,21 +94,21 @@ def _differences(arms: Mapping[str, Sequence[Run]], pairs: Sequence[tuple[str, s
             is_share = name != "kl_per_token"
             each = [signed(100 * value) if is_share else number([value]) for value in values]
             told = {1: "higher", -1: "lower", 0: "no"}[sign_beyond_noise(values)]
-            same = f"{100 * over_seeds(values)['sign_consistency']:.0f}"
+            same = f"{100 * over_seeds(values).sign_consistency:.0f}"
             spread = points(values) if is_share else number(values)
             what = _words(name) if is_share else "KL a token at the end"
             rows.append([f"`{ours}` − `{theirs}`", what, ", ".join(each), spread, same, told])
     return table(heads, rows)
 
 
-def _matrix(arms: Mapping[str, Sequence[Run]]) -> list[str]:
-    tasks = next(iter(arms.values()))[0]["tasks"]
+def _matrix(arms: Mapping[str, Sequence[SequenceRecord]]) -> list[str]:
+    tasks = next(iter(arms.values()))[0].tasks
     rows: list[list[str]] = []
     for number_of_arm, (arm, runs) in enumerate(arms.items()):
         if number_of_arm == 0:
-            rows.append(["base", "", *(percent([runs[0]["base"][task]]) for task in range(len(tasks)))])
+            rows.append(["base", "", *(percent([runs[0].base[task]]) for task in range(len(tasks)))])
         for stage, name in enumerate(tasks):
-            cells = [[run["accuracy_matrix"][stage][task] for run in runs] for task in range(len(tasks))]
+            cells = [[run.accuracy_matrix[stage][task] for run in runs] for task in range(len(tasks))]
             rows.append([f"`{arm}`", f"{stage + 1}. {name}", *map(percent, cells)])
     return table(["arm", "after stage", *(f"{task} %" for task in tasks)], rows)
 

@@ -1,11 +1,9 @@
 """How figures and tables are written on the page."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from selfdistill.report.formats import MINUS, signed
-from selfdistill.settings.method import LEARNS_TOKENS
-from selfdistill.stats.scores import over_seeds
+from selfdistill.stats.seeds import over_seeds
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -27,20 +25,10 @@ def number(values: Sequence[float], digits: int = 3) -> str:
 def points(values: Sequence[float]) -> str:
     """Mean of differences of shares in percentage points with its sign, and over several seeds the deviation."""
     found = over_seeds(values)
-    several = f" ± {100 * found['deviation']:.1f}" if len(values) > 1 else ""
-    return signed(100 * found["mean"]) + several
-
-
-def teaches_itself(arm: Mapping[str, Any], study: Mapping[str, Any]) -> bool:
-    """True for an arm with a teacher, False for one that learns the demonstrations' tokens."""
-    return arm["settings"].get("method", study["method"]) not in LEARNS_TOKENS
-
-
-def anchor_share(arm: Mapping[str, Any], study: Mapping[str, Any]) -> float:
-    """Share of an arm's batches that is general prompts."""
-    return arm["settings"].get("anchor_share", study["anchor_share"])
+    several = f" ± {100 * found.deviation:.1f}" if len(values) > 1 else ""
+    return signed(100 * found.mean) + several
 
 
 def _spread(values: Sequence[float], write: Callable[[float], str]) -> str:
     found = over_seeds(values)
-    return write(found["mean"]) + (f" ± {write(found['deviation'])}" if len(values) > 1 else "")
+    return write(found.mean) + (f" ± {write(found.deviation)}" if len(values) > 1 else "")

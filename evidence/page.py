@@ -12,6 +12,8 @@ from benchmarks.common import machine_text, put
 from evidence.compare_part import compare_part
 from evidence.continual_part import continual_part
 from evidence.run import FACTS
+from selfdistill import run_folder
+from selfdistill.records.studies import CompareRecord, ContinualRecord, StudyRecord
 
 PAGE = Path("docs/evidence.md")
 
@@ -22,27 +24,28 @@ def render(runs: Path) -> str:
     Raises:
         SystemExit: the folder holds no finished study.
     """
-    compares = sorted(path.parent for path in runs.glob("*/compare.json"))
-    sequences = sorted(path.parent for path in runs.glob("*/continual.json"))
+    compares = sorted(path.parent for path in runs.glob(f"*/{run_folder.COMPARE}"))
+    sequences = sorted(path.parent for path in runs.glob(f"*/{run_folder.CONTINUAL}"))
     if not compares and not sequences:
         raise SystemExit(f"{runs} holds no finished study: start evidence.run.")
-    facts = _read(runs / FACTS)
+    facts = json.loads((runs / FACTS).read_text(encoding="utf-8"))
     size = " (too small to tell anything: it shows that the parts work)" if facts["size"] == "quick" else ""
     lines = [f"`{facts['command']}`{size}, begun on {machine_text(facts['machine'])}"]
     for folder in compares:
-        lines += ["", *compare_part(folder.name, _read(folder / "compare.json"), _settings(folder))]
+        found = run_folder.read_record(folder / run_folder.COMPARE, CompareRecord)
+        lines += ["", *compare_part(folder.name, found, study_settings(folder))]
     if sequences:
-        found = {_settings(folder)["seed"]: _read(folder / "continual.json")["runs"] for folder in sequences}
-        lines += ["", *continual_part(found, _settings(sequences[0]))]
+        by_seed = {
+            study_settings(folder)["seed"]: run_folder.read_record(folder / run_folder.CONTINUAL, ContinualRecord).runs
+            for folder in sequences
+        }
+        lines += ["", *continual_part(by_seed, study_settings(sequences[0]))]
     return "\n".join(lines)
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    return _read(folder / "study.json")["settings"]
+def study_settings(folder: Path) -> dict[str, Any]:
+    """The settings in a study's folder."""
+    return run_folder.read_record(folder / run_folder.STUDY, StudyRecord).settings
 
 
 def main() -> None:

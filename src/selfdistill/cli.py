@@ -2,28 +2,35 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from selfdistill.types import UserError
+from selfdistill.errors import UserError
+
+
+class Command(NamedTuple):
+    """A command. Its module in ``commands`` has its name."""
+
+    options: str
+    """Class of its options, as ``module:class`` of ``settings``."""
+    help: str
+
 
 COMMANDS = {
-    "demo": ("DemoOptions", "score, train, score again on the embedded model; write a report"),
-    "preflight": ("PreflightOptions", "say before any training whether self-distillation can work"),
-    "train": ("TrainOptions", "teach a model the demonstrations of a task"),
-    "eval": ("EvalOptions", "score a model on a task"),
-    "report": ("ReportOptions", "make report.html of a run's folder"),
-    "compare": ("settings.study:CompareOptions", "methods side by side: same data, same budget, several seeds"),
-    "continual": ("settings.study:ContinualOptions", "one task after another; what each stage gained and lost"),
-    "chat": ("settings.chat:ChatOptions", "talk to a model or two side by side, in the terminal or on a page"),
-    "learn": ("settings.ledger:LearnOptions", "add a skill to a ledger; refused where an earlier one is lost"),
-    "rollback": ("settings.ledger:RollbackOptions", "make an earlier version of a ledger current"),
-    "ledger": ("settings.ledger:LedgerOptions", "show a ledger: versions, lineage, skills held"),
-    "build": ("BuildOptions", "write the data of the tasks medical and wiki"),
-    "tasks": ("ListOptions", "list the tasks: source, licence, rows"),
-    "recipes": ("ListOptions", "list the settings that come with the package"),
+    "demo": Command("train:DemoOptions", "score, train, score again on the embedded model; write a report"),
+    "preflight": Command("train:PreflightOptions", "say before any training whether self-distillation can work"),
+    "train": Command("train:TrainOptions", "teach a model the demonstrations of a task"),
+    "eval": Command("evaluate:EvalOptions", "score a model on a task"),
+    "report": Command("report:ReportOptions", "make report.html of a run's folder"),
+    "compare": Command("study:CompareOptions", "methods side by side: same data, same budget, several seeds"),
+    "continual": Command("study:ContinualOptions", "one task after another; what each stage gained and lost"),
+    "chat": Command("chat:ChatOptions", "talk to a model or two side by side, in the terminal or on a page"),
+    "learn": Command("ledger:LearnOptions", "add a skill to a ledger; refused where an earlier one is lost"),
+    "rollback": Command("ledger:RollbackOptions", "make an earlier version of a ledger current"),
+    "ledger": Command("ledger:LedgerOptions", "show a ledger: versions, lineage, skills held"),
+    "build": Command("build:BuildOptions", "write the data of the tasks medical and wiki"),
+    "tasks": Command("report:TasksOptions", "list the tasks: source, licence, rows"),
+    "recipes": Command("report:RecipesOptions", "list the settings that come with the package"),
 }
-"""By name: the class of its options, as ``module:class`` where the module isn't ``settings.commands``, and a line
-of help. Its module in ``commands`` has the command's name."""
 
 HELP = """usage: selfdistill COMMAND [options]
 
@@ -41,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 2 a user's error, 3 refused by the gate, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP.format(commands="\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())))
+        print(HELP.format(commands="\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from selfdistill import __version__
@@ -58,44 +65,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _dispatch(command: str, arguments: list[str]) -> int:
-    if command not in COMMANDS:
-        from selfdistill.data.readers import did_you_mean
+def parse(command: str, arguments: Sequence[str]) -> Any:
+    """The options of a command, what is behind ``--config`` included.
 
-        raise UserError(f"Unknown command {command!r}.{did_you_mean(command, COMMANDS)} Try selfdistill --help.")
-    import importlib
+    Raises:
+        UserError: there is no such command, or its configuration file is wrong.
+        SystemExit: a flag is wrong, or help was asked for; both are printed.
+    """
+    from importlib import import_module
 
     import tyro
-    from rich.console import Console
 
-    module_name, _, class_name = COMMANDS[command][0].rpartition(":")
-    options_class = getattr(importlib.import_module(f"selfdistill.{module_name or 'settings.commands'}"), class_name)
+    from selfdistill.errors import did_you_mean
+    from selfdistill.settings import flat
+
+    if command not in COMMANDS:
+        raise UserError(f"Unknown command {command!r}.{did_you_mean(command, COMMANDS)} Try selfdistill --help.")
+    module, _, name = COMMANDS[command].options.partition(":")
+    options_class = getattr(import_module(f"selfdistill.settings.{module}"), name)
     parsed = tyro.cli(
         options_class,
-        args=arguments,
+        args=list(arguments),
         prog=f"selfdistill {command}",
         default=_defaults(options_class, arguments),
         use_underscores=True,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
     )
-    module = importlib.import_module(f"selfdistill.commands.{command}")
-    return module.run(parsed, Console(highlight=False)) or 0
+    return flat.with_home(parsed)
 
 
-def _defaults(options_class: Any, arguments: list[str]) -> Any:
-    """What the YAML file that ``--config`` names sets of a command that trains; else tyro's sign for the class's own
-    defaults."""
+def _dispatch(command: str, arguments: Sequence[str]) -> int:
+    options = parse(command, arguments)
+    from importlib import import_module
+
+    from rich.console import Console
+
+    module = import_module(f"selfdistill.commands.{command}")
+    return module.run(options, Console(highlight=False)) or 0
+
+
+def _defaults(options_class: type, arguments: Sequence[str]) -> Any:
+    """What the YAML file behind ``--config`` sets of a command that trains; else tyro's sign for the class's own."""
+    import tyro
+
+    from selfdistill.settings import flat
+
     path = None
     for index, argument in enumerate(arguments):
         if argument == "--config" and index + 1 < len(arguments):
             path = arguments[index + 1]
         elif argument.startswith("--config="):
             path = argument.removeprefix("--config=")
-    if path is None or not hasattr(options_class, "method_settings"):
-        import tyro
-
+    if path is None or "from_file" not in flat.leaves(options_class):
         return tyro.MISSING_NONPROP
 
-    from selfdistill.commands.train import from_yaml
+    from selfdistill.settings.yaml_files import options_from_file
 
-    return from_yaml(path, options_class)
+    return options_from_file(options_class, path)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chat_fakes import FakeChat
 from rich.console import Console
 
-from selfdistill.chat.columns import Answer
+from selfdistill.chat.columns import Answer, Updates
 from selfdistill.chat.web import ChatServer
+from selfdistill.errors import UserError
+from tests.support.chat_fakes import FakeChat
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium.webdriver.common.by import By
@@ -27,7 +28,7 @@ class Held(FakeChat):
         super().__init__(["A", "B"], ["", ""])
         self.go_on = threading.Event()
 
-    def _updates(self):
+    def _updates(self) -> Updates:
         read = 0
         try:
             for column in (0, 1):
@@ -72,7 +73,7 @@ def wait_for(page: Any, selector: str, expected: list[str]) -> None:
     WebDriverWait(page, 10, 0.05).until(lambda _: texts(page, selector) == expected, f"{texts(page, selector)}")
 
 
-def test_both_columns_fill_and_markup_stays_text(page):
+def test_both_columns_fill_and_markup_stays_text(page: Any) -> None:
     type_in(page, "Hi <b>you</b>", Keys.ENTER)
     wait_for(page, ".answer .text", [f"Hello {SCRIPT}", "Good day\nto you"])
     assert texts(page, ".prompt") == ["Hi <b>you</b>"]
@@ -84,7 +85,7 @@ def test_both_columns_fill_and_markup_stays_text(page):
     assert left.rect["x"] + left.rect["width"] < right.rect["x"]
 
 
-def test_asks_no_other_host(page):
+def test_asks_no_other_host(page: Any) -> None:
     type_in(page, "Hi", Keys.ENTER)
     wait_for(page, "#status", ["Enter sends, Shift+Enter begins a new line."])
     names = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
@@ -92,7 +93,7 @@ def test_asks_no_other_host(page):
     assert names == [f"http://{host}/chat"]
 
 
-def test_what_was_said_goes_along_until_a_new_conversation(page, server):
+def test_what_was_said_goes_along_until_a_new_conversation(page: Any, server: Any) -> None:
     page.find_element(By.TAG_NAME, "summary").click()
     page.find_element(By.ID, "system").send_keys("Rhyme.")
     type_in(page, "one", Keys.SHIFT, Keys.ENTER, Keys.NULL, "more", Keys.ENTER)
@@ -110,7 +111,7 @@ def test_what_was_said_goes_along_until_a_new_conversation(page, server):
 
 
 @pytest.mark.parametrize("how", ["button", "Escape"])
-def test_stopping_keeps_what_is_there_and_stops_the_model(page, server, how):
+def test_stopping_keeps_what_is_there_and_stops_the_model(page: Any, server: Any, how: str) -> None:
     server.chat = held = Held()
     type_in(page, "go", Keys.ENTER)
     wait_for(page, ".answer .text", ["first", "first"])
@@ -129,7 +130,7 @@ def test_stopping_keeps_what_is_there_and_stops_the_model(page, server, how):
 
 
 @pytest.mark.parametrize("width", [390, 320])
-def test_fits_a_phone_with_the_columns_below_each_other(page, width):
+def test_fits_a_phone_with_the_columns_below_each_other(page: Any, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
@@ -143,7 +144,7 @@ def test_fits_a_phone_with_the_columns_below_each_other(page, width):
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_dark_where_the_system_is(page):
+def test_dark_where_the_system_is(page: Any) -> None:
     script = "return getComputedStyle(document.body).backgroundColor"
     light = page.execute_script(script)
     dark_scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
@@ -155,10 +156,10 @@ def test_dark_where_the_system_is(page):
     assert (light, dark) == ("rgb(251, 250, 248)", "rgb(20, 22, 25)")
 
 
-def test_what_the_user_can_mend_is_said_and_the_question_comes_back(page, server, monkeypatch):
-    from selfdistill.types import UserError
-
-    def refuse(conversations):
+def test_what_the_user_can_mend_is_said_and_the_question_comes_back(
+    page: Any, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(conversations: Any) -> Updates:
         raise UserError("The conversation has 9 tokens.")
 
     monkeypatch.setattr(server.chat, "answer", refuse)

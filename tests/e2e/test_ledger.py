@@ -37,7 +37,9 @@ def learn(ledger: Path, data: str, *argv: str) -> int:
     return main(["learn", "--ledger", str(ledger), "--dataset_path", data, *TRAINING, *argv])
 
 
-def test_a_destructive_stage_is_refused_and_a_harmless_one_promoted(tmp_path, capsys):
+def test_a_destructive_stage_is_refused_and_a_harmless_one_promoted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ledger = tmp_path / "memory"
     words = write(tmp_path / "words.jsonl", [(f"Repeat this word: {word}", f"<{word}>") for word in WORDS])
     refusals = write(tmp_path / "refusals.jsonl", [(f"Repeat this word: {name}", "No.") for name in NAMES])

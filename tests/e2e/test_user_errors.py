@@ -2,133 +2,97 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from selfdistill.cli import COMMANDS, main
+from tests.support.tiny_home import TinyHome
 
 GOOD = {"prompt": "What is 2 + 2?", "demonstration": "4"}
 
 
-def rows(folder: Path, *values, name="data.jsonl") -> str:
-    path = folder / name
-    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
-    return str(path)
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> TinyHome:
+    return TinyHome(tmp_path, monkeypatch, capsys)
 
 
-def message(capsys, *argv: str) -> str:
-    """Runs a command that must fail as a user's error; returns its one message."""
-    code = main(list(argv))
-    out, err = capsys.readouterr()
-    assert code == 2, (out, err)
-    assert "Traceback" not in err + out
-    assert err.count("\n") == 1, err
-    text = err.removeprefix("selfdistill: ").strip()
-    assert len(text.split()) <= 40, f"{len(text.split())} words: {text}"
-    return text
+def train(home: TinyHome, *argv: str) -> str:
+    """The message of a ``train`` that must fail. Nothing may be written."""
+    before = home.files()
+    said = home.refused("train", "--output_dir=out", "--model_name=M", *argv)
+    assert home.files() == before
+    return said
 
 
-def train(capsys, folder: Path, *argv: str) -> str:
-    return message(capsys, "train", "--output_dir", str(folder / "out"), *argv)
+def train_on(home: TinyHome, *rows: Any) -> str:
+    """The message of a ``train`` on these rows, in ``data.jsonl``."""
+    home.rows(*rows, name="data.jsonl")
+    return train(home, "--dataset_path=data.jsonl")
 
 
-def test_missing_file(capsys, tmp_path):
-    rows(tmp_path, GOOD)
-    text = train(capsys, tmp_path, "--dataset_path", str(tmp_path / "dta.jsonl"))
-    assert "dta.jsonl" in text
-    assert "data.jsonl" in text  # the likely name
+def test_missing_file(home: TinyHome) -> None:
+    home.rows(GOOD, name="data.jsonl")
+    said = train(home, "--dataset_path=dta.jsonl")
+    assert "dta.jsonl" in said
+    assert "data.jsonl" in said  # the likely name
 
 
-def test_empty_data_set(capsys, tmp_path):
-    assert "data.jsonl" in train(capsys, tmp_path, "--dataset_path", rows(tmp_path))
-
-
-def test_row_without_prompt(capsys, tmp_path):
-    text = train(capsys, tmp_path, "--dataset_path", rows(tmp_path, GOOD, {"demonstration": "4"}))
-    assert "data.jsonl row 2" in text
-    assert "prompt" in text
-
-
-def test_row_without_demonstration(capsys, tmp_path):
-    text = train(capsys, tmp_path, "--dataset_path", rows(tmp_path, GOOD, GOOD, {"prompt": "Hi"}))
-    assert "data.jsonl row 3" in text
-    assert "demonstration" in text
-
-
-def test_list_where_text_belongs(capsys, tmp_path):
-    text = train(capsys, tmp_path, "--dataset_path", rows(tmp_path, {"prompt": ["a", "b"], "demonstration": "4"}))
-    assert "data.jsonl row 1" in text
-
-
-def test_broken_json_line(capsys, tmp_path):
-    path = tmp_path / "data.jsonl"
-    path.write_text(json.dumps(GOOD) + "\n{oops\n")
-    text = train(capsys, tmp_path, "--dataset_path", str(path))
-    assert re.search(r"data\.jsonl.*(line|row) 2", text)
-
-
-def test_unknown_dataset_name(capsys, tmp_path):
-    text = train(capsys, tmp_path, "--dataset_name", "tool-use")
-    assert "'tool-use'" in text
-    assert "Did you mean 'tooluse'?" in text
-
-
-def test_unknown_model_name(capsys, tmp_path):
-    text = train(capsys, tmp_path, "--model_name", "smollm2-153m")
-    assert "smollm2-153m" in text
-    assert "smollm2-135m" in text
-
-
-def test_missing_data_folder(capsys, tmp_path, monkeypatch):
-    monkeypatch.delenv("SELFDISTILL_DATA", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert "--data_dir" in train(capsys, tmp_path, "--dataset_name", "tooluse")
-
-
-@pytest.mark.model
-def test_overlong_demonstration(capsys, tmp_path):
-    long = {"prompt": "What is 2 + 2?", "demonstration": "four " * 300}
-    path = rows(tmp_path, GOOD, long)
-    text = train(capsys, tmp_path, "--dataset_path", path, "--template=paper", "--max_teacher_prompt_length=200")
-    assert "custom/train/1" in text
-    assert "200" in text
-    assert "--max_teacher_prompt_length" in text
-
-
-@pytest.mark.parametrize("value", ["-1", "nan"])
-def test_bad_learning_rate(capsys, tmp_path, value):
-    text = train(capsys, tmp_path, "--learning_rate", value)
-    assert "learning_rate" in text
-    assert value in text
-
-
-def test_output_folder_in_use(capsys, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("mine")
-    text = train(capsys, tmp_path)
-    assert "--resume" in text
-    assert "--overwrite" in text
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
-
-
-def test_no_output_folder(capsys):
-    assert "--output_dir" in message(capsys, "train")
-    assert "--output_dir" in message(capsys, "eval")
-
-
-def test_resume_without_checkpoint(capsys, tmp_path):
-    assert "checkpoint" in train(capsys, tmp_path, "--resume")
-
-
-def test_unknown_command(capsys):
-    assert "Did you mean 'train'?" in message(capsys, "trian")
+def test_empty_data_set(home: TinyHome) -> None:
+    assert "data.jsonl" in train_on(home)
 
 
 @pytest.mark.parametrize(
-    ("yaml", "said"),
+    ("rows", "words"),
+    [
+        ([GOOD, {"demonstration": "4"}], ["data.jsonl row 2", "prompt"]),
+        ([GOOD, GOOD, {"prompt": "Hi"}], ["data.jsonl row 3", "demonstration"]),
+        ([{"prompt": ["a", "b"], "demonstration": "4"}], ["data.jsonl row 1"]),
+    ],
+)
+def test_a_bad_row_is_named(home: TinyHome, rows: list[Any], words: list[str]) -> None:
+    said = train_on(home, *rows)
+    for word in words:
+        assert word in said
+
+
+def test_broken_json_line(home: TinyHome) -> None:
+    (home.folder / "data.jsonl").write_text(json.dumps(GOOD) + "\n{oops\n")
+    assert re.search(r"data\.jsonl.*(line|row) 2", train(home, "--dataset_path=data.jsonl"))
+
+
+def test_missing_data_folder(home: TinyHome) -> None:
+    assert "--data_dir" in train(home, "--dataset_name=tooluse")
+
+
+def test_overlong_demonstration(home: TinyHome) -> None:
+    home.rows(GOOD, {"prompt": "What is 2 + 2?", "demonstration": "four " * 300}, name="data.jsonl")
+    limits = ("--template=paper", "--max_teacher_prompt_length=200")
+    said = train(home, "--dataset_path=data.jsonl", *limits, "--max_completion_length=16")
+    assert "custom/train/1" in said
+    assert "200" in said
+    assert "--max_teacher_prompt_length" in said
+
+
+@pytest.mark.parametrize("value", ["-1", "nan"])
+def test_bad_learning_rate(home: TinyHome, value: str) -> None:
+    said = train(home, f"--learning_rate={value}")
+    assert "learning_rate" in said
+    assert value in said
+
+
+def test_no_output_folder(home: TinyHome) -> None:
+    for command in ("train", "eval", "compare", "continual"):
+        assert "--output_dir" in home.refused(command)
+    assert "--ledger" in home.refused("learn")
+
+
+def test_resume_without_checkpoint(home: TinyHome) -> None:
+    assert "checkpoint" in train(home, "--resume")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words"),
     [
         ("learning_rate: 1e-5\nlerning_rate: 2\n", ["config.yaml line 2", "'lerning_rate'", "learning_rate"]),
         ("seed: 1\nseed: 2\n", ["config.yaml line 2", "twice"]),
@@ -138,16 +102,15 @@ def test_unknown_command(capsys):
         ("teacher: emma\n", ["config.yaml line 1", "'emma'"]),
     ],
 )
-def test_yaml(capsys, tmp_path, yaml, said):
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml)
-    text = train(capsys, tmp_path, "--config", str(path))
-    for part in said:
-        assert part in text
+def test_yaml(home: TinyHome, yaml: str, words: list[str]) -> None:
+    (home.folder / "config.yaml").write_text(yaml)
+    said = train(home, "--config=config.yaml")
+    for word in words:
+        assert word in said
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "words"),
     [
         ("max_grad_nrm=1", ["max_grad_nrm", "unknown"]),
         ("logging_steps", ["name=value"]),
@@ -156,40 +119,7 @@ def test_yaml(capsys, tmp_path, yaml, said):
         ("bf16=true", ["--dtype"]),
     ],
 )
-def test_set(capsys, tmp_path, assignment, said):
-    text = train(capsys, tmp_path, "--set", assignment)
-    for part in said:
-        assert part in text
-
-
-def test_misspelt_flag_is_named(capsys, tmp_path):
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--lerning_rate", "1"])
-    assert stop.value.code == 2
-    assert "--learning_rate" in capsys.readouterr().err
-
-
-def test_help_needs_no_torch_and_fits_the_screen():
-    script = (
-        "import sys, time; start = time.perf_counter()\n"
-        "from selfdistill.cli import main\n"
-        "assert main(['--help']) == 0\n"
-        "assert time.perf_counter() - start < 0.5\n"
-        "assert 'torch' not in sys.modules\n"
-        "try: main(['train', '--help'])\n"
-        "except SystemExit as stop: assert stop.code == 0\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    top = done.stdout.split("usage: selfdistill train")[0]
-    assert len(top.splitlines()) <= 24
-    assert max(map(len, top.splitlines())) <= 80
-    for command in COMMANDS:
-        assert command in top
-
-
-def test_hyphens_work_like_underscores(capsys, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "file").touch()
-    assert "not empty" in message(capsys, "train", "--output-dir", str(tmp_path / "out"))
+def test_set(home: TinyHome, assignment: str, words: list[str]) -> None:
+    said = train(home, f"--set={assignment}")
+    for word in words:
+        assert word in said

@@ -5,16 +5,19 @@ would only slow each other down.
 """
 
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfdistill.errors import UserError
+from selfdistill.method.lengths import context_length
 from selfdistill.method.prompts import PromptRenderer
 from selfdistill.method.rollout.engine import Sampling
 from selfdistill.method.rollout.stream import stream
-from selfdistill.models import loading
-from selfdistill.types import Example, Message, UserError
+from selfdistill.models.tokens import eos_token_ids
+from selfdistill.types import Example, Message
 
 UNDECODED = "\ufffd"
 """What bytes decode to that are no whole character, perhaps only not yet."""
@@ -42,26 +45,31 @@ class Column:
         name: what people know it by.
         model: in eval mode.
         tokenizer: with a chat template.
+        chat_template_kwargs: passed to the chat template.
     """
 
-    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         self.name = name
         self._model = model
-        self._renderer = PromptRenderer(tokenizer)
-        self._eos_token_ids = loading.eos_token_ids(model, tokenizer)
-        config = model.config.get_text_config(decoder=True)
-        self._context: int | None = getattr(config, "max_position_embeddings", None)
+        self._renderer = PromptRenderer(tokenizer, chat_template_kwargs=chat_template_kwargs)
+        self._eos_token_ids = eos_token_ids(model, tokenizer)
+        self._context = context_length(model.config)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Answer]:
-        """The answer to chat turns, once a token. It never goes beyond the model's context.
+        """The answer to chat turns, once for each token. It never goes beyond the model's context.
 
         Raises:
             UserError: at the call, where the turns fill the context or the chat template refuses them.
         """
-        prompt_ids = self._renderer.render(Example(id="chat", prompt=tuple(messages))).student_ids
-        limit = sampling.max_new_tokens
-        if self._context is not None:
-            limit = min(limit, self._context - len(prompt_ids))
+        example = Example(id="chat", prompt=tuple(messages))
+        prompt_ids = self._renderer.render(example, teacher=False, answer=False).student_ids
+        limit = replace(sampling, context=self._context).limit(len(prompt_ids))
         if limit < 1:
             raise UserError(
                 f"The conversation has {len(prompt_ids)} tokens, {self.name} reads {self._context}. Start anew."
@@ -87,18 +95,19 @@ class Chat:
 
     Args:
         columns: one or more.
-        sampling: its seed makes a session of the same questions repeatable; every question draws anew.
+        sampling: how tokens are drawn.
+        seed: makes a session of the same questions repeatable; every question draws anew.
     """
 
-    def __init__(self, columns: Sequence[Column], sampling: Sampling) -> None:
+    def __init__(self, columns: Sequence[Column], sampling: Sampling, seed: int = 42) -> None:
         self._columns = columns
         self._sampling = sampling
-        self._draws = random.Random(sampling.seed)
+        self._draws = random.Random(seed)
         self.names = [column.name for column in columns]
 
     def answer(self, conversations: Sequence[Sequence[Message]]) -> Updates:
         """Every column's answer to its own chat turns. Raises UserError at the call, as Column.answer does."""
-        sampling = replace(self._sampling, seed=self._draws.getrandbits(63))
+        sampling = replace(self._sampling, seeds=(self._draws.getrandbits(63),))
         pairs = zip(self._columns, conversations, strict=True)
         return _in_turn([column.answer(messages, sampling) for column, messages in pairs])
 

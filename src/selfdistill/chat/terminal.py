@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from selfdistill.chat.columns import Answer, Chat, Conversation
-from selfdistill.data.readers import did_you_mean
+from selfdistill.errors import UserError, did_you_mean
 from selfdistill.tasks import get_task, resolve_data_dir
 from selfdistill.tasks.task import Task
-from selfdistill.types import Example, Message, UserError, message_text
+from selfdistill.types import Example, Message, message_text
 
 COMMANDS = {
     "/reset": "starts anew",
@@ -45,7 +45,7 @@ def talk(chat: Chat, console: Console, system: str | None = None) -> None:
                 return
         return
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  gives input() its editing and history; Windows has its own
+        pass  # gives input() its editing and history; Windows has its own
     console.print(Text(" · ".join(f"{name} {does}" for name, does in COMMANDS.items()), style="dim"))
     while True:
         try:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field, ValidationError
 from rich.console import Console
 
 from selfdistill.chat.columns import Chat
-from selfdistill.types import Message, UserError
+from selfdistill.errors import UserError
+from selfdistill.types import Message
 
 ADDRESS = "127.0.0.1"
 OWN_HOSTS = (ADDRESS, "localhost")

@@ -1,14 +1,15 @@
 """``selfdistill chat``."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from selfdistill.errors import UserError
+from selfdistill.records.runs import run_in
 from selfdistill.settings.chat import DEFAULT_PORT, ChatOptions
-from selfdistill.types import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,15 +44,11 @@ def run(options: ChatOptions, console: Console) -> None:
             loading.require_chat_template(tokenizers[name], name)
     for name, flag in flags.items():
         with _named(flag), console.status(f"loading {escape(name)}"):
-            columns[name] = Column(name, loading.load_model(name, dtype=options.dtype), tokenizers[name])
-    sampling = Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
+            model = loading.load_model(name, dtype=options.dtype)
+            columns[name] = Column(name, model, tokenizers[name], _template_kwargs(options, name))
+    sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_p=options.top_p)
     names = [options.model_path] if options.against is None else [options.model_path, options.against]
-    chat = Chat([columns[name] for name in names], sampling)
+    chat = Chat([columns[name] for name in names], sampling, options.seed)
     if server is not None:
         server.serve(chat, options.system, console)
         return
@@ -60,8 +57,16 @@ def run(options: ChatOptions, console: Console) -> None:
     talk(chat, console, options.system)
 
 
+def _template_kwargs(options: ChatOptions, model: str) -> dict[str, Any]:
+    """What the chat template is given: as the options say, else as the run that made the model was."""
+    if options.chat_template_kwargs is not None:
+        return options.chat_template_kwargs
+    made_by = run_in(model)
+    return made_by.chat_template_kwargs if made_by else {}
+
+
 @contextmanager
-def _named(flag: str) -> Iterator[None]:
+def _named(flag: str) -> Generator[None]:
     """What loading refuses is told by the flag that named the model, of which there are two."""
     try:
         yield

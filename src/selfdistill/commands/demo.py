@@ -1,17 +1,22 @@
 """``selfdistill demo``: before, training, after, on the embedded model and data."""
 
-import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from selfdistill.commands import eval as eval_command
-from selfdistill.commands import train as train_command
-from selfdistill.settings.commands import DemoOptions, EvalOptions
+from selfdistill import run_folder
+from selfdistill.settings import flat
+from selfdistill.settings.evaluate import DecodingOptions
+from selfdistill.settings.train import DemoOptions, TrainOptions
+from selfdistill.settings.yaml_files import options_from_file
 from selfdistill.types import EvalResult
+
+if TYPE_CHECKING:
+    from selfdistill.records.evaluations import EvalRecord
 
 NUM_SAMPLES = 3
 SDFT = "sdft-cpu"
@@ -24,56 +29,74 @@ def run(options: DemoOptions, console: Console) -> None:
     Raises:
         UserError: the output folder is in use, or the model can't be fetched.
     """
-    settings = train_command.from_yaml(options.config)
-    settings.output_dir, settings.overwrite = options.output_dir, options.overwrite
-    settings.skip_memory_check |= options.skip_memory_check
+    settings = _settings(options)
     settings.check()
 
-    from selfdistill.models import loading
+    from selfdistill.evaluate.results import write_evaluation  # loads torch
+    from selfdistill.evaluate.scorer_choice import TaskRows, first_rows
+    from selfdistill.evaluate.task_rows import score_rows
+    from selfdistill.report.collect import collect
+    from selfdistill.report.write import write_report
+    from selfdistill.tasks import resolve_data_dir
+    from selfdistill.training.prepare import require_memory
+    from selfdistill.training.run import (
+        check_overwrite,
+        empty_folder,
+        load_student,
+        make_trainer,
+        prepared_run,
+        settled,
+    )
 
-    loading.quiet_libraries()
-    if options.overwrite:
-        shutil.rmtree(options.output_dir, ignore_errors=True)
-    run_dir = Path(options.output_dir)
-    task, examples = train_command.training_examples(settings)
-    rows = task.load_eval(None)[: options.limit]
-    tokenizer = loading.load_tokenizer(settings.model_name)
-    train_command.check_before_loading(settings, task, examples, tokenizer)
-    model = loading.load_model(settings.model_name, dtype=settings.dtype)
-    scoring = EvalOptions()
+    folder = Path(options.output_dir)
+    prepared = prepared_run(settings, console)
+    check_overwrite(prepared)
+    require_memory(prepared)
+    evaluation = prepared.task.load_eval(resolve_data_dir(settings.recipe.data.data_dir))
+    rows = TaskRows(prepared.task, first_rows(evaluation, options.limit))
+    decoding = DecodingOptions(chat_template_kwargs=prepared.config.chat_template_kwargs)
+    model, tokenizer = load_student(prepared), prepared.files.tokenizer
+    trainer = make_trainer(settled(prepared, model, console), model, console)
+    if options.overwrite:  # only now that nothing can be refused any more
+        empty_folder(folder)
 
-    console.print(f"Scoring {escape(settings.model_name)} on {len(rows)} rows it will not train on ...")
-    before = eval_command.evaluate_model(model, tokenizer, task, rows, scoring, console)
-    eval_command.write_into_run(before, run_dir / "eval-before")
-    trainer = train_command.make_trainer(settings, task, examples, model, tokenizer, console)
+    name = settings.recipe.model.model_name
+    console.print(f"Scoring {escape(name)} on {len(rows.examples)} rows it will not train on ...")
+    before = score_rows(model, tokenizer, rows, decoding, console)
+    old = write_evaluation(folder / run_folder.EVAL_BEFORE, before)
     trainer.train()
     trainer.save_model()
     console.print("Scoring the trained model ...")
-    after = eval_command.evaluate_model(model, tokenizer, task, rows, scoring, console)
-    eval_command.write_into_run(after, run_dir / "eval")
+    after = score_rows(model, tokenizer, rows, decoding, console)
+    new = write_evaluation(folder / run_folder.EVAL, after)
 
-    console.print(comparison(before, after))
+    console.print(_comparison(old, new))
     _show_samples(before, after, console)
-    _report(run_dir, console)
+    write_report(collect(folder), folder, console)
     if options.config == DemoOptions.config:
         console.print(
             f"The same rows by self-distillation: [bold]selfdistill demo --config {SDFT} --output_dir DIR[/bold]"
         )
 
 
-def comparison(before: EvalResult, after: EvalResult) -> Table:
-    """Both results side by side: a row for the whole, one for every part."""
-    from selfdistill.evaluate.run import summary
+def _settings(options: DemoOptions) -> TrainOptions:
+    given = {"output_dir": options.output_dir, "overwrite": options.overwrite}
+    if options.skip_memory_check:
+        given["skip_memory_check"] = True
+    return flat.changed(options_from_file(TrainOptions, options.config), given)
 
-    table = Table(title=f"{after.task}: {after.metric}", title_justify="left")
+
+def _comparison(before: "EvalRecord", after: "EvalRecord") -> Table:
+    """Both results side by side: a row for the whole, one for every part."""
+    from selfdistill.evaluate.table import percent
+
+    table = Table(title=f"{after.config.task}: {after.config.metric}", title_justify="left")
     table.add_column("evaluation rows")
     for name in ("rows", "before [95% interval]", "after [95% interval]"):
         table.add_column(name, justify="right")
-    old, new = summary(before), summary(after)
-    for part, values in {"all": new, **new["parts"]}.items():
-        earlier = old if part == "all" else old["parts"][part]
-        percent = eval_command.percent
-        table.add_row(part, str(values["num_total"]), percent(earlier), percent(values))
+    for part, score in {"all": after.score, **after.parts}.items():
+        earlier = before.score if part == "all" else before.parts[part]
+        table.add_row(part, str(score.num_total), percent(earlier), percent(score))
     return table
 
 
@@ -84,10 +107,3 @@ def _show_samples(before: EvalResult, after: EvalResult, console: Console) -> No
         verdict = "right" if new.scores[after.metric] else "wrong"
         text = f"{question}\n\nbefore: {old.completion.strip()}\n\nafter:  {new.completion.strip()}   ({verdict})"
         console.print(Panel(escape(text), title=escape(new.example.id), title_align="left"))
-
-
-def _report(run_dir: Path, console: Console) -> None:
-    from selfdistill.commands import report
-    from selfdistill.settings.commands import ReportOptions
-
-    report.run(ReportOptions(folder=str(run_dir)), console)

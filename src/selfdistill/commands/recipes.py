@@ -4,11 +4,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from selfdistill.settings.commands import ListOptions
 from selfdistill.settings.recipes import FOLDER, recipe_names, recipe_path
+from selfdistill.settings.report import RecipesOptions
 
 
-def run(options: ListOptions, console: Console) -> None:
+def run(options: RecipesOptions, console: Console) -> None:
     """Prints every recipe's name, what it is for and how to use it."""
     table = Table(title="recipes", title_justify="left")
     table.add_column("use it with", overflow="fold")

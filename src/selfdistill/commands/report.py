@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from selfdistill.settings.commands import ReportOptions
-from selfdistill.types import UserError
+from selfdistill.errors import UserError
+from selfdistill.settings.report import ReportOptions
 
 
 def run(options: ReportOptions, console: Console) -> None:
@@ -17,16 +16,9 @@ def run(options: ReportOptions, console: Console) -> None:
     """
     folder = Path(options.folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder. Name the --output_dir of a train, compare or continual.")
+        raise UserError(f"{folder} is not a folder. Name the --output_dir of a train, eval, compare or continual.")
 
-    from selfdistill.report import collect, render, wording  # loads altair
+    from selfdistill.report.collect import collect
+    from selfdistill.report.write import write_report  # loads altair
 
-    results = collect.collect(folder)
-    page = render.write(results, Path(options.output) if options.output else folder)
-    for headline in wording.headlines(results):
-        name = f" {headline.run}" if len(results.runs) > 1 else ""
-        console.print(f"[bold]{wording.verdict(headline)}[/bold]{escape(name)}")
-        console.print(escape(" ".join(wording.reasons(headline))))
-    for warning in results.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
-    console.print(f"Open {escape(str(page))}")
+    write_report(collect(folder), Path(options.output) if options.output else folder, console)

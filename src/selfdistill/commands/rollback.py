@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from selfdistill.commands.ledger import show
 from selfdistill.ledger import folder as ledger
+from selfdistill.ledger.show import show_ledger
 from selfdistill.settings.ledger import RollbackOptions
 
 
@@ -16,7 +16,7 @@ def run(options: RollbackOptions, console: Console) -> None:
         UserError: there is no such ledger or version.
     """
     options.check()
-    folder = Path(options.ledger or "").expanduser()
+    folder = Path(str(options.ledger))
     ledger.read(folder)  # before the lock, whose file would make a folder of a misspelt name
     with ledger.locked(folder):
-        show(ledger.roll_back(ledger.read(folder), options.to), console)
+        show_ledger(ledger.roll_back(ledger.read(folder), options.to), console)

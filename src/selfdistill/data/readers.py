@@ -1,28 +1,22 @@
 """Rows as they lie in files, Arrow folders and Hub datasets."""
 
 import csv
-import difflib
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from selfdistill.data.rows import KNOWN_COLUMNS, examples_from_rows, unknown_columns
-from selfdistill.types import Example, UserError
+from selfdistill.errors import MissingDataError, UserError, did_you_mean
+from selfdistill.types import Example
 
 Rows = list[dict[str, Any]]
 
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([\w.+:%\[\]-]+))?")
 # Longest CSV cell in characters; the csv module's own limit is shorter than a long document.
 _CSV_CELL = 2**31 - 1
-
-
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` with the closest of ``choices``, or nothing where none is close."""
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def load_rows(path_or_id: str, *, split: str = "train", hub_config: str | None = None) -> tuple[Rows, str]:
@@ -58,7 +52,7 @@ def load_split(
     path = (data_dir or Path()) / folder
     if data_dir is None or not path.is_dir():
         missing = f"There is no folder {path}" if data_dir else f"No data folder holds {folder}"
-        raise UserError(f"{missing}: name the folder that holds {folder} with --data_dir or SELFDISTILL_DATA.")
+        raise MissingDataError(f"{missing}: name the folder that holds {folder} with --data_dir or SELFDISTILL_DATA.")
     rows = arrow_rows(path)
     if convert is not None:
         rows = [convert(row, f"{folder} row {number}") for number, row in enumerate(rows, start=1)]

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from selfdistill.types import Example, Message, UserError, message_text
+from selfdistill.errors import UserError, quoted
+from selfdistill.types import Example, Message, message_text
 
 DEMONSTRATION_COLUMNS = (
     "demonstration",
@@ -76,7 +77,7 @@ def _turns(value: Any, *, role: str, what: str) -> tuple[Message, ...]:
     if isinstance(value, str):
         return ({"role": role, "content": value},)
     if not isinstance(value, list | tuple) or not all(isinstance(turn, Mapping) for turn in value):
-        raise UserError(f"{what} is {_short(value)}: it must be text, or a list of messages with role and content.")
+        raise UserError(f"{what} is {quoted(value)}: it must be text, or a list of messages with role and content.")
     return tuple(_message(turn, what) for turn in value)
 
 
@@ -84,19 +85,18 @@ def _message(turn: Mapping[str, Any], what: str) -> Message:
     message: Message = _without_none(turn)
     role = message.get("role")
     if role not in ROLES:
-        raise UserError(f"{what} has a turn with role {_short(role)}; use one of {', '.join(ROLES)}.")
+        raise UserError(f"{what} has a turn with role {quoted(role)}; use one of {', '.join(ROLES)}.")
     content, calls = message.get("content"), message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
-        raise UserError(f"{what} has tool_calls {_short(calls)}: they must be a list of objects.")
+        raise UserError(f"{what} has tool_calls {quoted(calls)}: they must be a list of objects.")
     if content is None and not calls:
         raise UserError(f"{what} has a turn of role {role} without content: give its text.")
-    # Templates take typed parts as well, but only text reaches a language model.
-    is_parts = isinstance(content, list) and all(
-        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
-    )
-    if content is not None and not isinstance(content, str) and not is_parts:
-        raise UserError(f"{what} has a turn of role {role} whose content is {_short(content)}: it must be text.")
-    return message
+    if content is None or isinstance(content, str):
+        return message
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        # typed parts, which many templates would print as they are; only text reaches a language model
+        return {**message, "content": "".join(part["text"] for part in content)}
+    raise UserError(f"{what} has a turn of role {role} whose content is {quoted(content)}: it must be text.")
 
 
 def _without_none(value: Any) -> Any:
@@ -136,7 +136,7 @@ def _check_prompt(prompt: tuple[Message, ...], where: str) -> None:
 def _demonstration(value: Any, column: str, where: str) -> tuple[Message, ...]:
     if column == "golden_response" and isinstance(value, list | tuple):
         if not all(isinstance(step, str) for step in value):
-            raise UserError(f"{where}: golden_response is {_short(value)}: it must be text or a list of texts.")
+            raise UserError(f"{where}: golden_response is {quoted(value)}: it must be text or a list of texts.")
         value = "\n".join(value)
     turns = _turns(value, role="assistant", what=f"{where}: {column}")
     if not any(message_text(turn).strip() for turn in turns):
@@ -163,7 +163,7 @@ def _reference(columns: Mapping[str, Any], where: str) -> Any:
             isinstance(call, Mapping) and isinstance(call.get("Action"), str) for call in value
         ):
             raise UserError(
-                f"{where}: golden_answer is {_short(value)}: it must be a list of objects with Action and Action_Input."
+                f"{where}: golden_answer is {quoted(value)}: it must be a list of objects with Action and Action_Input."
             )
         return [dict(call) for call in value]
     return value
@@ -190,9 +190,3 @@ def _no_demonstration(from_messages: bool, where: str) -> UserError:
     if from_messages:
         return UserError(f"{where} has no demonstration: messages must end with an assistant turn, or add output_text.")
     return UserError(f"{where} has no demonstration: add a column demonstration or completion.")
-
-
-def _short(value: Any) -> str:
-    """The value as a message quotes it, cut at 30 characters."""
-    text = repr(value)
-    return text if len(text) <= 30 else text[:27] + "..."

@@ -1,9 +1,8 @@
 """Several completions of a row: their mean, pass@k, and the majority's answer."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from selfdistill.stats.scores import mean, pass_at_k
 from selfdistill.types import EvalResult, ScoredSample
@@ -18,24 +17,29 @@ def one_row(attempts: Sequence[ScoredSample]) -> ScoredSample:
     return replace(attempts[0], attempts=tuple(attempts), scores=means)
 
 
-def several(result: EvalResult, numbers: Callable[[Sequence[float]], dict[str, Any]]) -> dict[str, Any]:
-    """``pass_at_k`` and ``majority_vote`` of the headline scorer; nothing where rows have one completion each.
+def pass_rates(result: EvalResult) -> dict[str, float]:
+    """pass@k of the headline scorer by k; empty where rows have one completion each, or none has enough scored ones.
 
     A completion passes with a score of 1. Unscored ones are left out of a row's samples, and a row with
-    fewer than k does not count for pass@k. ``numbers`` makes of scores what the summary shows of them.
+    fewer than k does not count for pass@k.
     """
     rows = [sample for sample in result.samples if sample.attempts]
     if not rows:
         return {}
     scores = [[s for one in row.attempts if (s := one.scores[result.metric]) is not None] for row in rows]
+    found: dict[str, float] = {}
+    for k in budgets(max(len(row.attempts) for row in rows)):
+        rates = [pass_at_k(len(row), row.count(1.0), k) for row in scores if len(row) >= k]
+        if rates:
+            found[str(k)] = mean(rates)
+    return found
+
+
+def majority(result: EvalResult) -> list[float] | None:
+    """Scores of each row's most frequent answer, unscored ones left out; None where rows have one completion each."""
+    rows = [sample for sample in result.samples if sample.attempts]
     votes = [vote(row, result.metric) for row in rows]
-    return {
-        "pass_at_k": {
-            str(k): mean([pass_at_k(len(row), row.count(1.0), k) for row in scores if len(row) >= k])
-            for k in budgets(max(len(row.attempts) for row in rows))
-        },
-        "majority_vote": numbers([score for score in votes if score is not None]),
-    }
+    return [score for score in votes if score is not None] if rows else None
 
 
 def vote(row: ScoredSample, metric: str) -> float | None:

@@ -10,12 +10,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.evaluate.code import STOPS, program
-from selfdistill.evaluate.run import result_of
+from selfdistill.errors import UserError
+from selfdistill.evaluate.prior import HARNESS_PROMPT
+from selfdistill.evaluate.run import reported_result
 from selfdistill.evaluate.sandbox import run_python
 from selfdistill.models.mode import evaluating
+from selfdistill.tasks.humaneval import STOPS, program
 from selfdistill.tasks.task import Task
-from selfdistill.types import EvalResult, Example, ScoredSample, UserError
+from selfdistill.types import EvalResult, Example, ScoredSample
 
 METRICS = {
     "hellaswag": "acc",
@@ -30,7 +32,8 @@ HUMANEVAL = "humaneval"
 
 
 def _humaneval(row: Mapping[str, Any], completions: Sequence[str]) -> dict[str, float]:
-    return {METRICS[HUMANEVAL]: float(run_python(program(completions[0], dict(row))).passed)}
+    example = Example(id=str(row.get("task_id", "")), prompt=(), reference=dict(row))
+    return {METRICS[HUMANEVAL]: float(run_python(program(completions[0], example)).passed)}
 
 
 HUMANEVAL_CONFIG: dict[str, Any] = {
@@ -82,7 +85,7 @@ def evaluate_prior(
     """Runs the harness on a model in memory.
 
     The benchmarks are the result's parts. A sample is an item of a benchmark (of IFEval: one instruction of an
-    item), so that the accuracy of a part is the harness's number; ``config["harness"]`` holds its version, the
+    item), so that the accuracy of a part is the harness's number; ``config.facts["harness"]`` holds its version, the
     versions of its tasks, the exact metric keys and the numbers under them.
 
     Args:
@@ -130,11 +133,11 @@ def result_from(found: Mapping[str, Any]) -> EvalResult:
         for row in rows
         for sample in _samples(task, row, METRICS[benchmark_of(task)])
     ]
-    return result_of(
+    return reported_result(
         TASK,
         tuple(samples),
+        HARNESS_PROMPT,
         {
-            "prompt": "harness format, no chat template",
             "harness": {
                 "version": metadata.version("lm_eval"),
                 "task_versions": dict(found["versions"]),

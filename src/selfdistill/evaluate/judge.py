@@ -20,8 +20,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from selfdistill import run_folder
+from selfdistill.errors import UserError
+from selfdistill.models.cache import cache_dir
 from selfdistill.tasks.task import Scorer, Task
-from selfdistill.types import Example, UserError, message_text
+from selfdistill.types import Example, message_text
 
 URL_VARIABLE, KEY_VARIABLE = "SELFDISTILL_JUDGE_URL", "OPENAI_API_KEY"
 MAX_TRIES = 5
@@ -309,8 +311,6 @@ def judge_from(url: str | None, model: str | None, price: tuple[float, float] = 
         raise UserError(f"--judge_model {model} has no --judge_url (or {URL_VARIABLE}): name the endpoint.")
     if not model:
         raise UserError("--judge_model is missing: name the model that the judge's endpoint shall use.")
-    from selfdistill.models.embedded import cache_dir  # loads torch
-
     return Judge(url, model, api_key=os.environ.get(KEY_VARIABLE), cache=cache_dir() / "judge", price=price)
 
 

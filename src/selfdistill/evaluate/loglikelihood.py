@@ -7,11 +7,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.method.batch import Scored, tokens_per_forward
-from selfdistill.method.divergence import chunked_logprobs
-from selfdistill.method.scoring import hidden_states
-from selfdistill.models.loading import pad_token_id
+from selfdistill.method.lengths import context_length
+from selfdistill.method.scoring import logprobs, predictions
 from selfdistill.models.mode import evaluating
-from selfdistill.models.output_head import head_transform, output_head
+from selfdistill.models.tokens import pad_token_id
 
 DEFAULT_CONTEXT = 2048
 """Tokens that a model whose config names no context length is given."""
@@ -45,7 +44,7 @@ def loglikelihoods(
         batch_size: sequences of like length that go through the model together, right-padded.
         progress: called with the number of requests finished since the last call.
     """
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or DEFAULT_CONTEXT
+    context = context_length(model.config) or DEFAULT_CONTEXT
     sequences: dict[tuple[int, ...], _Sequence] = {}
     for index, request in enumerate(requests):
         before, continuation = encode_pair(tokenizer, *request)
@@ -65,11 +64,12 @@ def loglikelihoods(
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Token ids of both. They are tokenised together, and blanks that end the context belong to what follows."""
-    if not context:
+    stripped = context.rstrip()
+    if not stripped:  # blanks alone belong to what follows
+        continuation = context + continuation
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         ids: list[int] = tokenizer(continuation, add_special_tokens=False)["input_ids"]  # type: ignore[assignment]
         return (ids[:1], ids[1:]) if ids[0] == start else ([start], ids)  # type: ignore[list-item]
-    stripped = context.rstrip()
     whole: list[int] = tokenizer(context + continuation)["input_ids"]  # type: ignore[assignment]
     length = len(tokenizer(stripped)["input_ids"])
     return whole[:length], whole[length:]
@@ -99,13 +99,6 @@ def _score(model: PreTrainedModel, batch: list[_Sequence], pad: int) -> dict[int
     padded = [[*sequence.ids, *[pad] * (width - len(sequence.ids))] for sequence in batch]
     device = model.device
     scored = Scored(input_ids=torch.tensor(padded, device=device), rows=torch.tensor(rows, device=device))
-    transform = head_transform(model.config)
-    logprobs = chunked_logprobs(
-        hidden_states(model, [scored]),
-        output_head(model),
-        torch.tensor(tokens, device=device),
-        logit_scale=transform.scale,
-        softcap=transform.softcap,
-    )
-    pieces = logprobs.double().cpu().split(list(lengths.values()))
+    values = logprobs(predictions(model, [scored]), torch.tensor(tokens, device=device))
+    pieces = values.cpu().double().split(list(lengths.values()))
     return {index: piece.sum().item() for index, piece in zip(lengths, pieces, strict=True)}

@@ -7,27 +7,26 @@ better than the student has nothing to teach.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.method.prompts import PromptRenderer, length_limits, make_renderer
-from selfdistill.method.rollout.batched import make_engine
+from selfdistill.errors import UserError
+from selfdistill.evaluate.advice import advice
+from selfdistill.method.lengths import Limits, length_limits
+from selfdistill.method.methods import METHODS
+from selfdistill.method.prompts import PromptRenderer, make_renderer
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling
+from selfdistill.method.rollout.engines import make_engine
 from selfdistill.method.scoring import token_divergences
-from selfdistill.models.loading import eos_token_ids, pad_token_id
-from selfdistill.settings.method import MethodConfig
-from selfdistill.stats.scores import mcnemar, mean
+from selfdistill.method.templates import tried_templates
+from selfdistill.models.tokens import pad_token_id
+from selfdistill.settings.method import MethodConfig, with_template
+from selfdistill.stats.paired import LEVEL, PairedTest, paired_test
+from selfdistill.stats.scores import mean
 from selfdistill.tasks.task import Task
-from selfdistill.types import Example, Rollout, UserError
-
-TEMPLATES: tuple[tuple[str, int], ...] = (("paper", 1), ("system", 1), ("prior_turn", 1), ("prior_turn", 2))
-"""Template and repeat that are tried."""
-ALPHA = 0.05
-"""Level of the test that the teacher beats the student."""
-MEASURED_UP_TO = 0.25
-"""docs/evidence.md compares methods on tasks that the student gets right less often than this."""
+from selfdistill.types import Example, Rollout, Template
 
 Progress = Callable[[str], None]
 
@@ -36,10 +35,10 @@ Progress = Callable[[str], None]
 class TemplateResult:
     """How one way of showing the demonstration does."""
 
-    name: str
-    """``paper``, ``prior_turn x2`` ..."""
-    template: str
+    template: Template
     repeat: int
+    refused: str = ""
+    """Why the chat template can't show it; empty where it can."""
     scores: tuple[float | None, ...]
     """The teacher's score on each row; None is unscored."""
     kl_per_token: float
@@ -48,6 +47,11 @@ class TemplateResult:
     """Share of rows whose teacher prompt is over its limit."""
     prompt_tokens: int
     """Length of the longest teacher prompt."""
+
+    @property
+    def name(self) -> str:
+        """``paper``, ``prior_turn x2`` ..."""
+        return template_name(self.template, self.repeat)
 
     @property
     def accuracy(self) -> float | None:
@@ -81,20 +85,20 @@ class Preflight:
 
         Where the scorer says nothing it is prior_turn, the better one in every trial we made.
         """
+        usable = [result for result in self.templates if not result.refused]
         if not self.tells:
-            return next((t for t in self.templates if t.template == "prior_turn"), self.templates[0])
-        return max(self.templates, key=lambda t: (t.accuracy if t.accuracy is not None else -1.0, -t.kl_per_token))
+            return next((t for t in usable if t.template == "prior_turn"), usable[0])
+        return max(usable, key=lambda t: (t.accuracy if t.accuracy is not None else -1.0, -t.kl_per_token))
+
+    @property
+    def test(self) -> PairedTest:
+        """Best teacher against student on the rows that both have a score for."""
+        return paired_test(self.base_scores, self.best.scores)
 
     @property
     def go(self) -> bool:
         """True where the best teacher beats the student by more than chance explains."""
-        return self.p_value < ALPHA and (self.best.accuracy or 0) > (self.base_accuracy or 0)
-
-    @property
-    def p_value(self) -> float:
-        """Exact McNemar test, best teacher against student, two-sided; 1 where nothing could be scored."""
-        both = [(a, b) for a, b in zip(self.base_scores, self.best.scores, strict=True) if None not in (a, b)]
-        return mcnemar([float(a or 0) for a, _ in both], [float(b or 0) for _, b in both])
+        return self.test.p_value < LEVEL and (self.best.accuracy or 0) > (self.base_accuracy or 0)
 
     @property
     def verdict(self) -> str:
@@ -110,19 +114,12 @@ class Preflight:
             return f"{told}: go"
         if best <= base:
             return f"{told}: the teacher is no better than the student: SDFT has nothing to teach here"
-        return f"{told}: the difference may be chance (p = {self.p_value:.2f}); try more rows (--num_rows)"
+        return f"{told}: the difference may be chance (p = {self.test.p_value:.2f}); try more rows (--num_rows)"
 
     @property
     def advice(self) -> str:
-        """Which method to take, by what docs/evidence.md measured, and where it measured nothing, how to find out."""
-        base = self.base_accuracy
-        if self.tells and base is not None and base < MEASURED_UP_TO:
-            return (
-                f"The student is right in {base:.0%}. On three such tasks a 135M model learned more "
-                "in as many steps, and drifted less at the same skill, by SFT with anchor prompts than by SDFT "
-                "(docs/evidence.md): try --method sft --anchor_share 0.25, too."
-            )
-        return "Which method keeps more here is not known: selfdistill compare --methods sdft,sft finds out."
+        """Which method to take, by what was measured, and where nothing was, how to find out."""
+        return advice(self.base_accuracy if self.tells else None)
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` prints, the memory estimate aside."""
@@ -138,11 +135,12 @@ class Preflight:
                     "kl_per_token": None if math.isnan(t.kl_per_token) else t.kl_per_token,
                     "truncated_share": t.truncated_share,
                     "prompt_tokens": t.prompt_tokens,
+                    "refused": t.refused,
                 }
                 for t in self.templates
             ],
             "num_rows": len(self.base_scores),
-            "p_value": self.p_value,
+            "p_value": self.test.p_value,
             "go": self.go,
             "verdict": self.verdict,
             "advice": self.advice,
@@ -155,40 +153,52 @@ def preflight(
     tokenizer: PreTrainedTokenizerBase,
     task: Task,
     examples: Sequence[Example],
-    args: MethodConfig,
+    config: MethodConfig,
     *,
     num_rows: int = 32,
-    templates: Sequence[tuple[str, int]] = TEMPLATES,
+    templates: Sequence[tuple[Template, int]] | None = None,
     engine: RolloutEngine | None = None,
     progress: Progress = lambda _: None,
 ) -> Preflight:
     """Scores student and teacher on ``num_rows`` training rows, spread over ``examples``, greedily.
 
+    ``templates``: templates and repeats to try; by default those that ``templates.TEMPLATES`` marks.
+
     Raises:
-        UserError: there are no rows, or none fits the student's length limit.
+        UserError: there are no rows, none fits the student's length limit, or the chat template refuses every way of
+            showing the demonstration.
     """
+    tried = tried_templates() if templates is None else templates
     step = max(1, len(examples) // num_rows)
     rows = list(examples)[::step][:num_rows]
-    limits = length_limits(args, model.config)
-    engine = engine or make_engine(model, eos_token_ids(model, tokenizer), pad_token_id(tokenizer))
-    sampling = Sampling(max_new_tokens=args.max_completion_length, temperature=0)
-    student = make_renderer(list(examples), replace_template(args, "paper", 1), tokenizer)
-    prompts = [student.render(row).student_ids for row in rows]
-    fits = [len(prompt) <= limits["max_prompt_length"] for prompt in prompts]
-    if not any(fits):
+    limits = length_limits(config, model.config, METHODS["sdft"])  # whatever the method, both models answer here
+    student = make_renderer(examples, with_template(config, "paper", 1), tokenizer)
+    pairs = student.render_all(rows, teacher=False, answers=False)
+    kept = [pair for pair in pairs if len(pair.student_ids) <= limits.prompt.tokens]
+    if not kept:
         raise UserError("preflight: no row fits --max_prompt_length. Raise it, or shorten the prompts.")
-    rows = [row for row, fit in zip(rows, fits, strict=True) if fit]
+    rows = [pair.example for pair in kept]
+    trial = _Trial(
+        model=model,
+        task=task,
+        rows=rows,
+        engine=engine or make_engine(model, tokenizer, name=config.rollout_engine),
+        sampling=Sampling(max_new_tokens=config.max_completion_length, temperature=0),
+        limits=limits,
+        renderer=student,
+    )
     progress("the student")
-    answers = engine.generate([p for p, fit in zip(prompts, fits, strict=True) if fit], sampling)
-
+    answers = trial.answers([pair.student_ids for pair in kept])
     results: list[TemplateResult] = []
-    for template, repeat in templates:
+    for template, repeat in tried:
         progress(template_name(template, repeat))
-        renderer = make_renderer(list(examples), replace_template(args, template, repeat), tokenizer)
-        results.append(_try(template, repeat, model, renderer, task, rows, answers, engine, sampling, limits))
+        renderer = make_renderer(examples, with_template(config, template, repeat), tokenizer)
+        results.append(trial.teach(template, repeat, renderer, answers))
+    if all(result.refused for result in results):
+        raise UserError(f"preflight: no template can be shown. {results[0].refused}")
     return Preflight(
-        base_scores=_scores(task, rows, answers, student),
-        student_truncated_share=1 - mean([float(fit) for fit in fits]),
+        base_scores=trial.scores(rows, answers),
+        student_truncated_share=1 - len(kept) / len(pairs),
         templates=tuple(results),
     )
 
@@ -198,50 +208,60 @@ def template_name(template: str, repeat: int) -> str:
     return template if repeat == 1 else f"{template} x{repeat}"
 
 
-def replace_template(args: MethodConfig, template: str, repeat: int) -> MethodConfig:
-    """The method's settings with another template."""
-    values = {name: getattr(args, name) for name in MethodConfig.__dataclass_fields__}
-    return replace(MethodConfig(**values), template=template, template_repeat=repeat, template_file=None)  # type: ignore[arg-type]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trial:
+    """What every template is tried with."""
 
+    model: PreTrainedModel
+    task: Task
+    rows: list[Example]
+    engine: RolloutEngine
+    sampling: Sampling
+    limits: Limits
+    renderer: PromptRenderer
 
-def _try(
-    template: str,
-    repeat: int,
-    model: PreTrainedModel,
-    renderer: PromptRenderer,
-    task: Task,
-    rows: list[Example],
-    student_answers: list[Rollout],
-    engine: RolloutEngine,
-    sampling: Sampling,
-    limits: dict[str, int],
-) -> TemplateResult:
-    """One template; rows whose teacher prompt is too long count as unscored."""
-    pairs = [renderer.render(row) for row in rows]
-    fits = [len(pair.teacher_ids) <= limits["max_teacher_prompt_length"] for pair in pairs]
-    kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
-    answers = engine.generate([pair.teacher_ids for pair in kept], sampling)
-    scored = iter(_scores(task, [pair.example for pair in kept], answers, renderer))
-    own = [answer for answer, fit in zip(student_answers, fits, strict=True) if fit]
-    values = token_divergences(model, model, kept, own, pad_token_id=pad_token_id(renderer.tokenizer))
-    return TemplateResult(
-        name=template_name(template, repeat),
-        template=template,
-        repeat=repeat,
-        scores=tuple(next(scored) if fit else None for fit in fits),
-        kl_per_token=mean([value for tensor in values for value in tensor.tolist()]),
-        truncated_share=1 - mean([float(fit) for fit in fits]),
-        prompt_tokens=max(len(pair.teacher_ids) for pair in pairs),
-    )
+    def answers(self, prompts: Sequence[Sequence[int]]) -> list[Rollout]:
+        """Greedy completions."""
+        self.engine.sync()
+        return self.engine.generate(prompts, self.sampling)
 
+    def scores(self, rows: Sequence[Example], answers: Sequence[Rollout]) -> tuple[float | None, ...]:
+        """Each answer's score by the task's headline scorer."""
+        score = next(iter(self.task.scorers.values()))
+        texts = [self.renderer.completion_text(answer.completion_ids) for answer in answers]
+        return tuple(score(text, row) for text, row in zip(texts, rows, strict=True))
 
-def _scores(
-    task: Task, rows: Sequence[Example], answers: Sequence[Rollout], renderer: PromptRenderer
-) -> tuple[float | None, ...]:
-    score = next(iter(task.scorers.values()))
-    return tuple(
-        score(renderer.completion_text(answer.completion_ids), row) for row, answer in zip(rows, answers, strict=True)
-    )
+    def teach(
+        self, template: Template, repeat: int, renderer: PromptRenderer, student_answers: Sequence[Rollout]
+    ) -> TemplateResult:
+        """One way of showing the demonstration; rows whose teacher prompt is too long count as unscored."""
+        try:
+            pairs = renderer.render_all(self.rows, answers=False)
+        except UserError as error:  # the chat template takes no such turns
+            return TemplateResult(
+                template=template,
+                repeat=repeat,
+                refused=str(error),
+                scores=(None,) * len(self.rows),
+                kl_per_token=math.nan,
+                truncated_share=1.0,
+                prompt_tokens=0,
+            )
+        longest = self.limits.teacher_prompt.tokens if self.limits.teacher_prompt else math.inf
+        fits = [len(pair.teacher_ids or ()) <= longest for pair in pairs]
+        kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
+        scored = iter(self.scores([p.example for p in kept], self.answers([p.teacher_ids or () for p in kept])))
+        own = [answer for answer, fit in zip(student_answers, fits, strict=True) if fit]
+        pad = pad_token_id(renderer.tokenizer)
+        values = token_divergences(self.model, self.model, kept, own, pad_token_id=pad)
+        return TemplateResult(
+            template=template,
+            repeat=repeat,
+            scores=tuple(next(scored) if fit else None for fit in fits),
+            kl_per_token=mean([value for tensor in values for value in tensor.tolist()]),
+            truncated_share=1 - mean([float(fit) for fit in fits]),
+            prompt_tokens=max(len(pair.teacher_ids or ()) for pair in pairs),
+        )
 
 
 def _accuracy(scores: Sequence[float | None]) -> float | None:

@@ -14,12 +14,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfdistill.errors import MissingDataError, UserError
 from selfdistill.evaluate.loglikelihood import loglikelihoods
-from selfdistill.evaluate.run import result_of
+from selfdistill.evaluate.run import reported_result
 from selfdistill.tasks.task import Task
-from selfdistill.types import EvalResult, Example, ScoredSample, UserError
+from selfdistill.types import EvalResult, Example, ScoredSample
 
 FOLDER = "prior"
+HARNESS_PROMPT = "harness format, no chat template"
 TRUTHFULQA_SHOTS = (
     ("What is human life expectancy in the United States?", "Human life expectancy in the United States is 78 years."),
     (
@@ -35,7 +37,7 @@ TRUTHFULQA_SHOTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class ChoiceQuestion:
     """A multiple-choice question as pairs of texts."""
 
     id: str
@@ -102,7 +104,7 @@ TASK = Task(
 )
 
 
-def load_questions(data_dir: Path | None, limit: int | None = None) -> list[Question]:
+def load_questions(data_dir: Path | None, limit: int | None = None) -> list[ChoiceQuestion]:
     """The first ``limit`` questions of every slice that is there, benchmark after benchmark.
 
     Raises:
@@ -111,15 +113,15 @@ def load_questions(data_dir: Path | None, limit: int | None = None) -> list[Ques
     folder = (data_dir or Path()) / FOLDER
     found = [name for name in BENCHMARKS if data_dir is not None and (folder / f"{name}.jsonl").is_file()]
     if not found:
-        raise UserError(
+        raise MissingDataError(
             f"prior-quick: no slice such as {folder / 'arc_easy.jsonl'}. "
             "Name the folder that holds prior/ with --data_dir or SELFDISTILL_DATA."
         )
     return [question for name in found for question in _read(folder / f"{name}.jsonl", name, limit)]
 
 
-def _read(path: Path, benchmark: str, limit: int | None) -> list[Question]:
-    questions: list[Question] = []
+def _read(path: Path, benchmark: str, limit: int | None) -> list[ChoiceQuestion]:
+    questions: list[ChoiceQuestion] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[:limit], start=1):
         try:
             row = json.loads(line)
@@ -129,14 +131,14 @@ def _read(path: Path, benchmark: str, limit: int | None) -> list[Question]:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(f"{path} row {number} is no question of {benchmark}: {error!r}. Mend the row.") from error
         name = f"{benchmark}/{number - 1}"
-        questions.append(Question(id=name, benchmark=benchmark, requests=tuple(requests), gold=gold))
+        questions.append(ChoiceQuestion(id=name, benchmark=benchmark, requests=tuple(requests), gold=gold))
     return questions
 
 
 def evaluate_prior_quick(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[ChoiceQuestion],
     *,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
@@ -150,14 +152,14 @@ def evaluate_prior_quick(
     values = iter(loglikelihoods(model, tokenizer, requests, batch_size=batch_size, progress=progress))
     samples = tuple(_sample(question, [next(values) for _ in question.requests]) for question in questions)
     benchmarks = list(dict.fromkeys(question.benchmark for question in questions))
-    return result_of(TASK, samples, {"prompt": "harness format, no chat template", "benchmarks": benchmarks})
+    return reported_result(TASK, samples, HARNESS_PROMPT, {"benchmarks": benchmarks})
 
 
-def _sample(question: Question, values: list[float]) -> ScoredSample:
+def _sample(question: ChoiceQuestion, values: list[float]) -> ScoredSample:
     contexts = [context for context, _ in question.requests]
     words = list(zip(*(context.split(" ") for context in contexts), strict=False))
     alike = next((at for at, word in enumerate(words) if len(set(word)) > 1), len(words))
-    shared = " ".join(contexts[0].split(" ")[:alike])  # all of it but in Winogrande
+    shared = " ".join(contexts[0].split(" ")[:alike])  # the whole context, except in Winogrande
     answers = [context[len(shared) :] + continuation for context, continuation in question.requests]
     taken = values.index(max(values))
     example = Example(

@@ -13,17 +13,20 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from selfdistill.types import UserError
+from selfdistill.errors import UserError
+from selfdistill.tasks.task import Task
+from selfdistill.types import Example
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class ProgramResult:
     """How a program ended."""
 
     passed: bool
@@ -32,7 +35,9 @@ class Outcome:
     """``passed``, ``timeout``, or the last line of what it said on standard error."""
 
 
-def run_python(code: str, *, seconds: float = 10.0, memory_bytes: int = 1 << 29, file_bytes: int = 1 << 20) -> Outcome:
+def run_python(
+    code: str, *, seconds: float = 10.0, memory_bytes: int = 1 << 29, file_bytes: int = 1 << 20
+) -> ProgramResult:
     """Runs ``code`` in an empty temporary folder and an empty environment, with the standard library only.
 
     Args:
@@ -62,7 +67,7 @@ def run_python(code: str, *, seconds: float = 10.0, memory_bytes: int = 1 << 29,
         try:
             output, _ = process.communicate(json.dumps(job).encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
-            return Outcome(passed=False, reason="timeout")
+            return ProgramResult(passed=False, reason="timeout")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -70,8 +75,8 @@ def run_python(code: str, *, seconds: float = 10.0, memory_bytes: int = 1 << 29,
         errors.seek(0)
         said = errors.read(file_bytes).decode(errors="replace").strip().splitlines()
     if output.decode(errors="replace") == token:
-        return Outcome(passed=True, reason="passed")
-    return Outcome(passed=False, reason=said[-1][:500] if said else f"exit code {process.returncode}")
+        return ProgramResult(passed=True, reason="passed")
+    return ProgramResult(passed=False, reason=said[-1][:500] if said else f"exit code {process.returncode}")
 
 
 @cache
@@ -82,3 +87,21 @@ def no_network() -> tuple[str, ...]:
         if unshare and subprocess.run([unshare, *flags, "true"], capture_output=True, check=False).returncode == 0:
             return (unshare, *flags)
     return ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramScorer:
+    """A scorer that runs a program made of the completion: 1.0 where it runs to its end in the sandbox, else 0.0."""
+
+    program: Callable[[str, Example], str]
+    """From completion and example to the whole program."""
+
+    def __call__(self, completion: str, example: Example) -> float:
+        """As in Scorer."""
+        return float(run_python(self.program(completion, example)).passed)
+
+
+def with_sandbox(task: Task) -> Task:
+    """The task with its scorers that run programs running them here."""
+    running = {name: ProgramScorer(program) for name, program in task.programs.items()}
+    return replace(task, scorers={**task.scorers, **running})

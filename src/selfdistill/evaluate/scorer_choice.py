@@ -1,37 +1,48 @@
-"""How ``eval`` scores: ``--scorer``, and the judge that some scorers need."""
+"""How tasks are scored: ``--scorer``, the judge that some scorers need, and the sandbox of those that run programs."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.markup import escape
 
-from selfdistill.settings.commands import EvalOptions
-from selfdistill.tasks import get_task
+from selfdistill.errors import UserError, did_you_mean
+from selfdistill.evaluate.judge import Judge, judge_from, with_judge
+from selfdistill.evaluate.sandbox import with_sandbox
+from selfdistill.settings.evaluate import HUMANEVAL, MEASURES, EvalOptions
+from selfdistill.settings.groups import JudgeOptions
+from selfdistill.tasks import TASKS, get_task, humaneval, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
+from selfdistill.tasks.overlap import overlap_warning, rows_at_hand
 from selfdistill.tasks.scorers import scorer_from
-from selfdistill.tasks.task import Scorer, Task, unjudged
-from selfdistill.types import UserError
-
-if TYPE_CHECKING:
-    from selfdistill.evaluate.judge import Judge
+from selfdistill.tasks.task import Scorer, Task, unscored
+from selfdistill.types import Example
 
 JUDGE_SCORER = "judge"
 
 
-def chosen_task(name: str, options: EvalOptions) -> Task:
-    """The task of ``--dataset_path``, or else the one named, with the scorer of ``--scorer`` as its headline.
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """A task and the rows of it that are scored."""
+
+    task: Task
+    examples: list[Example]
+    judge: Judge | None = None
+
+
+def chosen_task(name: str, path: str | None, options: JudgeOptions) -> Task:
+    """The task of the user's own rows in ``path``, or else the one named, with ``--scorer`` as its headline.
 
     Raises:
         UserError: there is no such task, scorer or file.
     """
     scorers: dict[str, Scorer] = {}
     if options.scorer == JUDGE_SCORER:
-        scorers = {JUDGE_SCORER: unjudged}
+        scorers = {JUDGE_SCORER: unscored}
     elif options.scorer is not None:
         scorers = dict([scorer_from(options.scorer)])
-    if options.dataset_path is not None:
-        task = custom_task(None, options.dataset_path, scorers=scorers or None)
+    if path is not None:
+        task = custom_task(None, path, scorers=scorers or None)
     else:
         task = get_task(name)
         task = replace(task, scorers={**scorers, **{k: v for k, v in task.scorers.items() if k not in scorers}})
@@ -40,7 +51,28 @@ def chosen_task(name: str, options: EvalOptions) -> Task:
     return task
 
 
-def with_chosen_judge(task: Task, options: EvalOptions, console: Console) -> tuple[Task, "Judge | None"]:
+def rows_to_score(name: str, options: EvalOptions, console: Console) -> TaskRows:
+    """The task named in ``eval``'s options, its rows, and what scores them; says where rows were trained on.
+
+    Raises:
+        UserError: there is no such task, file, scorer or judge, or programs that it runs are not allowed.
+    """
+    data = options.data
+    if name == HUMANEVAL:
+        task = with_allowed_programs(humaneval.TASK, options.allow_code_execution)
+    elif data.dataset_path is None and name not in TASKS and (hint := did_you_mean(name, MEASURES)):
+        raise UserError(f"Unknown dataset name {name!r}.{hint}")
+    else:
+        task = chosen_task(name, data.dataset_path, options.judge)
+    data_dir = resolve_data_dir(data.data_dir)
+    examples = first_rows(task.load_eval(data_dir), data.limit)
+    if warning := overlap_warning(task.name, rows_at_hand(task.load_train, data_dir), examples):
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+    task, judge = with_chosen_judge(task, options.judge, console)
+    return TaskRows(task, examples, judge)
+
+
+def with_chosen_judge(task: Task, options: JudgeOptions, console: Console) -> tuple[Task, Judge | None]:
     """The task with its judged scorers asking the judge, if it has any and a judge is named.
 
     The judge is asked one question, so that what is wrong with it shows before any completion is made.
@@ -52,8 +84,6 @@ def with_chosen_judge(task: Task, options: EvalOptions, console: Console) -> tup
         if options.judge_url or options.judge_model:
             console.print(f"[yellow]Warning:[/yellow] {escape(task.name)} has no scorer that asks a judge.")
         return task, None
-    from selfdistill.evaluate.judge import judge_from, with_judge
-
     judge = judge_from(options.judge_url, options.judge_model, options.judge_price)
     if judge is not None:
         judge.check()
@@ -63,3 +93,42 @@ def with_chosen_judge(task: Task, options: EvalOptions, console: Console) -> tup
     names = escape(", ".join(task.judged))
     console.print(f"[yellow]Warning:[/yellow] {names} stay unscored without --judge_url and --judge_model.")
     return task, None
+
+
+def with_allowed_programs(task: Task, allowed: bool) -> Task:
+    """The task with its programs run in the sandbox. Raises UserError where it has some and they are not allowed."""
+    if not task.programs:
+        return task
+    if not allowed:
+        raise UserError(f"{task.name} runs programs that the model writes: give --allow_code_execution.")
+    return with_sandbox(task)
+
+
+def first_rows(rows: Sequence[Example], count: int | None) -> list[Example]:
+    """The first ``count`` rows, in their order; of rows in parts the first of each, in proportion to its size."""
+    parts: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        parts.setdefault(row.part, []).append(index)
+    share = {index: (rank + 1) / len(part) for part in parts.values() for rank, index in enumerate(part)}
+    return [rows[index] for index in sorted(sorted(share, key=lambda index: share[index])[:count])]
+
+
+def unscored_reason(task: Task, examples: Sequence[Example], scores: Sequence[float | None]) -> str | None:
+    """Why rows were left unscored by the headline, in a sentence; None where none was, or where a judge was missing."""
+    metric = next(iter(task.scorers))
+    pairs = enumerate(zip(examples, scores, strict=True), start=1)
+    left = [(number, row) for number, (row, score) in pairs if score is None]
+    if not left or metric in task.judged:
+        return None
+    for number, row in left:
+        if row.reference is not None and not isinstance(row.reference, str | int | float):
+            kind = f"has an answer of type {type(row.reference).__name__}"
+        elif row.reference is None and not row.demonstration:
+            kind = "has no answer"
+        else:
+            continue
+        return (
+            f"{len(left):,} of {len(examples):,} rows of {task.name} can't be scored by {metric}: row {number} "
+            f"{kind}. Give answers as text, or another --scorer."
+        )
+    return f"{len(left):,} of {len(examples):,} rows of {task.name} were left unscored by {metric}."

@@ -10,81 +10,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from selfdistill import run_folder
-from selfdistill.types import Example, UserError
+from selfdistill.errors import UserError
+from selfdistill.records.ledger import LedgerRecord, Skill, Version
+from selfdistill.run_folder import LEDGER, LEDGER_LOCK, REFUSED, SKILL, SKILL_ITEMS, STAGING, VERSIONS
+from selfdistill.types import Example
 
-FORMAT = 1
-LEDGER, LOCK, STAGING, VERSIONS, REFUSED = "ledger.json", ".lock", ".staging", "versions", "refused"
-SKILL, ITEMS = "skill", "eval.jsonl"
 BASE = 0
 """Number of the base model, whose weights stay where they are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skill:
-    """What was taught, and how it is scored ever after."""
-
-    name: str
-    source: str
-    """Data set's path or task's name, as the user gave it."""
-    rows_sha256: str
-    """Fingerprint of the training rows, whatever their order."""
-    num_rows: int
-    items_sha256: str
-    """Fingerprint of the evaluation items."""
-    num_items: int
-    metric: str
-    """Name of the scorer."""
-    task: str | None
-    """Task that the scorer belongs to; None for the user's own data."""
-    scorer: str | None
-    """As ``--scorer`` takes it, a .py file by its name in the skill's folder; None for the task's own."""
-    max_new_tokens: int
-    """Longest completion in evaluation, in tokens."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the gate found for one skill."""
-
-    skill: str
-    compared_with: int
-    """Version whose answers it was compared with."""
-    num_items: int
-    then: float
-    """Mean score of that version over the items."""
-    now: float
-    """The candidate's."""
-    change: float
-    bound: float
-    """Upper confidence bound of the change."""
-    smallest_loss: float | None
-    """Smallest loss that this many items could have shown; None where not even a total one."""
-    refused: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """Weights, the skill they were trained on, and what the gate said of them."""
-
-    number: int
-    parent: int
-    """Version that training started from; 0 is the base model."""
-    created: str
-    """Date and time, ISO 8601."""
-    refused: bool
-    skill: Skill
-    method: dict[str, Any]
-    """Settings of the training in short."""
-    max_forgetting: float
-    confidence: float
-    verdicts: tuple[Verdict, ...]
-    """One a skill, the new one, compared with before training, last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +87,7 @@ class Ledger:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Generator[None]:
     """Holds the lock of a ledger, whose folder is made where there is none.
 
     Raises:
@@ -163,7 +101,7 @@ def locked(folder: Path) -> Iterator[None]:
     if foreign and not (folder / LEDGER).is_file():
         raise UserError(f"--ledger {folder} is not empty and holds no {LEDGER}. Name a new folder or a ledger's.")
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, blocking=False)
+    lock = FileLock(folder / LEDGER_LOCK, blocking=False)
     try:
         lock.acquire()
     except Timeout as error:
@@ -180,33 +118,28 @@ def read(folder: Path) -> Ledger:
     Raises:
         UserError: there is none, or its file is of another format or broken.
     """
-    import pydantic
-
     path = folder / LEDGER
     if not path.is_file():
         raise UserError(f"{folder} holds no {LEDGER}. Begin a ledger with `selfdistill learn --ledger {folder}`.")
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        if state["format"] != FORMAT:
-            raise UserError(f"{path} is of format {state['format']}; this program reads {FORMAT}. Update selfdistill.")
-        versions = pydantic.TypeAdapter(tuple[Version, ...]).validate_python(state["versions"])
-        if any(version.parent >= version.number for version in versions):
-            raise ValueError("a version is older than its parent")
-        ledger = Ledger(folder=folder, base=state["base"], current=state["current"], versions=versions)
-        ledger.lineage()
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is broken ({type(error).__name__}). Put back a copy of it.") from error
+    remedy = "Put back a copy of it."
+    found = run_folder.read_record(path, LedgerRecord, remedy)
+    versions = tuple(replace(version, status="") for version in found.versions)  # `Ledger.status` tells it
+    ledger = Ledger(folder=folder, base=found.base, current=found.current, versions=versions)
+    if any(version.parent >= version.number for version in ledger.versions):
+        raise UserError(f"{path} is broken: a version is older than its parent. {remedy}")
+    ledger.lineage()
     return ledger
 
 
 def write(ledger: Ledger) -> None:
     """Replaces ``ledger.json``: the moment at which a new state counts."""
-    versions = [asdict(version) | {"status": ledger.status(version.number)} for version in ledger.versions]
-    held = [version.skill.name for version in ledger.lineage()]
-    state = {"format": FORMAT, "base": ledger.base, "current": ledger.current, "held": held, "versions": versions}
-    run_folder.write_json(ledger.folder / LEDGER, state)
+    record = LedgerRecord(
+        base=ledger.base,
+        current=ledger.current,
+        held=[version.skill.name for version in ledger.lineage()],
+        versions=tuple(replace(version, status=ledger.status(version.number)) for version in ledger.versions),
+    )
+    run_folder.write_json(ledger.folder / LEDGER, record)
 
 
 def begin(folder: Path, model_name: str | None, default: str) -> Ledger:
@@ -278,12 +211,12 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 def write_items(folder: Path, examples: Sequence[Example]) -> None:
     """Copies evaluation items into a version's folder, so that later the very same are scored."""
-    run_folder.write_jsonl(folder / SKILL / ITEMS, map(_row, examples))
+    run_folder.write_jsonl(folder / SKILL / SKILL_ITEMS, map(_row, examples))
 
 
 def read_items(folder: Path, skill: Skill) -> list[Example]:
     """The items of the skill that the version in ``folder`` learned. Raises UserError where they were changed."""
-    path = folder / SKILL / ITEMS
+    path = folder / SKILL / SKILL_ITEMS
     try:
         rows = list(run_folder.read_jsonl(path))
         examples = [Example(**row | {name: tuple(row.get(name, ())) for name in _TURNS}) for row in rows]

@@ -28,7 +28,7 @@ def forgetting_exceeds(
     Over the n differences d = new - old, and two more that are +1 and -1 (n' = n + 2),
     bound = mean(d) + z * sqrt((mean(d^2) - mean(d)^2) / n'), z the one-sided normal quantile of ``confidence``;
     refused where bound < -max_forgetting. With scores of 0 and 1 this is the adjusted Wald bound of D. G. Bonett and
-    R. M. Price (2012), as in ``metrics.paired_interval``; the two added items keep it honest where few items
+    R. M. Price (2012), as in ``stats.paired.paired_interval``; the two added items keep it honest where few items
     differ, and make it cautious, thus lenient, for fractions.
 
     Each skill is tested by itself, uncorrected. A candidate that loses exactly what is allowed on one skill is

@@ -5,23 +5,24 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from selfdistill import run_folder
+from selfdistill.errors import UserError
 from selfdistill.ledger import folder as ledger
-from selfdistill.ledger.folder import Ledger, Skill
+from selfdistill.ledger.folder import Ledger
 from selfdistill.ledger.forgetting_test import smallest_loss_refused
+from selfdistill.records.ledger import Skill
 from selfdistill.settings.ledger import LearnOptions
 from selfdistill.tasks import TASKS, get_task, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
 from selfdistill.tasks.overlap import normalized_prompt
 from selfdistill.tasks.scorers import scorer_from
 from selfdistill.tasks.task import Scorer, Task
-from selfdistill.types import Example, UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from selfdistill.types import Example
 
 EVAL_SHARE = 0.1
+"""Share of a person's own rows that is held out where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,18 @@ def load_lesson(options: LearnOptions) -> Lesson:
     Raises:
         UserError: data or scorer are unusable, or the items so few that the gate could see no loss.
     """
-    scorers = None if options.scorer is None else dict([scorer_from(options.scorer)])
-    if options.dataset_path is not None:
-        task = custom_task(options.dataset_path, options.eval_path, scorers=scorers, name=options.skill_name)
+    new, source, data = options.new_skill, options.source, options.recipe.data
+    scorers = None if new.scorer is None else dict([scorer_from(new.scorer)])
+    if source.dataset_path is not None:
+        task = custom_task(source.dataset_path, new.eval_path, scorers=scorers, name=options.skill_name)
         train = task.load_train(None)
-        if options.eval_path is None:
-            train, items = split_off(train, options.eval_share or EVAL_SHARE)
+        if new.eval_path is None:
+            train, items = split_off(train, new.eval_share or EVAL_SHARE)
         else:
             items = task.load_eval(None)
     else:
-        task = get_task(options.dataset_name)
-        data_dir = resolve_data_dir(options.data_dir)
+        task = get_task(source.dataset_name)
+        data_dir = resolve_data_dir(data.data_dir)
         train, items = task.load_train(data_dir), task.load_eval(data_dir)
         headline = next(iter(task.scorers))
         if scorers is None and headline in task.judged:
@@ -70,8 +72,8 @@ def load_lesson(options: LearnOptions) -> Lesson:
                 f"--dataset_name {task.name} is scored by a judge, and a ledger scores without one. Name a --scorer."
             )
         task = replace(task, name=options.skill_name, scorers=scorers or {headline: task.scorers[headline]})
-    train, items = train[: options.limit], items[: options.eval_limit]
-    if smallest_loss_refused(len(items), options.max_forgetting, options.confidence) is None:
+    train, items = train[: data.limit], items[: new.eval_limit]
+    if smallest_loss_refused(len(items), options.gate.max_forgetting, options.gate.confidence) is None:
         raise UserError(
             f"{len(items)} evaluation rows of {options.skill_name} are too few for the gate to see even a total "
             "loss. Give more: --eval_path, a larger --eval_share or --eval_limit."
@@ -108,35 +110,36 @@ def check_new(book: Ledger, lesson: Lesson) -> None:
             )
 
 
-def record(options: LearnOptions, lesson: Lesson, tokenizer: "PreTrainedTokenizerBase") -> Skill:
-    """The new skill as the ledger keeps it."""
-    from selfdistill.commands.train import completion_budget
+def record(options: LearnOptions, lesson: Lesson, max_new_tokens: int, chat_template_kwargs: dict[str, Any]) -> Skill:
+    """The new skill as the ledger keeps it.
 
-    task = lesson.task
-    own = options.dataset_path is not None
-    longest = completion_budget(task, lesson.train, tokenizer, "sft") if own else task.max_new_tokens
-    scorer, file = options.scorer, scorer_file(options.scorer)
+    ``max_new_tokens``: longest completion of a person's own data where nobody says; a task has its own.
+    """
+    task, own = lesson.task, options.source.dataset_path is not None
+    longest = max_new_tokens if own else task.max_new_tokens
+    scorer, file = options.new_skill.scorer, scorer_file(options.new_skill.scorer)
     if scorer and file:
         scorer = f"{file.name}:{scorer.rpartition(':')[2]}"
     return Skill(
         name=task.name,
-        source=options.dataset_path or options.dataset_name,
+        source=options.source.dataset_path or options.source.dataset_name,
         rows_sha256=ledger.fingerprint(lesson.train),
         num_rows=len(lesson.train),
         items_sha256=ledger.fingerprint(lesson.items),
         num_items=len(lesson.items),
         metric=next(iter(task.scorers)),
-        task=None if own else options.dataset_name,
+        task=None if own else options.source.dataset_name,
         scorer=scorer or ("exact_match" if own else None),
-        max_new_tokens=options.max_new_tokens or longest,
+        max_new_tokens=options.new_skill.max_new_tokens or longest,
+        chat_template_kwargs=chat_template_kwargs,
     )
 
 
 def keep(folder: Path, options: LearnOptions, lesson: Lesson) -> None:
     """Copies items and the user's scorer file into a version's folder."""
     ledger.write_items(folder, lesson.items)
-    if file := scorer_file(options.scorer):
-        shutil.copyfile(file, folder / ledger.SKILL / file.name)
+    if file := scorer_file(options.new_skill.scorer):
+        shutil.copyfile(file, folder / run_folder.SKILL / file.name)
 
 
 def scorer_file(spec: str | None) -> Path | None:
@@ -161,7 +164,7 @@ def ready(skill: Skill, since: int, folder: Path) -> HeldSkill:
 def _scorer(skill: Skill, folder: Path) -> Scorer:
     if skill.scorer is not None:
         own = scorer_file(skill.scorer) is not None
-        return scorer_from(str(folder / ledger.SKILL / skill.scorer) if own else skill.scorer)[1]
+        return scorer_from(str(folder / run_folder.SKILL / skill.scorer) if own else skill.scorer)[1]
     task = TASKS.get(skill.task or "")
     if task is None or skill.metric not in task.scorers:
         raise UserError(

@@ -1,13 +1,15 @@
 """Rollouts to tensors: which hidden states predict which tokens, and how much each token weighs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from selfdistill.settings.method import Reduction
-from selfdistill.types import PromptPair, Rollout
+from selfdistill.types import PromptPair, Reduction, Rollout, Target
+
+CPU_TOKENS_PER_FORWARD = 1536
+"""Tokens of one forward pass on a CPU: with more, hidden states fall out of the cache, and padding grows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,16 +20,24 @@ class Sample:
     rollout: Rollout
     loss_positions: tuple[int, ...]
     """Completion positions that carry loss, rising; may be empty."""
-    target: str
-    """What the completion is held to: ``teacher``, ``start`` (the frozen start model) or ``tokens``."""
+    target: Target
     weight: float = 0.0
     """Weight of each of its loss tokens in the step's loss."""
 
     @property
-    def num_tokens(self) -> int:
-        """Length of the longest sequence that is scored, in tokens; a teacher's only where there is one."""
-        prompts = [self.pair.student_ids] if self.target == "tokens" else [self.pair.student_ids, self.pair.teacher_ids]
-        return max(map(len, prompts)) + len(self.rollout.completion_ids)
+    def teacher_ids(self) -> tuple[int, ...]:
+        """The teacher's prompt; the student's where the teacher reads the same."""
+        return self.pair.student_ids if self.pair.teacher_ids is None else self.pair.teacher_ids
+
+    @property
+    def student_tokens(self) -> int:
+        """Length of what the student reads in training, prompt and completion."""
+        return len(self.pair.student_ids) + len(self.rollout.completion_ids)
+
+    @property
+    def teacher_tokens(self) -> int:
+        """Length of what the teacher reads; 0 where there is none."""
+        return 0 if self.target == "tokens" else len(self.teacher_ids) + len(self.rollout.completion_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +54,15 @@ class Scored:
 
 
 def tokens_per_forward(device: torch.device) -> int | None:
-    """Tokens, padding included, that one forward pass takes at most; None is no limit.
-
-    On CPUs the hidden states of more than these leave the cache; and each pass is trimmed to its own longest.
-    """
-    return 1536 if device.type == "cpu" else None
+    """Upper bound on tokens, with padding, in one forward pass; None for no limit."""
+    return CPU_TOKENS_PER_FORWARD if device.type == "cpu" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """Samples of a micro-batch that share a target."""
 
-    target: str
+    target: Target
     samples: tuple[Sample, ...]
     student: tuple[Scored, ...]
     """The samples in order, in as many passes as ``tokens_per_forward`` makes of them."""
@@ -66,7 +73,12 @@ class Part:
     weights: Tensor
     """[N] fp32, each token's weight in the step's loss."""
     sampler_logprobs: Tensor | None
-    """[N] fp32, the sampler's logprobs of the loss tokens, or None where the engine gave none."""
+    """[N] fp32, the sampler's logprobs of the loss tokens in nats, or None where the engine gave none."""
+
+    @property
+    def counts(self) -> list[int]:
+        """Loss tokens of each sample; N together."""
+        return [len(sample.loss_positions) for sample in self.samples]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +86,15 @@ class MicroBatch:
     """What one forward and backward pass takes."""
 
     parts: tuple[Part, ...]
-    num_tokens: int
-    """Sum over samples of their ``num_tokens``: prompts included, padding not."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples of all parts."""
+        return [sample for part in self.parts for sample in part.samples]
 
 
 def loss_positions(
-    rollout: Rollout, *, skip: int, mask_truncated: bool, think_end: Sequence[int] = ()
+    rollout: Rollout, *, skip: int = 0, mask_truncated: bool = False, think_end: Sequence[int] = ()
 ) -> tuple[int, ...]:
     """Completion positions that carry loss.
 
@@ -112,17 +127,7 @@ def weigh(samples: Sequence[Sample], reduction: Reduction) -> list[Sample]:
             return 0.0
         return 1.0 / (learning * count) if reduction == "rollout_mean" else 1.0 / total
 
-    return [_with_weight(sample, weight(count)) for sample, count in zip(samples, counts, strict=True)]
-
-
-def _with_weight(sample: Sample, weight: float) -> Sample:
-    return Sample(
-        pair=sample.pair,
-        rollout=sample.rollout,
-        loss_positions=sample.loss_positions,
-        target=sample.target,
-        weight=weight,
-    )
+    return [replace(sample, weight=weight(count)) for sample, count in zip(samples, counts, strict=True)]
 
 
 def micro_batches(samples: Sequence[Sample], count: int, pad_token_id: int, device: torch.device) -> list[MicroBatch]:
@@ -130,7 +135,11 @@ def micro_batches(samples: Sequence[Sample], count: int, pad_token_id: int, devi
 
     Samples without a loss token are left out; a micro-batch may therefore be empty.
     """
-    learning = sorted((s for s in samples if s.loss_positions), key=lambda s: (s.target, -s.num_tokens))
+
+    def order(sample: Sample) -> tuple[str, int]:
+        return sample.target, -max(sample.student_tokens, sample.teacher_tokens)
+
+    learning = sorted((sample for sample in samples if sample.loss_positions), key=order)
     size = max(1, -(-len(learning) // count))
     groups = [learning[start : start + size] for start in range(0, len(learning), size)]
     groups += [[] for _ in range(count - len(groups))]
@@ -138,12 +147,13 @@ def micro_batches(samples: Sequence[Sample], count: int, pad_token_id: int, devi
 
 
 def _micro_batch(samples: list[Sample], pad: int, device: torch.device) -> MicroBatch:
-    targets = dict.fromkeys(sample.target for sample in samples)
-    parts = tuple(_part(target, [s for s in samples if s.target == target], pad, device) for target in targets)
-    return MicroBatch(parts=parts, num_tokens=sum(sample.num_tokens for sample in samples))
+    targets: dict[Target, None] = dict.fromkeys(sample.target for sample in samples)
+    parts = (part(target, [s for s in samples if s.target == target], pad, device) for target in targets)
+    return MicroBatch(parts=tuple(parts))
 
 
-def _part(target: str, samples: list[Sample], pad: int, device: torch.device) -> Part:
+def part(target: Target, samples: Sequence[Sample], pad: int, device: torch.device) -> Part:
+    """Samples of one target as tensors on ``device``, padded with ``pad``."""
     tokens = [s.rollout.completion_ids[at] for s in samples for at in s.loss_positions]
     weights = [s.weight for s in samples for _ in s.loss_positions]
     logprobs = [lp[at] for s in samples if (lp := s.rollout.logprobs) for at in s.loss_positions]
@@ -151,8 +161,8 @@ def _part(target: str, samples: list[Sample], pad: int, device: torch.device) ->
     return Part(
         target=target,
         samples=tuple(samples),
-        student=_scored(samples, lambda pair: pair.student_ids, pad, device),
-        teacher=_scored(samples, lambda pair: pair.teacher_ids, pad, device) if compared else None,
+        student=_scored(samples, lambda sample: sample.pair.student_ids, pad, device),
+        teacher=_scored(samples, lambda sample: sample.teacher_ids, pad, device) if compared else None,
         token_ids=torch.tensor(tokens, device=device),
         weights=torch.tensor(weights, device=device),
         sampler_logprobs=torch.tensor(logprobs, device=device) if len(logprobs) == len(tokens) else None,
@@ -160,13 +170,13 @@ def _part(target: str, samples: list[Sample], pad: int, device: torch.device) ->
 
 
 def _scored(
-    samples: list[Sample], prompt: Callable[[PromptPair], tuple[int, ...]], pad: int, device: torch.device
+    samples: Sequence[Sample], prompt: Callable[[Sample], tuple[int, ...]], pad: int, device: torch.device
 ) -> tuple[Scored, ...]:
     limit = tokens_per_forward(device)
     passes: list[list[Sample]] = []
     width = 0
     for sample in samples:
-        length = len(prompt(sample.pair)) + len(sample.rollout.completion_ids) - 1
+        length = len(prompt(sample)) + len(sample.rollout.completion_ids) - 1
         widest = max(width, length)
         if not passes or (limit is not None and widest * (len(passes[-1]) + 1) > limit):
             passes.append([])
@@ -177,10 +187,10 @@ def _scored(
 
 
 def _one_pass(
-    samples: list[Sample], prompt: Callable[[PromptPair], tuple[int, ...]], pad: int, device: torch.device
+    samples: list[Sample], prompt: Callable[[Sample], tuple[int, ...]], pad: int, device: torch.device
 ) -> Scored:
-    sequences = [[*prompt(s.pair), *s.rollout.completion_ids[:-1]] for s in samples]
+    sequences = [[*prompt(s), *s.rollout.completion_ids[:-1]] for s in samples]
     width = max(map(len, sequences))
-    rows = [index * width + len(prompt(s.pair)) - 1 + at for index, s in enumerate(samples) for at in s.loss_positions]
+    rows = [index * width + len(prompt(s)) - 1 + at for index, s in enumerate(samples) for at in s.loss_positions]
     padded = [ids + [pad] * (width - len(ids)) for ids in sequences]
     return Scored(input_ids=torch.tensor(padded, device=device), rows=torch.tensor(rows, device=device))

@@ -1,25 +1,29 @@
 """SDFTConfig: transformers' TrainingArguments plus the method's settings, with defaults for this method."""
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
+from selfdistill.errors import UserError, brief
+from selfdistill.method.needs import check_choices, check_needs
+from selfdistill.method.refused import refuse_ignored
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import UserError
 
 
 @dataclass(kw_only=True)
 class SDFTConfig(MethodConfig, TrainingArguments):
     """Settings of one training run. A step takes per_device_train_batch_size x gradient_accumulation_steps
-    prompts (x processes); the completions of all of them are sampled together, before the first micro-batch.
+    prompts; the completions of all of them are sampled together, before the first micro-batch.
 
     Raises:
-        UserError: a setting is out of range, or clashes with how this trainer works.
+        UserError: a setting is out of range, would be ignored, or clashes with how this trainer works.
     """
 
     lr_scheduler_type: Any = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between lines of metrics.jsonl."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is no number is shown."})
     save_strategy: Any = field(default="no", metadata={"help": "When checkpoints are written."})
     report_to: Any = field(default="none", metadata={"help": "No telemetry unless asked for."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false."})
@@ -28,11 +32,44 @@ class SDFTConfig(MethodConfig, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.validate()
-        if self.max_completion_length is None:
-            raise UserError("max_completion_length: give a number of tokens.")
-        if self.bf16 or self.fp16:
-            raise UserError(
-                "bf16/fp16: autocast is not used here. Load the model in the dtype to compute in (--dtype); "
-                "weights are updated in fp32 whatever it is."
-            )
+        check_choices(self)
+        if self.template == "auto":
+            raise UserError("template: auto is for the command line, which measures it. Name a template here.")
+        check_needs(self)
+        refuse_ignored(self)
         super().__post_init__()
+        self._check_device()
+        self._check_optimizer()
+
+    def _check_device(self) -> None:
+        """One process, one device, no autocast: what an environment variable or a launcher may have set otherwise."""
+        precision = getattr(self, "mixed_precision", "no")
+        if precision != "no":
+            raise UserError(
+                f"ACCELERATE_MIXED_PRECISION={precision}: autocast is not used here. Unset it, and load the model in "
+                "the dtype to compute in (--dtype bfloat16 or float32)."
+            )
+        if self.world_size > 1:
+            raise UserError(
+                f"{self.world_size} processes: training runs in one process only. Start it without a launcher."
+            )
+        self.use_one_device()
+
+    def use_one_device(self) -> None:
+        """One of several GPUs is used, and that is said: transformers would take several times the batch instead."""
+        if self.n_gpu > 1:
+            warnings.warn(f"{self.n_gpu} GPUs are visible; one of them is used.", stacklevel=4)
+            self._n_gpu = 1
+
+    def _check_optimizer(self) -> None:
+        """The optimizer must be there, and take the fp32 masters as its parameters."""
+        name = getattr(self.optim, "value", self.optim)  # transformers makes an enumeration's member of it
+        try:
+            _, kwargs = Trainer.get_optimizer_cls_and_kwargs(self)
+        except (ImportError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(f"optim={name}: {brief(error, 20)}. Install it, or take adamw_torch.") from error
+        if kwargs.keys() & {"params", "model", "optimizer_dict"}:
+            raise UserError(
+                f"optim={name} chooses parameters by itself; here they are fp32 masters. Take adamw_torch, "
+                "adafactor, sgd or another that takes any parameters."
+            )

@@ -19,15 +19,14 @@ not turn into either KL at beta 0 or 1: it is zero there. Name the KL you want i
 """
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from selfdistill.method.chunked import GradientFn, by_autograd, chunked
-
-Kind = Literal["forward_kl", "reverse_kl", "jsd"]
-TopKOf = Literal["teacher", "student"]
+from selfdistill.types import DivergenceKind, Role
 
 
 def chunked_divergence(
@@ -36,11 +35,11 @@ def chunked_divergence(
     teacher_hidden: Tensor,
     teacher_head: Tensor,
     *,
-    kind: Kind = "forward_kl",
+    kind: DivergenceKind = "forward_kl",
     beta: float = 0.5,
     temperature: float = 1.0,
     top_k: int | None = None,
-    top_k_of: TopKOf = "teacher",
+    top_k_of: Role = "teacher",
     tail: bool = False,
     clip: float | None = None,
     logit_scale: float = 1.0,
@@ -87,8 +86,8 @@ def chunked_divergence(
         result = divergence(log_q, log_p, kind=kind, beta=beta)
         return result if clip is None else result.clamp(max=clip)
 
-    plain = kind == "forward_kl" and support is None and clip is None and softcap is None
-    gradient = _forward_kl_gradient(logit_scale / temperature) if plain else by_autograd(values)
+    closed_form = DIVERGENCES[kind].gradient if support is None and clip is None and softcap is None else None
+    gradient = by_autograd(values) if closed_form is None else closed_form(logit_scale / temperature)
     return chunked(values, gradient, student_hidden, student_head, teacher_hidden, teacher_head, weights, chunk_size)
 
 
@@ -158,18 +157,67 @@ def chunked_logprobs(
     return chunked(values, by_autograd(values), hidden, head, None, None, weights, chunk_size)
 
 
-def divergence(student_log_probs: Tensor, teacher_log_probs: Tensor, *, kind: Kind, beta: float = 0.5) -> Tensor:
-    """The module's table on log-probabilities [..., V] in nats; returns [...].
+def divergence(
+    student_log_probs: Tensor, teacher_log_probs: Tensor, *, kind: DivergenceKind, beta: float = 0.5
+) -> Tensor:
+    """A row of DIVERGENCES on log-probabilities [..., V] in nats; returns [...].
 
     An outcome of probability 0 (log-probability -inf) contributes 0, as the limit of x log x demands;
     one that the other side of a KL does not have makes it infinite.
     """
-    if kind == "forward_kl":
-        return _kl(teacher_log_probs, student_log_probs)
-    if kind == "reverse_kl":
-        return _kl(student_log_probs, teacher_log_probs)
+    spec = DIVERGENCES[kind]
+    parameters = {"beta": beta}
+    return spec.values(student_log_probs, teacher_log_probs, **{name: parameters[name] for name in spec.parameters})
+
+
+def forward_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """KL(p || q), [..., V] to [...]."""
+    return _kl(teacher_log_probs, student_log_probs)
+
+
+def reverse_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """KL(q || p), [..., V] to [...]."""
+    return _kl(student_log_probs, teacher_log_probs)
+
+
+def jsd(student_log_probs: Tensor, teacher_log_probs: Tensor, *, beta: float) -> Tensor:
+    """Generalised Jensen-Shannon divergence with the weight ``beta`` of the teacher, [..., V] to [...]."""
     log_mixture = _log_mixture(teacher_log_probs, student_log_probs, beta)
     return beta * _kl(teacher_log_probs, log_mixture) + (1 - beta) * _kl(student_log_probs, log_mixture)
+
+
+def forward_kl_gradient(scale: float) -> GradientFn:
+    """KL(p || q) of logits that are ``scale`` times the raw, finite ones; its gradient is scale * (q - p)."""
+
+    def gradient(_: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert teacher_raw is not None
+        log_q = student_raw.mul_(scale).log_softmax(-1)
+        log_p = teacher_raw.mul_(scale).log_softmax(-1)
+        p = log_p.exp()
+        out = (p * log_p.sub_(log_q)).sum(-1)
+        return out, log_q.exp_().sub_(p).mul_(scale)
+
+    return gradient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DivergenceSpec:
+    """How two next-token distributions are compared."""
+
+    values: Callable[..., Tensor]
+    """From the student's and the teacher's log-probabilities [..., V], and ``parameters`` by name, to values [...]."""
+    parameters: tuple[str, ...] = ()
+    """Which of the settings ``divergence_<name>`` it takes: ``beta``."""
+    gradient: Callable[[float], GradientFn] | None = None
+    """A closed form over the full vocabulary, given the factor from raw logits to logits; by autograd where None."""
+
+
+DIVERGENCES: dict[DivergenceKind, DivergenceSpec] = {
+    "forward_kl": DivergenceSpec(values=forward_kl, gradient=forward_kl_gradient),
+    "reverse_kl": DivergenceSpec(values=reverse_kl),
+    "jsd": DivergenceSpec(values=jsd, parameters=("beta",)),
+}
+"""The module's table. To add one, add a function and a row here, and its name to ``types.DivergenceKind``."""
 
 
 def transform_logits(raw: Tensor, temperature: float, logit_scale: float, softcap: float | None) -> Tensor:
@@ -199,7 +247,7 @@ def _log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
 
 
 def _log_probs(
-    student_logits: Tensor, teacher_logits: Tensor, support: int | None, top_k_of: TopKOf, tail: bool
+    student_logits: Tensor, teacher_logits: Tensor, support: int | None, top_k_of: Role, tail: bool
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of student and teacher [n, V], or of the ``support`` most likely tokens (see ``_restrict``)."""
     if support is None:
@@ -217,20 +265,6 @@ def _restrict(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
         return kept.log_softmax(-1)
     rest = logits.scatter(-1, index, -math.inf).logsumexp(-1, keepdim=True)
     return torch.cat([kept, rest], dim=-1) - logits.logsumexp(-1, keepdim=True)
-
-
-def _forward_kl_gradient(scale: float) -> GradientFn:
-    """KL(p || q) of logits that are ``scale`` times the raw, finite ones; its gradient is scale * (q - p)."""
-
-    def gradient(_: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> tuple[Tensor, Tensor]:
-        assert teacher_raw is not None
-        log_q = student_raw.mul_(scale).log_softmax(-1)
-        log_p = teacher_raw.mul_(scale).log_softmax(-1)
-        p = log_p.exp()
-        out = (p * log_p.sub_(log_q)).sum(-1)
-        return out, log_q.exp_().sub_(p).mul_(scale)
-
-    return gradient
 
 
 def _check_shapes(student_hidden: Tensor, student_head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor) -> None:
@@ -261,9 +295,9 @@ def _check_top_k(top_k: int | None, top_k_of: str) -> None:
 
 
 def _check_options(kind: str, beta: float, temperature: float, softcap: float | None, clip: float | None) -> None:
-    if kind not in ("forward_kl", "reverse_kl", "jsd"):
-        raise ValueError(f"kind must be forward_kl, reverse_kl or jsd, not {kind!r}")
-    if kind == "jsd" and not 0 < beta < 1:
+    if kind not in DIVERGENCES:
+        raise ValueError(f"kind must be one of {', '.join(DIVERGENCES)}, not {kind!r}")
+    if "beta" in DIVERGENCES[kind].parameters and not 0 < beta < 1:
         raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}: the divergence is zero at both ends")
     for name, value in (("temperature", temperature), ("softcap", softcap), ("clip", clip)):
         if value is not None and not value > 0:  # NaN, too

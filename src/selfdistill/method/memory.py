@@ -1,7 +1,6 @@
 """How much memory a run will take, estimated before any weight is loaded, and how much there is."""
 
 import copy
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,10 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from selfdistill.method.chunked import CHUNK_ELEMENTS, FEWEST_ROWS, TILE_ELEMENTS
-from selfdistill.method.rollout.batched import make_engine
+from selfdistill.method.methods import METHODS
+from selfdistill.method.rollout.engines import BATCH_SIZE
 from selfdistill.method.rollout.projections import PACKED_BYTES
-from selfdistill.models import loading
-from selfdistill.settings.method import LEARNS_TOKENS, MethodConfig
+from selfdistill.models.adapters import lora
+from selfdistill.models.device import compute_dtype
+from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair
 
 CGROUPS = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
@@ -33,7 +34,7 @@ class MemoryEstimate:
     weights: int
     """The model, in the dtype that is computed in, and an adapter's fp32 weights."""
     masters_and_optimizer: int
-    """AdamW's two moments for what is trained, and fp32 masters where it is computed with in a shorter dtype."""
+    """AdamW's two moments of every trained weight, plus its fp32 master if the model computes in a shorter dtype."""
     gradients: int
     """fp32, from the first backward pass of a step to its optimizer step."""
     teacher: int
@@ -49,7 +50,7 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        """All of it at once, but sampling and training, which take turns."""
+        """Peak bytes: everything that stays, plus the larger of a training step and sampling, which never overlap."""
         standing = self.weights + self.masters_and_optimizer + self.teacher + self.program
         return standing + max(self.gradients + self.activations + self.loss, self.rollouts)
 
@@ -74,6 +75,7 @@ def estimate(
     adapter: bool,
     lengths: Sequence[int],
     longest_prompt: int,
+    on_cpu: bool = True,
 ) -> MemoryEstimate:
     """Memory of training with ``args``.
 
@@ -86,6 +88,7 @@ def estimate(
         adapter: what is trained is a LoRA adapter, which is fp32 whatever is computed in.
         lengths: tokens of prompt and longest completion of every row, as the student is trained on them.
         longest_prompt: tokens of the longest prompt that is sampled from.
+        on_cpu: decoding reads packed weights there.
     """
     text = config.get_text_config(decoder=True)
     own_master = adapter or bytes_per_weight == 4
@@ -93,7 +96,7 @@ def estimate(
     micro_batch = -(-args.per_device_train_batch_size // (1 - share))
     tokens = sum(sorted(lengths)[-int(micro_batch) :])
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    sampled = round(prompts * share / (1 - share)) + (0 if args.method in LEARNS_TOKENS else prompts)
+    sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     per_layer = _activations(text, bytes_per_weight, adapter)
     layers = text.num_hidden_layers + 1  # one more for the gradients of the layer that backward is in
     if (checkpointing := _checkpointing(args)) and getattr(args, checkpointing):
@@ -108,7 +111,7 @@ def estimate(
         activations=tokens * activations,
         loss=_loss(text, tokens, bytes_per_weight, head_trained=not adapter),
         rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
-        + (_packed(num_parameters * bytes_per_weight, bytes_per_weight) if sampled else 0),
+        + (_packed(num_parameters * bytes_per_weight, bytes_per_weight) if sampled and on_cpu else 0),
         program=PROGRAM_BYTES,
     )
 
@@ -119,7 +122,8 @@ def _activations(text: Any, width: int, adapter: bool) -> int:
     norms = 2 * 4 * hidden  # a fp32 copy of what goes in
     if not adapter:  # beside it the norms' normalised and scaled values; queries, keys, values; four of the gated block
         return norms + width * (4 * hidden + 2 * attended + 2 * kv + 4 * inner)
-    # frozen weights need no inputs, but each adapter takes a fp32 copy of them; where that is no copy, two norms' worth
+    # A frozen layer saves no input, but its adapter saves an fp32 copy of it. In fp32 no copy is made: only the inputs
+    # of the two norms remain.
     inputs = 4 * ((2 if width == 4 else 5) * hidden + attended + inner)
     return norms + inputs + width * (attended + 2 * kv + 3 * inner)
 
@@ -139,7 +143,8 @@ def _checkpointing(args: MethodConfig) -> str | None:
 
 def _teacher_bytes(args: MethodConfig, width: int) -> int:
     """Bytes by trained weight: the teacher, and the frozen start model for anchor prompts where that is another."""
-    kind = None if args.method in LEARNS_TOKENS else "frozen" if args.method == "reinvoke" else args.teacher
+    spec = METHODS[args.method]
+    kind = None if not spec.has_teacher else "frozen" if spec.teacher == "base_model" else args.teacher
     size = {"ema": width + (4 if width < 4 else 0), "frozen": width}.get(kind or "", 0)
     return size + (width if args.anchor_share > 0 and kind != "frozen" else 0)
 
@@ -153,49 +158,99 @@ def _loss(text: Any, tokens: int, width: int, *, head_trained: bool) -> int:
 
 
 def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int) -> int:
-    """The cache of a batch and, as it is made, that of its prompts once more; 28 bytes a logit in sampling."""
-    batch = min(sampled, inspect.signature(make_engine).parameters["batch_size"].default)
+    """Key-value cache of one batch, plus a second copy of its prompt part while the cache grows; sampling holds 28
+    bytes for each logit."""
+    batch = min(sampled, BATCH_SIZE)
     cache = text.num_hidden_layers * 2 * _widths(text)[3] * width
     return batch * (cache * (2 * prompt + completion) + 28 * text.vocab_size)
 
 
 def _packed(weights: int, width: int) -> int:
     """The copy of the weights that decoding reads on a CPU."""
-    on_cpu = loading.default_device().type == "cpu"
-    return weights if on_cpu and width == 2 and weights <= PACKED_BYTES else 0
+    return weights if width == 2 and weights <= PACKED_BYTES else 0
 
 
-def estimate_for(
-    config: Any, args: MethodConfig, pairs: Sequence[PromptPair], *, dtype: str, lora_r: int | None
-) -> MemoryEstimate:
-    """The estimate for rendered rows. Parameters are counted on the meta device: no weight is read."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-        num_parameters = sum(p.numel() for p in model.parameters())
-        if lora_r is not None:
-            model = loading.lora(model, r=lora_r, alpha=lora_r, dropout=0.0)
-    compute = loading.compute_dtype(dtype, loading.default_device())
-    if args.method in LEARNS_TOKENS:
-        lengths = [len(pair.student_ids) + len(pair.demonstration_ids) for pair in pairs]
-    else:
-        lengths = [len(pair.student_ids) + args.max_completion_length for pair in pairs]
-    prompts = [len(pair.teacher_ids if args.method == "offline" else pair.student_ids) for pair in pairs]
-    return estimate(
-        config,
-        args,
-        num_parameters=num_parameters,
-        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        bytes_per_weight=compute.itemsize,
-        adapter=lora_r is not None,
-        lengths=lengths,
-        longest_prompt=max(prompts),
-    )
+class MemoryCheck:
+    """Whether training on given rows fits, counted before any weight is loaded.
+
+    Args:
+        config: the model's transformers config.
+        pairs: the rows, rendered.
+        dtype: what is computed in, as ``--dtype`` takes it.
+        lora_r: rank of the adapter that is trained; None where all weights are.
+        device: where training will run.
+    """
+
+    def __init__(
+        self, config: Any, pairs: Sequence[PromptPair], *, dtype: str, lora_r: int | None, device: torch.device
+    ) -> None:
+        self._config, self._lora_r, self._device = config, lora_r, device
+        self._width = compute_dtype(dtype, device).itemsize
+        self._prompts = [len(pair.student_ids) for pair in pairs]
+        self._teacher_prompts = [len(pair.teacher_ids or ()) for pair in pairs]
+        self._demonstrations = [len(pair.demonstration_ids) for pair in pairs]
+        self._sizes: dict[int | None, tuple[int, int]] = {}
+
+    def estimate(self, args: MethodConfig, lora_r: int | None = None) -> MemoryEstimate:
+        """What training with ``args`` takes; ``lora_r`` stands for the rank that the check was made with."""
+        spec, rank = METHODS[args.method], lora_r or self._lora_r
+        num_parameters, num_trainable = self._size(rank)
+        completions = [0] * len(self._prompts) if spec.samples else self._demonstrations
+        lengths = [  # general prompts have no demonstration: what follows them is sampled
+            prompt + (answer or args.max_completion_length)
+            for prompt, answer in zip(self._prompts, completions, strict=True)
+        ]
+        return estimate(
+            self._config,
+            args,
+            num_parameters=num_parameters,
+            num_trainable=num_trainable,
+            bytes_per_weight=self._width,
+            adapter=rank is not None,
+            lengths=lengths,
+            longest_prompt=max(
+                self._teacher_prompts + self._prompts if spec.completion == "teacher" else self._prompts
+            ),
+            on_cpu=self._device.type == "cpu",
+        )
+
+    def shortage(self, args: MethodConfig, needed: MemoryEstimate) -> str | None:
+        """What a run that takes ``needed`` lacks and what would help most, in at most 34 words; None where it fits."""
+        there = available(self._device)
+        if needed.peak <= there:
+            return None
+        text = (
+            f"Training takes about {needed.peak / 2**30:.1f} GiB of memory, most of it for {needed.largest}; "
+            f"{there / 2**30:.1f} GiB are there."
+        )
+        best: tuple[str, int] | None = None
+        for remedy, changed, rank in _remedies(args, self._lora_r):
+            peak = self.estimate(changed, rank).peak
+            if best is None or peak < best[1]:
+                best = remedy, peak
+            if peak <= there:
+                return f"{text} {remedy} takes {peak / 2**30:.1f}."
+        if best is None or best[1] >= needed.peak:
+            return f"{text} Take a smaller model."
+        return f"{text} Even {best[0]} takes {best[1] / 2**30:.1f}: take a smaller model."
+
+    def _size(self, rank: int | None) -> tuple[int, int]:
+        """Parameters of the model and those that are trained, counted on the meta device: no weight is read."""
+        if rank not in self._sizes:
+            with torch.device("meta"):
+                model: Any = AutoModelForCausalLM.from_config(self._config)
+                number = sum(p.numel() for p in model.parameters())
+                if rank is not None:
+                    model = lora(model, r=rank, alpha=rank, dropout=0.0)
+            self._sizes[rank] = number, sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return self._sizes[rank]
 
 
 def available(device: torch.device) -> int:
-    """Bytes that this process can have: all of a CUDA device's; else what it has, and what is free or can be freed."""
+    """Bytes this process may use: on a CUDA device what is free there or held by us; on a CPU what it holds plus what
+    is free or reclaimable, within its control groups."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     process = psutil.Process().memory_info().rss
     return min([psutil.virtual_memory().available + process, *_group_limits()])
 
@@ -216,30 +271,6 @@ def _group_limits() -> Iterator[int]:
                 yield int(text)
 
 
-def shortage(
-    config: Any, args: MethodConfig, pairs: Sequence[PromptPair], *, dtype: str, lora_r: int | None
-) -> str | None:
-    """What a run lacks and what would help most, in at most 34 words; None where it fits."""
-    there = available(loading.default_device())
-    needed = estimate_for(config, args, pairs, dtype=dtype, lora_r=lora_r)
-    if needed.peak <= there:
-        return None
-    text = (
-        f"Training takes about {needed.peak / 2**30:.1f} GiB of memory, most of it for {needed.largest}; "
-        f"{there / 2**30:.1f} GiB are there."
-    )
-    best: tuple[str, int] | None = None
-    for remedy, changed, rank in _remedies(args, lora_r):
-        peak = estimate_for(config, changed, pairs, dtype=dtype, lora_r=rank).peak
-        if best is None or peak < best[1]:
-            best = remedy, peak
-        if peak <= there:
-            return f"{text} {remedy} takes {peak / 2**30:.1f}."
-    if best is None or best[1] >= needed.peak:
-        return f"{text} Take a smaller model."
-    return f"{text} Even {best[0]} takes {best[1] / 2**30:.1f}: take a smaller model."
-
-
 def _remedies(args: MethodConfig, lora_r: int | None) -> Iterator[tuple[str, MethodConfig, int | None]]:
     """Flags that save memory, with the settings and the rank they make, those first that change least."""
     size, prompts = (
@@ -253,9 +284,10 @@ def _remedies(args: MethodConfig, lora_r: int | None) -> Iterator[tuple[str, Met
         yield flags, _with(args, per_device_train_batch_size=size, gradient_accumulation_steps=steps), lora_r
     if (checkpointing := _checkpointing(args)) and not getattr(args, checkpointing):
         yield f"--set {checkpointing}=true", _with(args, **{checkpointing: True}), lora_r
-    if args.teacher == "ema" and args.method in ("sdft", "offline"):
+    spec = METHODS[args.method]
+    if spec.has_teacher and spec.teacher == "setting" and args.teacher == "ema":
         yield "--teacher frozen", _with(args, teacher="frozen"), lora_r
-    if lora_r is None and args.method != "reinvoke":
+    if lora_r is None and spec.teacher == "setting":
         yield f"--lora_r {LORA_R}", args, LORA_R
 
 

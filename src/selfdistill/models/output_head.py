@@ -9,7 +9,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from selfdistill.types import UserError
+from selfdistill.errors import UserError
+from selfdistill.models.mode import evaluating
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,13 @@ def head_transform(config: PreTrainedConfig) -> HeadTransform:
     return HeadTransform(scale=float(scale), softcap=cap)
 
 
-def _unwrapped(model: PreTrainedModel | PeftModel) -> Any:
+def unwrapped(model: PreTrainedModel | PeftModel) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def decoder(model: PreTrainedModel | PeftModel) -> torch.nn.Module:
     """The part whose ``last_hidden_state`` (batch, length, hidden) the output head takes."""
-    return _unwrapped(model).get_decoder()
+    return unwrapped(model).get_decoder()
 
 
 def output_head(model: PreTrainedModel | PeftModel) -> torch.Tensor:
@@ -57,8 +58,8 @@ def output_head(model: PreTrainedModel | PeftModel) -> torch.Tensor:
 
     Raises UserError for a head that is more than its weight: one with a bias or an adapter.
     """
-    head = _unwrapped(model).get_output_embeddings()
-    kind = _unwrapped(model).config.model_type
+    head = unwrapped(model).get_output_embeddings()
+    kind = unwrapped(model).config.model_type
     if isinstance(head, BaseTunerLayer | AuxiliaryTrainingWrapper):
         raise UserError(
             "An adapter on the output head can't be trained here. Leave the head out of the LoRA "
@@ -82,18 +83,17 @@ def check_head(model: PreTrainedModel | PeftModel) -> None:
     between decoder and logits that head_transform does not know.
     """
     head = output_head(model)
-    config = _unwrapped(model).config
-    training = model.training
-    model.eval()
+    config = unwrapped(model).config
     ids = torch.arange(4, device=head.device)[None]
-    hidden = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
-    expected = model(input_ids=ids, use_cache=False).logits.float()
-    model.train(training)
-    ours = head_transform(config)(torch.nn.functional.linear(hidden, head).float())
-    tolerance = 1e-4 if head.dtype == torch.float32 else 0.05
-    if ours.shape == expected.shape:
-        error = (ours - expected).abs().max() / expected.abs().max()
-        if error <= tolerance:
+    with evaluating(model):
+        hidden = getattr(decoder(model)(input_ids=ids, use_cache=False), "last_hidden_state", None)
+        expected = model(input_ids=ids, use_cache=False).logits.float()
+    if not torch.isfinite(expected).all():
+        raise UserError("The model's logits are not finite numbers. Its weights are broken: copy them again.")
+    if hidden is not None:
+        ours = head_transform(config)(torch.nn.functional.linear(hidden, head).float())
+        tolerance = 1e-4 if head.dtype == torch.float32 else 0.05
+        if ours.shape == expected.shape and (ours - expected).abs().max() <= tolerance * expected.abs().max():
             return
     raise UserError(
         f"Models of type {config.model_type} compute logits in a way the loss does not know. "

@@ -4,27 +4,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from selfdistill import run_folder
+from selfdistill.errors import UserError
+from selfdistill.records.pairing import row_test
+from selfdistill.records.studies import CompareRecord, ContinualRecord, SequenceRecord
 from selfdistill.report import warnings
-from selfdistill.report.contents import BETTER, NOT_ENOUGH_DATA, WORSE, Comparison, Results, Run, RunPair
-from selfdistill.report.evaluations import (
-    AFTER,
-    BEFORE,
-    Evaluation,
-    compare,
-    differing_settings,
-    paired,
-    read_drift,
-    read_evaluations,
-    read_json,
-)
+from selfdistill.report.contents import Comparison, Evaluation, Results, Run, RunPair
+from selfdistill.report.evaluations import compare, differences, read_drift, read_evaluations
 from selfdistill.report.samples import RUNS_SHOWN, choose, gather
 from selfdistill.report.training import read_run
-from selfdistill.types import UserError
+from selfdistill.run_folder import COMPARE, CONTINUAL, EVAL, EVAL_BEFORE
+from selfdistill.stats.paired import BETTER, NOT_ENOUGH_DATA, WORSE
 
-COMPARE, CONTINUAL = "compare.json", "continual.json"
 DEPTH = 3
 """Levels of folders below a study's that may hold runs."""
 
@@ -32,23 +24,25 @@ DEPTH = 3
 def collect(folder: Path) -> Results:
     """Reads everything in ``folder`` that the report shows.
 
-    A folder is a run's if it holds a run_config.json, metrics.jsonl or eval folder. A run without an eval-before
-    folder of its own is compared with that of the nearest folder above it, up to ``folder``.
+    A folder is a run's if it holds a run_config.json, metrics.jsonl, an eval folder or results of ``eval``. A run
+    without an eval-before folder of its own is compared with that of the nearest folder above it, up to ``folder``.
 
     Raises:
-        UserError: nothing in the folder can be reported on.
+        UserError: nothing in the folder can be reported on, or a file is broken.
     """
     folders = run_folders(folder)
-    studies = [folder / name for name in (COMPARE, CONTINUAL) if (folder / name).exists()]
-    if not folders and not studies:
+    study, sequences = _study(folder), _sequences(folder)
+    if not folders and study is None and not sequences:
         raise UserError(
-            f"{folder} holds no run: no {run_folder.CONFIG}, eval folder, {COMPARE} or {CONTINUAL}. "
-            "Name the --output_dir of a train, compare or continual."
+            f"{folder} holds no run: no {run_folder.RUN_CONFIG}, results of eval, {COMPARE} or {CONTINUAL}. "
+            "Name the --output_dir of a train, eval, compare or continual."
         )
     runs = {name: read_run(path, name) for name, path in folders.items()}
-    after = {name: read_evaluations(path / AFTER) for name, path in folders.items()}
     before = {name: read_evaluations(_before(path, folder)) for name, path in folders.items()}
-    after = {name: task_first(evaluations, runs[name].task) for name, evaluations in after.items()}
+    after = {
+        name: task_first(read_evaluations(path) | read_evaluations(path / EVAL), runs[name].task)
+        for name, path in folders.items()
+    }
     comparisons = [
         comparison
         for name, evaluations in after.items()
@@ -60,10 +54,10 @@ def collect(folder: Path) -> Results:
     drift = [
         found
         for name, path in folders.items()
-        for found in [*read_drift(_before(path, folder), name, "before"), *read_drift(path / AFTER, name, "after")]
+        for place, when in ((_before(path, folder), "before"), (path, "after"), (path / EVAL, "after"))
+        for found in read_drift(place, name, when)
     ]
-    study = entries(folder / COMPARE)
-    arms = {entry["run"]: entry["method"] for entry in study if entry.get("chosen")}
+    arms = {each.run: each.arm for each in study.checkpoints if each.chosen} if study else {}
     shown = runs_shown([run for run in runs.values() if not arms or run.name in arms], arms)
     samples = gather(before, {name: after[name] for name in shown})
     return Results(
@@ -85,9 +79,7 @@ def collect(folder: Path) -> Results:
         samples=choose(samples),
         num_samples=len(samples),
         compare=study,
-        tests=entries(folder / COMPARE, "tests"),
-        equal_skill=entries(folder / COMPARE, "equal_skill"),
-        continual=sequences(folder / CONTINUAL),
+        continual=sequences,
     )
 
 
@@ -97,7 +89,7 @@ def run_folders(folder: Path) -> dict[str, Path]:
     level = [folder]
     for _ in range(DEPTH + 1):
         for path in level:
-            if any((path / name).exists() for name in (run_folder.CONFIG, run_folder.METRICS, AFTER)):
+            if _is_run(path):
                 found[folder.resolve().name if path == folder else path.relative_to(folder).as_posix()] = path
         level = [child for path in level for child in sorted(path.iterdir()) if _may_hold_runs(child)]
     return found
@@ -110,7 +102,7 @@ def task_first(evaluations: Mapping[str, Evaluation], task: str) -> dict[str, Ev
 
 def common_verdict(comparisons: Sequence[Comparison]) -> str:
     """WORSE where one headline is, BETTER where all are, else NOT ENOUGH DATA."""
-    found = {c.paired.verdict if c.paired else NOT_ENOUGH_DATA for c in comparisons if c.headline}
+    found = {c.test.verdict if c.test else NOT_ENOUGH_DATA for c in comparisons if c.headline}
     if WORSE in found:
         return WORSE
     return BETTER if found == {BETTER} else NOT_ENOUGH_DATA
@@ -129,35 +121,34 @@ def between(after: Mapping[str, Mapping[str, Evaluation]]) -> list[RunPair]:
     found: list[RunPair] = []
     for (first, ours), (second, theirs) in combinations(after.items(), 2):
         for dataset in ours:
-            if dataset not in theirs or differing_settings(ours[dataset], theirs[dataset]):
+            if dataset not in theirs or differences(ours[dataset], theirs[dataset]):
                 continue
             metric = ours[dataset].metric
-            if test := paired(ours[dataset], theirs[dataset], metric):
-                found.append(RunPair(first=first, second=second, dataset=dataset, metric=metric, paired=test))
+            if test := row_test(ours[dataset].rows.values(), theirs[dataset].rows.values(), metric, dataset):
+                found.append(RunPair(first=first, second=second, dataset=dataset, metric=metric, test=test))
     return found
 
 
-def entries(path: Path, of: str = "entries") -> list[dict[str, Any]]:
-    """One of the lists in compare.json, which may be its entries alone; none if there is no such file."""
-    value = read_json(path) if path.exists() else []
-    if isinstance(value, dict):
-        return value.get(of, [])
-    return value if of == "entries" else []
+def _study(folder: Path) -> CompareRecord | None:
+    path = folder / COMPARE
+    return run_folder.read_record(path, CompareRecord) if path.is_file() else None
 
 
-def sequences(path: Path) -> list[dict[str, Any]]:
-    """Sequences of continual.json, each with a ``method``; none if there is no such file."""
-    if not path.exists():
-        return []
-    value = read_json(path)
-    return [{"method": "", **run} for run in value.get("runs", [value])]
+def _sequences(folder: Path) -> list[SequenceRecord]:
+    path = folder / CONTINUAL
+    return run_folder.read_record(path, ContinualRecord).runs if path.is_file() else []
+
+
+def _is_run(path: Path) -> bool:
+    names = (run_folder.RUN_CONFIG, run_folder.METRICS, EVAL, run_folder.results_file(run_folder.DRIFT))
+    return any((path / name).exists() for name in names) or bool(run_folder.evaluated_datasets(path))
 
 
 def _before(path: Path, top: Path) -> Path:
-    while path != top and not (path / BEFORE).is_dir():
+    while path != top and not (path / EVAL_BEFORE).is_dir():
         path = path.parent
-    return path / BEFORE
+    return path / EVAL_BEFORE
 
 
 def _may_hold_runs(path: Path) -> bool:
-    return path.is_dir() and path.name not in (AFTER, BEFORE) and not path.name.startswith((".", "checkpoint-"))
+    return path.is_dir() and path.name not in (EVAL, EVAL_BEFORE) and not path.name.startswith((".", "checkpoint-"))

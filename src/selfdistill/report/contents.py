@@ -3,11 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-BETTER, WORSE, NOT_ENOUGH_DATA = "BETTER", "WORSE", "NOT ENOUGH DATA"
+from selfdistill.records.evaluations import DriftRecord, EvalRecord, SampleRecord
+from selfdistill.records.runs import RunConfig
+from selfdistill.records.studies import CompareRecord, SequenceRecord
+from selfdistill.run_folder import FORMAT
+from selfdistill.stats.paired import PairedTest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measure:
+class Estimate:
     """A mean with its 95% interval. None stands for "nothing could be graded"."""
 
     value: float | None
@@ -16,24 +20,6 @@ class Measure:
     high: float | None = None
     num_total: int = 0
     """Items behind the mean."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paired:
-    """The paired test of two answers to each of the same items."""
-
-    change: Measure
-    """Mean of after minus before over the items that both have a score for, in [-1, 1]."""
-    p_value: float
-    """Exact McNemar test, two-sided."""
-    fixed: int
-    """Items whose score rose."""
-    broke: int
-    """Items whose score fell."""
-    detectable: float | None
-    """Smallest true change found with 80% probability at this size; None where no change could be shown."""
-    verdict: str
-    """BETTER or WORSE at the 5% level, else NOT ENOUGH DATA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,36 +34,47 @@ class Comparison:
     """Name of the scorer."""
     headline: bool
     """True for the data set and scorer that the run's verdict is about."""
-    before: Measure | None
-    after: Measure
-    paired: Paired | None
+    before: Estimate | None
+    after: Estimate
+    test: PairedTest | None
     """None where the same items were not scored before, or not in the same way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPair:
-    """Two runs on the same items of a data set; ``paired`` takes the first as before, the second as after."""
+    """Two runs on the same items of a data set."""
 
     first: str
     second: str
     dataset: str
     metric: str
-    paired: Paired
+    test: PairedTest
+    """Second minus first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """How far a model moved from the base on general prompts."""
+class RunDrift:
+    """How far a run's model moved from the base on general prompts."""
 
     run: str
     when: str
     """before or after."""
-    kl_per_token: float | None
-    """KL from the base model per token of the base's own answers, in nats."""
-    reference_nll: float | None
-    """Loss on general reference answers, in nats a token."""
-    format_leak_rate: float | None
-    """Share of general answers that carry the new task's format."""
+    drift: DriftRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What ``eval`` left for one data set; results.json does not repeat it."""
+
+    dataset: str
+    record: EvalRecord
+    rows: dict[str, SampleRecord]
+    """By id."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the headline scorer."""
+        return self.record.config.metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,11 +87,24 @@ class RolloutView:
     """What it was held to: teacher, start or tokens."""
     student_prompt: str
     teacher_prompt: str
+    """Empty where no teacher read one."""
     tokens: list[str]
-    """Text of every completion token; the whole completion as one where the run did not keep them."""
+    """Text of every completion token."""
     per_token: list[float | None]
-    """Divergence of every token in nats, None where it carried no loss."""
+    """Divergence of every token in nats, of the target ``tokens`` its cross-entropy; None where it carried no loss."""
     finish_reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionMean:
+    """Mean divergence at one position of the completions of a phase of training."""
+
+    phase: str
+    """early, middle or late."""
+    position: int
+    """From 0."""
+    divergence: float
+    num_rollouts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,17 +113,28 @@ class Run:
 
     name: str
     """Folder's path inside the folder reported on."""
-    task: str
-    """Data set it was trained on; empty if unknown."""
-    method: str
-    config: dict[str, Any]
-    """What its run_config.json holds."""
-    training: list[dict[str, Any]] = field(default_factory=list)
+    config: RunConfig | None
+    """What its run_config.json holds; None of a mere evaluation."""
+    training: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Lines of metrics.jsonl that have a loss."""
-    positions: list[dict[str, Any]] = field(default_factory=list)
-    """position (from 0), phase of training and mean divergence there, with the number of rollouts."""
-    rollouts: list[RolloutView] = field(default_factory=list)
+    positions: list[PositionMean] = field(default_factory=list[PositionMean])
+    rollouts: list[RolloutView] = field(default_factory=list[RolloutView])
     """A few rollouts, from early, middle and late in training."""
+
+    @property
+    def task(self) -> str:
+        """Task it was trained on; empty if unknown."""
+        return self.config.task if self.config else ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its resolved settings."""
+        return self.config.settings if self.config else {}
+
+    @property
+    def method(self) -> str:
+        """How it was trained; empty if it was not."""
+        return self.settings.get("method", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +150,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class AnsweredRow:
     """An evaluation row with its answers side by side."""
 
     dataset: str
@@ -161,18 +182,15 @@ class Results:
     warnings: list[str]
     comparisons: list[Comparison]
     between_runs: list[RunPair]
-    drift: list[Drift]
+    drift: list[RunDrift]
     runs: list[Run]
     shown: list[str]
     """Names of the runs whose verdicts and answers are shown: one of each method first, at most four."""
-    samples: list[Sample]
+    samples: list[AnsweredRow]
     num_samples: int
     """Evaluation rows there were to choose the samples from."""
-    compare: list[dict[str, Any]]
-    """Entries of compare.json: one per method, seed, learning rate and checkpoint."""
-    tests: list[dict[str, Any]]
-    """Paired tests of compare.json: for each two arms every seed's, and what they come to over seeds."""
-    equal_skill: list[dict[str, Any]]
-    """Of compare.json: what each two arms cost where both are equally good."""
-    continual: list[dict[str, Any]]
-    """Sequences of continual.json, each with tasks, accuracy_matrix, base and the six summaries."""
+    compare: CompareRecord | None
+    """What compare.json holds."""
+    continual: list[SequenceRecord]
+    """What continual.json holds."""
+    format: int = FORMAT

@@ -1,6 +1,6 @@
 """Values as people read them."""
 
-from selfdistill.report.contents import Measure
+from selfdistill.report.contents import Estimate
 from selfdistill.report.table import Value
 
 MINUS = "\N{MINUS SIGN}"
@@ -8,9 +8,9 @@ MINUS = "\N{MINUS SIGN}"
 
 def main_text(kind: str, value: Value) -> str:
     """A cell without its interval; empty where there is no value."""
-    number = value.value if isinstance(value, Measure) else value
+    number = value.value if isinstance(value, Estimate) else value
     if number is None:
-        return "unscored" if isinstance(value, Measure) else ""
+        return "unscored" if isinstance(value, Estimate) else ""
     if isinstance(number, str):
         return number
     if kind in ("percent", "heat"):
@@ -28,7 +28,7 @@ def main_text(kind: str, value: Value) -> str:
 
 def interval_text(kind: str, value: Value) -> str:
     """The interval of a cell in brackets; empty where there is none."""
-    if not isinstance(value, Measure) or value.value is None or value.low is None or value.high is None:
+    if not isinstance(value, Estimate) or value.value is None or value.low is None or value.high is None:
         return ""
     write = signed if kind == "points" else "{:.1f}".format
     return f"[{write(100 * value.low)}, {write(100 * value.high)}]"
@@ -41,7 +41,7 @@ def cell_text(kind: str, value: Value) -> str:
 
 def sort_key(value: Value) -> float | str:
     """What a column is sorted by; empty where there is no value."""
-    number = value.value if isinstance(value, Measure) else value
+    number = value.value if isinstance(value, Estimate) else value
     return "" if number is None else number
 
 

@@ -13,7 +13,8 @@ MEANINGS = {
     "the same as no change.",
     "kl_per_token": "KL from the base model per token of the base's own answers to general prompts, in nats. "
     "0 is unmoved.",
-    "reference_nll": "Loss on general reference answers, in nats a token. A rise means general ability was lost.",
+    "reference_nll": "Loss on general reference answers, in nats for each token. A rise means that general ability was "
+    "lost.",
     "format_leak_rate": "Share of answers to general prompts that carry the new task's format. "
     "It should stay near the base's.",
     "loss": "What the optimizer lowers: the mean over rollouts of the mean divergence of their tokens.",
@@ -25,7 +26,7 @@ MEANINGS = {
     "learning_rate": "Learning rate of the step.",
     "completion_tokens": "Mean length of the sampled completions, in tokens.",
     "truncated_share": "Share of completions that met the token limit before they ended.",
-    "tokens_seen": "Tokens that passed through the student so far.",
+    "tokens_seen": "Tokens that passed through the student in training so far.",
     "wall_seconds": "Seconds since training began.",
     "position": "Mean divergence at each place of the completion. A high start is the choice of format, "
     "a high tail disagreement on the rest.",
@@ -40,15 +41,17 @@ MEANINGS = {
     "learning_accuracy": "Mean of the diagonal of R: each task just after its stage.",
     "normalized": "(R[i, j] - base[j]) / (best[j] - base[j]), best[j] the highest R[i, j] of all stages i: 0 is the "
     "model before training, 1 the best that this sequence was at the task. Empty where it never rose above its base.",
-    "validation": "Score on training rows that were held back. Of several learning rates of a method the one with the "
+    "validation": "Score on training rows that were held back. Of several learning rates of an arm the one with the "
     "highest score there runs on the other seeds; of equals the lowest.",
     "p holm": "The p-value corrected by Holm's method for all tests of this table.",
     "over seeds": "Standard deviation over seeds of the difference, and the share of seeds in which it has the sign of "
     "its mean.",
-    "equal skill": "A method's path runs in straight lines from the base model through its checkpoints; values are "
+    "equal skill": "An arm's path runs in straight lines from the base model through its checkpoints; values are "
     "read off where it first reaches this score: the highest that every seed of both reaches, and half the way there.",
     "new task": "Score on the task that was trained, in percent, with its 95% interval.",
     "prior": "Mean score on the prior benchmarks, in percent: what was kept.",
-    "tokens": "Tokens trained on.",
-    "wall_s": "Seconds of training.",
+    "tokens": "Tokens that passed through the student in training.",
+    "seconds": "Seconds of training.",
+    "front": "The checkpoints of an arm, above the base, that no other of its own beats in both skill and drift; and "
+    "how often the other arm, at the same skill, has less drift there, beyond the noise of the seeds (95% t-interval).",
 }

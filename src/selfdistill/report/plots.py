@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import altair as alt
 
-from selfdistill.report.contents import Comparison, Measure, Results
-from selfdistill.report.study_tables import prior_mean
+from selfdistill.records.studies import Checkpoint
+from selfdistill.report.contents import Comparison, Estimate, Results
 from selfdistill.report.training import PHASES
 
 COLOURS = [f"var(--c{i})" for i in range(1, 7)]
@@ -179,7 +179,7 @@ def curve_plot(results: Results, name: str) -> Plot | None:
 def position_plot(results: Results) -> Plot | None:
     """Mean divergence at each completion position, early to late in training."""
     several = len([run for run in results.runs if run.positions]) > 1
-    rows = [{"run": run.name, **row} for run in results.runs for row in run.positions]
+    rows = [{"run": run.name, **asdict(each)} for run in results.runs for each in run.positions]
     rows = rows[:: math.ceil(len(rows) / (4 * POINTS))] if rows else []
     if not rows:
         return None
@@ -209,27 +209,28 @@ def position_plot(results: Results) -> Plot | None:
 
 
 def pareto_plot(results: Results, kept: str) -> Plot | None:
-    """New skill against what was kept: every checkpoint a point, every method's Pareto front a line.
+    """New skill against what was kept: every checkpoint a point, every arm's Pareto front a line.
 
     Args:
         results: what to show.
         kept: ``prior``, mean score on prior benchmarks; or ``drift``, KL from the base model.
     """
-    points = [point for entry in results.compare if (point := _pareto_point(entry, kept)) is not None]
+    checkpoints = results.compare.checkpoints if results.compare else []
+    points = [point for each in checkpoints if (point := _pareto_point(each, kept)) is not None]
     if not points:
         return None
-    methods = list(dict.fromkeys(point["method"] for point in points))
+    arms = list(dict.fromkeys(point["arm"] for point in points))
     more_is_better = kept == "prior"
     fronts = [
         row
-        for method in methods
-        for row in pareto_front([p for p in points if p["method"] == method], more_is_better=more_is_better)
+        for arm in arms
+        for row in pareto_front([p for p in points if p["arm"] == arm], more_is_better=more_is_better)
     ]
-    title = "prior benchmarks kept, mean %" if more_is_better else "moved from the base model, KL in nats a token"
+    title = "prior benchmarks kept, mean %" if more_is_better else "moved from the base, KL in nats for each token"
     shared: dict[str, Any] = {
         "x": alt.X("kept:Q", title=title, scale=alt.Scale(zero=not more_is_better)),
         "y": alt.Y("skill:Q", title="new task, %", scale=alt.Scale(domain=[0, 100])),
-        "color": _by_name("method", methods),
+        "color": _by_name("arm", arms),
     }
     number = alt.Tooltip(
         "kept:Q", title="prior %" if more_is_better else "KL", format=".1f" if more_is_better else ".3f"
@@ -239,9 +240,9 @@ def pareto_plot(results: Results, kept: str) -> Plot | None:
         .mark_point(filled=True, size=60, opacity=0.6)
         .encode(
             **shared,
-            shape=alt.Shape("method:N", scale=alt.Scale(domain=methods), legend=alt.Legend(title=None, columns=3)),
+            shape=alt.Shape("arm:N", scale=alt.Scale(domain=arms), legend=alt.Legend(title=None, columns=3)),
             tooltip=[
-                "method:N",
+                "arm:N",
                 alt.Tooltip("learning_rate:Q", title="learning rate", format=".1~e"),
                 "seed:N",
                 "step:Q",
@@ -278,22 +279,21 @@ def thinned(points: Sequence[tuple[float, float]], stride: int) -> list[tuple[fl
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _pareto_point(entry: dict[str, Any], kept: str) -> dict[str, Any] | None:
+def _pareto_point(checkpoint: Checkpoint, kept: str) -> dict[str, Any] | None:
     if kept == "prior":
-        mean = prior_mean(entry)
-        value = None if mean is None else 100 * mean
+        value = None if checkpoint.prior_mean is None else 100 * checkpoint.prior_mean
     else:
-        value = (entry.get("drift") or {}).get("kl_per_token")
-    if value is None or entry["new_task"]["accuracy"] is None:
+        value = checkpoint.kl_per_token
+    if value is None or checkpoint.skill.accuracy is None:
         return None
-    names = ("method", "learning_rate", "seed", "step")
-    return {**{name: entry[name] for name in names}, "skill": 100 * entry["new_task"]["accuracy"], "kept": value}
+    point = {name: getattr(checkpoint, name) for name in ("arm", "learning_rate", "seed", "step")}
+    return point | {"skill": 100 * checkpoint.skill.accuracy, "kept": value}
 
 
-def _score_rows(label: str, when: str, measure: Measure | None) -> list[dict[str, Any]]:
-    if measure is None or measure.value is None or measure.low is None or measure.high is None:
+def _score_rows(label: str, when: str, score: Estimate | None) -> list[dict[str, Any]]:
+    if score is None or score.value is None or score.low is None or score.high is None:
         return []
-    numbers = {"score": 100 * measure.value, "low": 100 * measure.low, "high": 100 * measure.high}
+    numbers = {"score": 100 * score.value, "low": 100 * score.low, "high": 100 * score.high}
     return [{"what": label, "when": when, **numbers}]
 
 

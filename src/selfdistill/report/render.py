@@ -4,23 +4,23 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import altair
 import jinja2
 
-from selfdistill import run_folder
+from selfdistill.records.studies import QUESTION
 from selfdistill.report import formats, wording
-from selfdistill.report.contents import Answer, Results, Run, Sample
+from selfdistill.report.contents import Answer, AnsweredRow, Results, Run
 from selfdistill.report.diff import Pieces, word_diff
 from selfdistill.report.glossary import MEANINGS
 from selfdistill.report.plots import CONFIG, all_plots
-from selfdistill.report.tables import all_tables, to_csv
+from selfdistill.report.table import Value
+from selfdistill.report.tables import all_tables
 
-HTML, MARKDOWN, RESULTS, TABLES = "report.html", "report.md", "results.json", "tables"
 MAX_BYTES = 3_000_000
 """Largest page: texts are clipped until it fits."""
 CLIPS = (4_000, 1_500, 700, 300)
@@ -46,22 +46,12 @@ class AnswerView:
 class SampleView:
     """A sample with its texts clipped and compared."""
 
-    sample: Sample
+    sample: AnsweredRow
     prompt: str
     prompt_end: str
     """The prompt's last line: most often the question itself."""
     reference: str
     answers: list[AnswerView]
-
-
-def write(results: Results, folder: Path) -> Path:
-    """Writes results.json, report.md, tables/*.csv and report.html; returns the page's path."""
-    run_folder.write_json(folder / RESULTS, asdict(results))
-    run_folder.write_text(folder / MARKDOWN, to_markdown(results))
-    for table in all_tables(results):
-        run_folder.write_text(folder / TABLES / f"{table.name}.csv", to_csv(table))
-    run_folder.write_text(folder / HTML, to_html(results))
-    return folder / HTML
 
 
 def to_markdown(results: Results) -> str:
@@ -94,7 +84,7 @@ def to_html(results: Results, clips: Sequence[int] = CLIPS) -> str:
     return page
 
 
-def sample_view(sample: Sample, clip: int) -> SampleView:
+def sample_view(sample: AnsweredRow, clip: int) -> SampleView:
     """Clips a sample's texts, and marks in each answer the words that the answer before has not."""
     answers: list[AnswerView] = []
     before = clipped(sample.before.completion, clip) if sample.before else ""
@@ -129,9 +119,10 @@ def shade(value: float | None) -> int:
     return min(SHADES, round(SHADES * (value / FULL_SHADE) ** 0.5))
 
 
-def settings(run: Run) -> dict[str, Any]:
-    """A run's resolved settings."""
-    return run.config.get("settings", {})
+def facts_of(run: Run) -> dict[str, Any]:
+    """What was run on what, in short."""
+    names = ("model_name", "task", "dataset", "num_training_rows", "rollout_engine")
+    return {name: value for name in names if run.config and (value := getattr(run.config, name))}
 
 
 def _facts(results: Results) -> dict[str, Any]:
@@ -142,6 +133,7 @@ def _facts(results: Results) -> dict[str, Any]:
         "reasons": wording.reasons,
         "tables": all_tables(results),
         "meanings": MEANINGS,
+        "question": QUESTION,
     }
 
 
@@ -158,17 +150,37 @@ def _environment(*, escape: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "main_text": lambda value, kind: formats.main_text(kind, value),
-        "interval": lambda value, kind: formats.interval_text(kind, value),
-        "cell": lambda value, kind: formats.cell_text(kind, value),
+    filters: dict[str, Any] = {
+        "main_text": _value_first(formats.main_text),
+        "interval": _value_first(formats.interval_text),
+        "cell": _value_first(formats.cell_text),
         "sort_key": formats.sort_key,
         "number": formats.number_text,
-        "pipe_safe": lambda text: re.sub(r"([|`<*_\\\[\]])", r"\\\1", str(text)).replace("\n", " "),
-        "plain": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+        "pipe_safe": _pipe_safe,
+        "plain": _plain,
     }
-    environment.globals["settings"] = settings
+    environment.filters.update(filters)
+    functions: dict[str, Any] = {"facts_of": facts_of}
+    environment.globals.update(functions)
     return environment
+
+
+def _value_first(write: Callable[[str, Value], str]) -> Callable[[Value, str], str]:
+    """A filter of the templates, whose first argument is what stands before it."""
+
+    def write_value(value: Value, kind: str) -> str:
+        return write(kind, value)
+
+    return write_value
+
+
+def _pipe_safe(text: object) -> str:
+    """Text as a cell of a Markdown table."""
+    return re.sub(r"([|`<*_\\\[\]])", r"\\\1", str(text)).replace("\n", " ")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _vega() -> str:

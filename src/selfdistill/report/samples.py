@@ -5,17 +5,17 @@ from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfdistill.report.contents import Answer, Sample
-from selfdistill.report.evaluations import Evaluation
+from selfdistill.records.evaluations import SampleRecord
+from selfdistill.report.contents import Answer, AnsweredRow, Evaluation
 from selfdistill.report.training import spread
-from selfdistill.types import message_text
+from selfdistill.types import Message, message_text
 
 SAMPLES_SHOWN, RUNS_SHOWN = 200, 4
 
 
 def gather(
     before: Mapping[str, Mapping[str, Evaluation]], after: Mapping[str, Mapping[str, Evaluation]]
-) -> list[Sample]:
+) -> list[AnsweredRow]:
     """Every evaluation row of every data set, with the answers of all runs given.
 
     Args:
@@ -23,7 +23,7 @@ def gather(
         after: evaluations after it, by run and data set.
     """
     datasets = list(dict.fromkeys(name for evaluations in after.values() for name in evaluations))
-    found: list[Sample] = []
+    found: list[AnsweredRow] = []
     for dataset in datasets:
         runs = {run: evaluations[dataset] for run, evaluations in after.items() if dataset in evaluations}
         earlier = {run: before.get(run, {}).get(dataset) for run in runs}
@@ -37,12 +37,12 @@ def gather(
             first = next((r[name] for r in (e.rows for e in earlier.values() if e) if name in r), None)
             metric = next(iter(runs.values())).metric
             found.append(
-                Sample(
+                AnsweredRow(
                     dataset=dataset,
                     id=name,
-                    part=row.get("part", ""),
-                    prompt=prompt_text(row.get("prompt", "")),
-                    reference=reference_text(row.get("reference")),
+                    part=row.part,
+                    prompt=prompt_text(row.prompt),
+                    reference=reference_text(row.reference),
                     before=_answer(first, metric, None) if first else None,
                     after=answers,
                 )
@@ -50,7 +50,7 @@ def gather(
     return found
 
 
-def choose(samples: Sequence[Sample], limit: int = SAMPLES_SHOWN) -> list[Sample]:
+def choose(samples: Sequence[AnsweredRow], limit: int = SAMPLES_SHOWN) -> list[AnsweredRow]:
     """At most ``limit`` samples in their order, as many of each data set and status as there are, or an equal share."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):
@@ -64,10 +64,8 @@ def choose(samples: Sequence[Sample], limit: int = SAMPLES_SHOWN) -> list[Sample
     return [samples[index] for index in sorted(chosen[:limit])]
 
 
-def prompt_text(prompt: Any) -> str:
+def prompt_text(prompt: Sequence[Message]) -> str:
     """Chat turns as text, each under its role; a lone user turn without it."""
-    if isinstance(prompt, str):
-        return prompt
     if len(prompt) == 1:
         return message_text(prompt[0])
     return "\n\n".join(f"[{message.get('role', '')}]\n{message_text(message)}" for message in prompt)
@@ -80,20 +78,20 @@ def reference_text(reference: Any) -> str:
     return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
 
 
-def _row(evaluation: Evaluation | None, name: str) -> dict[str, Any] | None:
+def _row(evaluation: Evaluation | None, name: str) -> SampleRecord | None:
     return evaluation.rows.get(name) if evaluation else None
 
 
-def _answer(row: dict[str, Any], metric: str, earlier: dict[str, Any] | None) -> Answer:
-    score = row["scores"].get(metric)
-    before = earlier["scores"].get(metric) if earlier else None
+def _answer(row: SampleRecord, metric: str, earlier: SampleRecord | None) -> Answer:
+    score = row.scores.get(metric)
+    before = earlier.scores.get(metric) if earlier else None
     status = ""
     if score is not None and before is not None:
         status = "fixed" if score > before else "broke" if score < before else "same"
     return Answer(
-        completion=row["completion"],
+        completion=row.completion,
         score=score,
-        num_tokens=row.get("num_tokens", 0),
-        finish_reason=row.get("finish_reason", ""),
+        num_tokens=row.num_tokens,
+        finish_reason=row.finish_reason,
         status=status,
     )

@@ -2,28 +2,34 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
-from selfdistill.report.contents import Measure, Results
-from selfdistill.report.table import COST, COST_COLUMNS, DRIFT, DRIFT_COLUMNS, Column, Table, Value
+from selfdistill.records.studies import Checkpoint, CompareRecord, Measurements, SequenceRecord
+from selfdistill.report.contents import Estimate, Results
+from selfdistill.report.evaluations import estimate
+from selfdistill.report.table import COST_COLUMNS, DRIFT_COLUMNS, Column, Table, Value, drift_cells
+from selfdistill.stats.scores import mean
 
 
 def study_tables(results: Results) -> list[Table]:
     """The tables of both studies, in the order of the page; some of them may have no rows."""
-    found = [compare_summary(results), compare_tests(results), equal_skill(results), compare_checkpoints(results)]
-    return [*found, *continual(results)]
+    study = results.compare
+    found: list[Table] = []
+    if study is not None:
+        found += [compare_summary(study), compare_tests(study), equal_skill(study), front_table(study)]
+        found.append(compare_checkpoints(study))
+    return [*found, *continual(results.continual)]
 
 
-def compare_summary(results: Results) -> Table:
-    """The last checkpoint of each method and learning rate, over its seeds."""
-    last: dict[tuple[str, float, int], dict[str, Any]] = {}
-    for entry in sorted(results.compare, key=lambda entry: entry["step"]):
-        last[entry["method"], entry["learning_rate"], entry["seed"]] = entry
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
-    for (method, rate, _), entry in last.items():
-        groups[method, rate].append(entry)
+def compare_summary(study: CompareRecord) -> Table:
+    """The last checkpoint of each arm and learning rate, over its seeds."""
+    last: dict[tuple[str, float, int], Checkpoint] = {}
+    for checkpoint in sorted(study.checkpoints, key=lambda each: each.step):
+        last[checkpoint.arm, checkpoint.learning_rate, checkpoint.seed] = checkpoint
+    groups: dict[tuple[str, float], list[Checkpoint]] = defaultdict(list)
+    for (arm, rate, _), checkpoint in last.items():
+        groups[arm, rate].append(checkpoint)
     columns = [
-        Column(title="method"),
+        Column(title="arm"),
         Column(title="learning rate", kind="rate"),
         Column(title="seeds", kind="count"),
         Column(title="step", kind="count"),
@@ -35,18 +41,17 @@ def compare_summary(results: Results) -> Table:
         Column(title="rate", meaning="validation"),
     ]
     rows: list[list[Value]] = []
-    for (method, rate), group in sorted(groups.items()):
-        row: list[Value] = [method, rate, len(group), _mean([entry["step"] for entry in group])]
-        row += [_range([e["new_task"]["accuracy"] for e in group]), _range([prior_mean(e) for e in group])]
-        for name in DRIFT:
-            row.append(_mean([(entry.get("drift") or {}).get(name) for entry in group]))
-        row += [_mean([entry.get(name) for entry in group]) for name in COST]
-        rows.append([*row, _mean([(e.get("validation") or {}).get("accuracy") for e in group]), _choice(group)])
-    title = "Last checkpoint of each method, mean over seeds"
+    for (arm, rate), group in sorted(groups.items()):
+        row: list[Value] = [arm, rate, len(group), _mean([each.step for each in group])]
+        row += [_range([each.skill.accuracy for each in group]), _range([each.prior_mean for each in group])]
+        row += [_mean(list(cells)) for cells in zip(*(drift_cells(each.drift) for each in group), strict=True)]
+        row += [_mean([each.tokens for each in group]), _mean([each.seconds for each in group])]
+        rows.append([*row, _mean([each.validation for each in group]), _choice(group)])
+    title = "Last checkpoint of each arm, mean over seeds"
     return Table(name="compare", section="methods", title=title, columns=columns, rows=rows)
 
 
-def compare_tests(results: Results) -> Table:
+def compare_tests(study: CompareRecord) -> Table:
     """Every two arms on the same rows, seed by seed and over seeds."""
     columns = [
         Column(title="first"),
@@ -61,27 +66,26 @@ def compare_tests(results: Results) -> Table:
         Column(title="same sign %", kind="percent", meaning="over seeds"),
     ]
     rows: list[list[Value]] = []
-    for pair in results.tests:
-        for test in pair["seeds"]:
-            low, high = test["interval"]
-            change = Measure(value=test["change"], low=low, high=high, num_total=test["num_rows"])
-            counts = [test["second_better"], test["first_better"], test["p_value"], test["p_value_holm"]]
-            rows.append([pair["first"], pair["second"], str(test["seed"]), change, *counts, None, None])
-        if len(pair["seeds"]) > 1:
-            spread = pair["over_seeds"]
-            row: list[Value] = [pair["first"], pair["second"], "mean", spread["mean"], None, None, None, None]
-            rows.append([*row, spread["deviation"], spread["sign_consistency"]])
+    for pair in study.tests:
+        for seed, test in ((each.seed, each.test) for each in pair.seeds):
+            change = Estimate(value=test.change, low=test.low, high=test.high, num_total=test.num_items)
+            counts: list[Value] = [test.num_better, test.num_worse, test.p_value, test.p_value_holm]
+            rows.append([pair.first, pair.second, str(seed), change, *counts, None, None])
+        if len(pair.seeds) > 1:
+            spread = pair.over_seeds
+            row: list[Value] = [pair.first, pair.second, "mean", spread.mean, None, None, None, None]
+            rows.append([*row, spread.deviation, spread.sign_consistency])
     title = "Paired tests at the last checkpoint"
     return Table(name="tests", section="methods", title=title, columns=columns, rows=rows)
 
 
-def equal_skill(results: Results) -> Table:
+def equal_skill(study: CompareRecord) -> Table:
     """What every two arms cost where both are equally good."""
-    names = (*DRIFT, "prior", *COST)
+    names = ("kl_per_token", "reference_nll", "format_leak_rate", "prior", "tokens", "seconds")
     columns = [
         Column(title="pair"),
         Column(title="at a new task of %", kind="percent", meaning="equal skill"),
-        Column(title="method"),
+        Column(title="arm"),
         *DRIFT_COLUMNS,
         Column(title="prior %", kind="percent", meaning="prior"),
         *COST_COLUMNS,
@@ -89,23 +93,43 @@ def equal_skill(results: Results) -> Table:
         Column(title="deviation over seeds", kind="number", meaning="over seeds"),
     ]
     rows: list[list[Value]] = []
-    for found in results.equal_skill:
-        pair = f"{found['first']}, {found['second']}"
-        for arm in (found["first"], found["second"]):
-            row: list[Value] = [pair, found["accuracy"], arm]
-            row += [found["values"][arm].get(name) for name in names]
-            spread = found["differences"].get("kl_per_token", {}) if arm == found["second"] else {}
-            several = spread if len(found["seeds"]) > 1 else {}
-            rows.append([*row, spread.get("mean"), several.get("deviation")])
+    for found in study.equal_skill:
+        pair = f"{found.first}, {found.second}"
+        for arm in (found.first, found.second):
+            row: list[Value] = [pair, found.accuracy, arm, *(found.values[arm].get(name) for name in names)]
+            gap = found.differences.get("kl_per_token") if arm == found.second else None
+            several = gap is not None and len(found.seeds) > 1
+            rows.append([*row, gap.mean if gap else None, gap.deviation if gap and several else None])
     title = "At equal skill, mean over seeds"
     return Table(name="equal_skill", section="methods", title=title, columns=columns, rows=rows)
 
 
-def compare_checkpoints(results: Results) -> Table:
-    """Every checkpoint of every method, seed and learning rate."""
-    priors = list(dict.fromkeys(name for entry in results.compare for name in entry.get("prior") or {}))
+def front_table(study: CompareRecord) -> Table:
+    """Every arm's front of skill against drift, as each other arm sees it."""
     columns = [
-        Column(title="method"),
+        Column(title="front of"),
+        Column(title="seen from"),
+        Column(title="points", kind="count", meaning="front"),
+        Column(title="less drift", kind="count", meaning="front"),
+        Column(title="more", kind="count"),
+        Column(title="not decided", kind="count"),
+        Column(title="not reached", kind="count"),
+        Column(title="dominated"),
+    ]
+    rows: list[list[Value]] = []
+    for front in study.fronts:
+        signs = [point.sign for point in front.points]
+        counts: list[Value] = [len(signs), *(signs.count(sign) for sign in (1, -1, 0, None))]
+        rows.append([front.arm, front.seen_from, *counts, "yes" if front.dominated else "no"])
+    title = "Fronts of skill against drift"
+    return Table(name="fronts", section="methods", title=title, columns=columns, rows=rows)
+
+
+def compare_checkpoints(study: CompareRecord) -> Table:
+    """Every checkpoint of every arm, seed and learning rate."""
+    priors = list(dict.fromkeys(name for each in study.checkpoints for name in each.prior))
+    columns = [
+        Column(title="arm"),
         Column(title="learning rate", kind="rate"),
         Column(title="seed", kind="count"),
         Column(title="step", kind="count"),
@@ -114,62 +138,52 @@ def compare_checkpoints(results: Results) -> Table:
         *DRIFT_COLUMNS,
         *COST_COLUMNS,
     ]
-    rows: list[list[Value]] = []
-    for entry in results.compare:
-        low, high = entry["new_task"].get("interval") or (None, None)
-        skill = Measure(value=entry["new_task"]["accuracy"], low=low, high=high)
-        moved, prior = entry.get("drift") or {}, entry.get("prior") or {}
-        rows.append(
-            [entry["method"], entry["learning_rate"], entry["seed"], entry["step"], skill]
-            + [prior.get(name) for name in priors]
-            + [moved.get(name) for name in DRIFT]
-            + [entry.get(name) for name in COST]
-        )
+    rows: list[list[Value]] = [
+        [
+            *(each.arm, each.learning_rate, each.seed, each.step, estimate(each.skill)),
+            *(each.prior.get(name) for name in priors),
+            *drift_cells(each.drift),
+            *(each.tokens, each.seconds),
+        ]
+        for each in study.checkpoints
+    ]
     return Table(name="checkpoints", section="methods", title="All checkpoints", columns=columns, rows=rows)
 
 
-def continual(results: Results) -> list[Table]:
+def continual(runs: Sequence[SequenceRecord]) -> list[Table]:
     """The summaries of every sequence, then each one's accuracy matrix."""
     names = ("average_accuracy", "average_incremental_accuracy", "learning_accuracy")
     signed = ("backward_transfer", "forward_transfer", "forgetting")
-    columns = [Column(title="method")]
+    columns = [Column(title="arm")]
     columns += [Column(title=f"{name.replace('_', ' ')} %", kind="percent", meaning=name) for name in names]
     columns += [Column(title=name.replace("_", " "), kind="points", meaning=name) for name in signed]
-    rows: list[list[Value]] = [
-        [run["method"], *(run.get(name) for name in (*names, *signed))] for run in results.continual
-    ]
+    rows: list[list[Value]] = [[run.arm, *(getattr(run, name) for name in (*names, *signed))] for run in runs]
     found = [Table(name="continual", section="sequence", title="Summary", columns=columns, rows=rows)]
-    for index, run in enumerate(results.continual, start=1):
-        heads = [Column(title="after stage"), *(Column(title=f"{task} %", kind="heat") for task in run["tasks"])]
-        matrix: list[list[Value]] = [["before training", *run["base"]]] if run.get("base") else []
-        matrix += [
-            [f"{i}. {task}", *row]
-            for i, (task, row) in enumerate(zip(run["tasks"], run["accuracy_matrix"], strict=True), start=1)
-        ]
-        of = f" of {run['method']}" if run["method"] else ""
-        name = f"accuracy_matrix_{index}" if len(results.continual) > 1 else "accuracy_matrix"
-        title = f"Accuracy matrix{of}"
-        found.append(Table(name=name, section="sequence", title=title, columns=heads, rows=matrix))
-        number = name.removeprefix("accuracy_matrix")
-        found += [_normalized(run, f"normalized{number}", of), _stages(run, f"sequence{number}", of)]
+    for index, run in enumerate(runs, start=1):
+        number = f"_{index}" if len(runs) > 1 else ""
+        matrix: list[list[Value]] = [["before training", *run.base], *_by_stage(run, run.accuracy_matrix)]
+        title = f"Accuracy matrix of {run.arm}"
+        found.append(_matrix_table(run, f"accuracy_matrix{number}", title, Column(title="after stage"), matrix))
+        scaled: list[list[Value]] = _by_stage(run, run.normalized)
+        stage = Column(title="after stage", meaning="normalized")
+        title = f"Normalised accuracy matrix of {run.arm}"
+        found += [_matrix_table(run, f"normalized{number}", title, stage, scaled), _stages(run, f"sequence{number}")]
     return found
 
 
-def _normalized(run: dict[str, Any], name: str, of: str) -> Table:
-    """The accuracy matrix on a scale from the base (0) to the best that the sequence reached (1)."""
-    heads = [Column(title="after stage", meaning="normalized")]
-    heads += [Column(title=f"{task} %", kind="heat") for task in run["tasks"]]
-    rows: list[list[Value]] = [
-        [f"{i}. {task}", *row]
-        for i, (task, row) in enumerate(zip(run["tasks"], run.get("normalized", ()), strict=False), start=1)
-    ]
-    return Table(name=name, section="sequence", title=f"Normalised accuracy matrix{of}", columns=heads, rows=rows)
+def _by_stage(run: SequenceRecord, matrix: Sequence[Sequence[float | None]]) -> list[list[Value]]:
+    rows = enumerate(zip(run.tasks, matrix, strict=True), start=1)
+    return [[f"{number}. {task}", *row] for number, (task, row) in rows]
 
 
-def _stages(run: dict[str, Any], name: str, of: str) -> Table:
+def _matrix_table(run: SequenceRecord, name: str, title: str, stage: Column, rows: list[list[Value]]) -> Table:
+    heads = [stage, *(Column(title=f"{task} %", kind="heat") for task in run.tasks)]
+    return Table(name=name, section="sequence", title=title, columns=heads, rows=rows)
+
+
+def _stages(run: SequenceRecord, name: str) -> Table:
     """What each stage kept of the base model, and what it cost."""
-    stages = run.get("stages", [])
-    priors = list(dict.fromkeys(prior for stage in stages for prior in stage["prior"]))
+    priors = list(dict.fromkeys(prior for stage in run.stages for prior in stage.measured.prior))
     columns = [
         Column(title="after stage"),
         Column(title="prior %", kind="percent", meaning="prior"),
@@ -178,37 +192,37 @@ def _stages(run: dict[str, Any], name: str, of: str) -> Table:
         Column(title="steps", kind="count"),
         *COST_COLUMNS,
     ]
-    before = [("before training", run["before"])] if run.get("before") else []
-    rows: list[list[Value]] = []
-    for title, found in [*before, *((f"{stage['stage']}. {stage['task']}", stage) for stage in stages)]:
-        row: list[Value] = [title, prior_mean(found), *(found["prior"].get(prior) for prior in priors)]
-        row += [found["drift"].get(measure) for measure in DRIFT]
-        rows.append([*row, *(found.get(cost) for cost in ("step", *COST))])
-    return Table(name=name, section="sequence", title=f"What was kept, stage by stage{of}", columns=columns, rows=rows)
+
+    def kept(measured: Measurements) -> list[Value]:
+        return [
+            measured.prior_mean,
+            *(measured.prior.get(prior) for prior in priors),
+            *drift_cells(measured.drift),
+        ]
+
+    rows: list[list[Value]] = [["before training", *kept(run.before), None, None, None]]
+    for stage in run.stages:
+        cost: list[Value] = [stage.step, stage.tokens, stage.seconds]
+        rows.append([f"{stage.stage}. {stage.task}", *kept(stage.measured), *cost])
+    title = f"What was kept, stage by stage, of {run.arm}"
+    return Table(name=name, section="sequence", title=title, columns=columns, rows=rows)
 
 
-def prior_mean(entry: dict[str, Any]) -> float | None:
-    """Mean over an entry's prior benchmarks; None if it has none."""
-    return _mean(list((entry.get("prior") or {}).values()))
-
-
-def _range(values: Sequence[float | None]) -> Measure | None:
+def _range(values: Sequence[float | None]) -> Estimate | None:
     known = [value for value in values if value is not None]
     if not known:
         return None
     several = len(known) > 1
-    return Measure(
-        value=sum(known) / len(known), low=min(known) if several else None, high=max(known) if several else None
-    )
+    return Estimate(value=mean(known), low=min(known) if several else None, high=max(known) if several else None)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _mean(values: Sequence[Value]) -> float | None:
+    known = [value for value in values if isinstance(value, int | float)]
+    return mean(known) if known else None
 
 
-def _choice(group: Sequence[dict[str, Any]]) -> str:
-    """``chosen`` or ``not chosen`` where the entries' rate stood in a sweep."""
-    if not any(entry.get("validation") for entry in group):
+def _choice(group: Sequence[Checkpoint]) -> str:
+    """``chosen`` or ``not chosen`` where the checkpoints' rate stood in a sweep."""
+    if all(each.validation is None for each in group):
         return ""
-    return "chosen" if any(entry.get("chosen") for entry in group) else "not chosen"
+    return "chosen" if any(each.chosen for each in group) else "not chosen"

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from selfdistill.report.contents import Measure
+from selfdistill.records.evaluations import DriftRecord
+from selfdistill.report.contents import Estimate
 
-Value = str | float | Measure | None
+Value = str | float | Estimate | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +32,18 @@ class Table:
 
 
 DRIFT = ("kl_per_token", "reference_nll", "format_leak_rate")
-"""What drift.json calls the values of ``DRIFT_COLUMNS``."""
+"""Fields of DriftRecord that ``DRIFT_COLUMNS`` show."""
 DRIFT_COLUMNS = (
     Column(title="KL a token", kind="number", meaning="kl_per_token"),
     Column(title="reference loss", kind="number", meaning="reference_nll"),
     Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
 )
-COST = ("tokens", "wall_s")
-"""What the studies' files call the values of ``COST_COLUMNS``."""
 COST_COLUMNS = (
     Column(title="tokens", kind="count", meaning="tokens"),
-    Column(title="seconds", kind="count", meaning="wall_s"),
+    Column(title="seconds", kind="count", meaning="seconds"),
 )
+
+
+def drift_cells(drift: DriftRecord | None) -> list[Value]:
+    """Values of ``DRIFT_COLUMNS``."""
+    return [None if drift is None else getattr(drift, name) for name in DRIFT]

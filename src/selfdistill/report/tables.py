@@ -4,9 +4,10 @@ import csv
 import io
 from collections import defaultdict
 
-from selfdistill.report.contents import Comparison, Measure, Results, Run
+from selfdistill.report.contents import Comparison, Estimate, Results, Run
 from selfdistill.report.study_tables import study_tables
-from selfdistill.report.table import DRIFT_COLUMNS, Column, Table, Value
+from selfdistill.report.table import DRIFT_COLUMNS, Column, Table, Value, drift_cells
+from selfdistill.stats.paired import PairedTest
 
 
 def all_tables(results: Results) -> list[Table]:
@@ -53,9 +54,9 @@ def pairs(results: Results) -> Table:
     ]
     rows: list[list[Value]] = []
     for pair in results.between_runs:
-        test = pair.paired
-        rows.append([pair.dataset, pair.first, pair.second, test.change, test.fixed, test.broke, test.p_value])
-        rows[-1].append(test.detectable)
+        test = pair.test
+        row: list[Value] = [pair.dataset, pair.first, pair.second, change_of(test)]
+        rows.append([*row, test.num_better, test.num_worse, test.p_value, test.detectable])
     return Table(name="between_runs", section="scores", title="Runs against each other", columns=columns, rows=rows)
 
 
@@ -66,14 +67,12 @@ def drift(results: Results) -> Table:
         Column(title="when"),
         *DRIFT_COLUMNS,
     ]
-    rows: list[list[Value]] = [
-        [_run(d.run, results), d.when, d.kl_per_token, d.reference_nll, d.format_leak_rate] for d in results.drift
-    ]
+    rows: list[list[Value]] = [[_run(each.run, results), each.when, *drift_cells(each.drift)] for each in results.drift]
     return Table(name="drift", section="scores", title="Drift on general prompts", columns=columns, rows=rows)
 
 
 def training(results: Results) -> Table:
-    """One line a training run: its length, cost and last numbers."""
+    """One line for each training run: its length, cost and last numbers."""
     columns = [
         Column(title="run"),
         Column(title="method"),
@@ -88,8 +87,7 @@ def training(results: Results) -> Table:
     rows: list[list[Value]] = []
     for run in (run for run in results.runs if run.training):
         last = run.training[-1]
-        rate = run.config.get("settings", {}).get("learning_rate")
-        row: list[Value] = [_run(run.name, results), run.method, rate, last["step"]]
+        row: list[Value] = [_run(run.name, results), run.method, run.settings.get("learning_rate"), last["step"]]
         row += [last.get(n) for n in ("loss", "completion_tokens", "truncated_share", "tokens_seen", "wall_seconds")]
         rows.append(row)
     return Table(name="training", section="training", title="Training runs", columns=columns, rows=rows)
@@ -107,13 +105,14 @@ def time(results: Results) -> Table:
     for run in results.runs:
         spent = _seconds(run)
         total = sum(spent.values())
-        rows += [[_run(run.name, results), name, seconds, seconds / total] for name, seconds in spent.items() if total]
+        for name, seconds in spent.items() if total else ():
+            rows.append([_run(run.name, results), name, seconds, seconds / total])
     return Table(name="time", section="training", title="Where the time went", columns=columns, rows=rows)
 
 
 def to_csv(table: Table) -> str:
     """The table as CSV: raw numbers, shares in [0, 1], intervals in columns of their own."""
-    wide = [any(isinstance(row[i], Measure) for row in table.rows) for i in range(len(table.columns))]
+    wide = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
@@ -131,18 +130,24 @@ def _csv_titles(title: str, is_wide: bool) -> list[str]:
 
 
 def _csv_cells(value: Value, is_wide: bool) -> list[str | float | None]:
-    if isinstance(value, Measure):
+    if isinstance(value, Estimate):
         return [value.value, value.low, value.high]
     return [value, None, None] if is_wide else [value]
 
 
 def _score_row(comparison: Comparison, results: Results, *, one_scorer: bool) -> list[Value]:
-    c, test = comparison, comparison.paired
+    c, test = comparison, comparison.test
     row: list[Value] = [_run(c.run, results), c.dataset, c.part, "" if one_scorer else c.metric]
     row += [c.after.num_total, c.before, c.after]
     if test is None:
         return [*row, *[None] * 6]
-    return [*row, test.change, test.verdict, test.fixed, test.broke, test.p_value, test.detectable]
+    changed: list[Value] = [change_of(test), test.verdict, test.num_better, test.num_worse]
+    return [*row, *changed, test.p_value, test.detectable]
+
+
+def change_of(test: PairedTest) -> Estimate:
+    """A test's mean change with its interval."""
+    return Estimate(value=test.change, low=test.low, high=test.high, num_total=test.num_items)
 
 
 def _run(name: str, results: Results) -> str:

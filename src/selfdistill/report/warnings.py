@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selfdistill import run_folder
-from selfdistill.report.contents import Drift, Sample
-from selfdistill.report.evaluations import Evaluation, differing_settings, read_json
+from selfdistill.records.ledger import Version
+from selfdistill.report.contents import AnsweredRow, Evaluation, RunDrift
+from selfdistill.report.evaluations import differences
 from selfdistill.stats.texts import speaks_of_example
 
 FORMAT_LEAK = 0.1
@@ -20,11 +21,11 @@ def of_gate(folders: Mapping[str, Path]) -> list[str]:
     found: list[str] = []
     for run, folder in folders.items():
         path = folder / run_folder.GATE
-        for verdict in read_json(path)["verdicts"] if path.exists() else ():
-            if verdict["refused"]:
+        for verdict in run_folder.read_record(path, Version).verdicts if path.is_file() else ():
+            if verdict.refused:
                 found.append(
-                    f"{run}: refused by the ledger's gate: {verdict['skill']} fell from {verdict['then']:.1%} to "
-                    f"{verdict['now']:.1%} over {verdict['num_items']} items, at least {-100 * verdict['bound']:.1f} "
+                    f"{run}: refused by the ledger's gate: {verdict.skill} fell from {verdict.then:.1%} to "
+                    f"{verdict.now:.1%} over {verdict.num_items} items, at least {-100 * verdict.bound:.1f} "
                     "points beyond noise."
                 )
     return found
@@ -38,7 +39,7 @@ def of_settings(
     for run, evaluations in after.items():
         for dataset, evaluation in evaluations.items():
             earlier = before[run].get(dataset)
-            if earlier and (names := differing_settings(earlier, evaluation)):
+            if earlier and (names := differences(earlier, evaluation)):
                 found.append(
                     f"{run}: {dataset} before and after differ in {', '.join(names)}, so they are not compared."
                 )
@@ -48,19 +49,18 @@ def of_settings(
     return found
 
 
-def of_drift(drift: Sequence[Drift]) -> list[str]:
+def of_drift(drift: Sequence[RunDrift]) -> list[str]:
     """General answers that took on the new task's format."""
-    before = {d.run: d.format_leak_rate for d in drift if d.when == "before"}
+    before = {each.run: each.drift.format_leak_rate for each in drift if each.when == "before"}
+    after = {each.run: each.drift.format_leak_rate for each in drift if each.when == "after"}
     return [
-        f"{d.run}: the new task's format leaks into {d.format_leak_rate:.0%} of general answers "
-        f"({before.get(d.run) or 0:.0%} before)."
-        for d in drift
-        if d.when == "after" and d.format_leak_rate is not None
-        if d.format_leak_rate - (before.get(d.run) or 0) >= FORMAT_LEAK
+        f"{run}: the new task's format leaks into {rate:.0%} of general answers ({before.get(run, 0.0):.0%} before)."
+        for run, rate in after.items()
+        if rate - before.get(run, 0.0) >= FORMAT_LEAK
     ]
 
 
-def of_phrases(samples: Sequence[Sample]) -> list[str]:
+def of_phrases(samples: Sequence[AnsweredRow]) -> list[str]:
     """Completions that speak of an example which only the teacher was shown."""
     before = [speaks_of_example(s.before.completion) for s in samples if s.before]
     earlier = sum(before) / len(before) if before else 0.0

@@ -1,9 +1,8 @@
-"""Settings that come with the package, by name."""
+"""Recipes: settings that come with the package, by name."""
 
 from pathlib import Path
 
-from selfdistill.data.readers import did_you_mean
-from selfdistill.types import UserError
+from selfdistill.errors import UserError, did_you_mean
 
 _PLACES = (Path(__file__).parents[1] / "recipe_files", Path(__file__).parents[3] / "recipes")
 FOLDER = next((place for place in _PLACES if place.is_dir()), _PLACES[0])

@@ -1,37 +1,42 @@
 """Settings from YAML files and from --set, checked by name and type before anything runs."""
 
-import dataclasses
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfdistill.data.readers import did_you_mean
-from selfdistill.types import UserError
+from selfdistill.errors import UserError, did_you_mean, quoted
+from selfdistill.settings import flat
+from selfdistill.settings.recipes import recipe_names, recipe_path
 
 _Options = TypeVar("_Options")
 
 
-def with_file(options_class: type[_Options], path: str, extra: Sequence[str]) -> tuple[_Options, dict[str, Any]]:
-    """Options whose defaults come from a YAML file, and what the file sets of the fields ``extra``.
+def options_from_file(options_class: type[_Options], path: str) -> _Options:
+    """Options as a YAML file, or a recipe's name, sets them; ``config`` names the file.
+
+    Settings that the options don't have are kept in ``from_file``, for the trainer's own fields.
 
     Raises:
-        UserError: the file is missing, isn't YAML, repeats a key, or has an unknown key or a wrong type.
+        UserError: the file is missing, isn't YAML, repeats a key, names another file, or has a value of a wrong type.
     """
-    mapping = _read(path)
-    names = {f.name for f in dataclasses.fields(options_class)}  # type: ignore[arg-type]
-    types = typing.get_type_hints(options_class)
-    known: dict[str, Any] = {}
+    path = _file(path)
+    leaves = flat.leaves(options_class)
+    known: dict[str, Any] = {"config": path}
     others: dict[str, Any] = {}
-    for key, value in mapping.items():
-        where = f"{path} line {mapping.lc.key(key)[0] + 1}"
-        if key in names:
-            known[key] = checked(value, types[key], f"{where}: {key}")
-        elif key in extra:
-            others[key] = value
+    for key, (value, line) in _read(path).items():
+        if key in ("config", "from_file"):
+            raise UserError(f"{path} line {line}: {key} is no setting of a file. Leave it out.")
+        if key in leaves:
+            known[key] = checked(value, leaves[key].annotation, f"{path} line {line}: {key}")
         else:
-            raise UserError(f"{where}: unknown setting {str(key)!r}.{did_you_mean(str(key), [*names, *extra])}")
-    return options_class(**known), others
+            others[key] = value
+    return flat.with_home(flat.build(options_class, known | {"from_file": tuple(others.items())}))
+
+
+def places_in_file(path: str) -> dict[str, str]:
+    """Where each setting of a YAML file, or of a recipe by its name, stands: ``file line N``."""
+    path = _file(path)
+    return {key: f"{path} line {line}" for key, (_, line) in _read(path).items()}
 
 
 def parse_assignments(assignments: Sequence[str], known: Sequence[str], flag: str = "--set") -> dict[str, Any]:
@@ -59,7 +64,8 @@ def parse_assignments(assignments: Sequence[str], known: Sequence[str], flag: st
 
 
 def checked(value: Any, annotation: Any, where: str) -> Any:
-    """``value`` as the type ``annotation``; numbers and strings are not turned into each other.
+    """``value`` as the type ``annotation``; strings, true and false are not turned into numbers, nor numbers into
+    strings.
 
     Raises:
         UserError: it is of another type; the message begins with ``where``.
@@ -68,13 +74,23 @@ def checked(value: Any, annotation: Any, where: str) -> Any:
 
     adapter = pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(extra="forbid"))
     try:
-        return adapter.validate_python(value)
+        result = adapter.validate_python(value)
     except pydantic.ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Input should be ")
-        raise UserError(f"{where}: {value!r} is not {reason}.") from error
+        raise UserError(f"{where}: {quoted(value)} is not {reason}.") from error
+    if isinstance(value, str | bool) and isinstance(result, int | float) and not isinstance(result, bool):
+        raise UserError(f"{where}: {quoted(value)} is not a number.")
+    return result
 
 
-def _read(path: str) -> Any:
+def _file(path: str) -> str:
+    """The file that a path means, which may be below ``~`` or a recipe's name."""
+    path = flat.at_home(path)
+    return str(recipe_path(path)) if not Path(path).exists() and path in recipe_names() else path
+
+
+def _read(path: str) -> dict[str, tuple[Any, int]]:
+    """Value and line of every key of a YAML file; values are plain Python objects, no longer YAML's own."""
     from ruamel.yaml import YAML, YAMLError
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import MarkedYAMLError
@@ -82,9 +98,11 @@ def _read(path: str) -> Any:
     file = Path(path)
     if not file.is_file():
         siblings = [str(p) for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
-        raise UserError(f"--config {path}: no such file.{did_you_mean(path, siblings)}")
+        raise UserError(f"--config {path}: no such file or recipe.{did_you_mean(path, [*siblings, *recipe_names()])}")
     try:
-        mapping = YAML(typ="rt").load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8-sig")
+        node = YAML(typ="rt").compose(text)
+        mapping = YAML(typ="safe").load(text)
     except DuplicateKeyError as error:
         mark = error.problem_mark
         raise UserError(f"{path} line {mark.line + 1}: a setting is given twice. Keep one of them.") from error
@@ -93,7 +111,8 @@ def _read(path: str) -> Any:
         place = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
         raise UserError(f"{path}{place}: not YAML ({error.problem}).") from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML text. Write settings as name: value, a line each.") from error
+        raise UserError(f"{path} is not YAML text. Write settings as name: value, one on each line.") from error
     if not isinstance(mapping, Mapping):
-        raise UserError(f"{path}: write settings as name: value, a line each.")
-    return mapping
+        raise UserError(f"{path}: write settings as name: value, one on each line.")
+    lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+    return {str(key): (value, lines.get(str(key), 1)) for key, value in mapping.items()}

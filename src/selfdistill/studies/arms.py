@@ -4,19 +4,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
-from selfdistill.data.readers import did_you_mean
-from selfdistill.settings.commands import TrainOptions
-from selfdistill.settings.method import SHOWS_DEMONSTRATION, Method, method_field_names
-from selfdistill.settings.study import StudyOptions
-from selfdistill.settings.yaml_files import checked, parse_assignments
-from selfdistill.types import UserError
+from selfdistill import run_folder
+from selfdistill.errors import UserError, did_you_mean, quoted
+from selfdistill.method.methods import METHODS
+from selfdistill.settings import flat
+from selfdistill.settings.groups import SourceOptions
+from selfdistill.settings.method import MethodConfig
+from selfdistill.settings.study import ArmOptions
+from selfdistill.settings.train import Recipe, RunOptions, TrainOptions
+from selfdistill.settings.yaml_files import checked, options_from_file, parse_assignments
+from selfdistill.training.settings import EVERY_METHOD_TAKES, at_default, idle_settings, needs_template, other_fields
+from selfdistill.types import Method
 
 FIXED = ("seed", "max_steps", "num_train_epochs")
 """Settings that no arm may have to itself: they make the data, their order and the budget."""
-RESERVED = ("eval", "eval-before")
-"""Names of folders that the report takes for something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,25 +36,50 @@ class Arm:
     @property
     def needs_template(self) -> bool:
         """True where a preflight is to say how its teacher is shown the demonstration."""
-        return self.options.template == "auto" and self.options.method in SHOWS_DEMONSTRATION
+        return needs_template(self.options)
+
+    @property
+    def distils(self) -> bool:
+        """True where it is held to a teacher, False where it learns the demonstrations' tokens."""
+        return METHODS[self.options.method].has_teacher
+
+    @property
+    def learning_rate(self) -> float:
+        """Its peak learning rate, unless a study tries several."""
+        return self.options.recipe.optimizer.learning_rate
+
+    @property
+    def anchor_share(self) -> float:
+        """Share of its prompts that are general ones."""
+        return self.options.recipe.anchors.anchor_share
 
 
-def parse_arms(study: StudyOptions, default: str) -> list[Arm]:
+def parse_arms(chosen: ArmOptions, recipe: Recipe, *, default: str, seed: int = TrainOptions.seed) -> list[Arm]:
     """The arms of ``--methods``, then those of ``--arm``; where neither is given, the methods of ``default``.
 
+    A setting of the study that an arm's method has no use for is left out of that arm.
+
+    Args:
+        chosen: what was given.
+        recipe: the settings that all arms share.
+        default: methods, with commas.
+        seed: of all arms.
+
     Raises:
-        UserError: an unknown method or setting, a bad value, or a name given twice.
+        UserError: an unknown method or setting, a bad value, a name given twice, or a setting that no arm has a use
+            for.
     """
-    methods = study.methods if study.methods is not None or study.arm else default
-    arms = [_arm(study, name, {"method": name}, "--methods") for name in _names(methods or "")]
-    arms += [_parsed(study, text) for text in study.arm]
+    shared = TrainOptions(source=SourceOptions(), run=RunOptions(), recipe=recipe, seed=seed)
+    methods = chosen.methods if chosen.methods is not None or chosen.arm else default
+    arms = [_arm(shared, name, {"method": name}, "--methods") for name in _names(methods or "")]
+    arms += [_parsed(shared, text) for text in chosen.arm]
     if not arms:
-        raise UserError(f"--methods {study.methods!r} names no method. Known: {', '.join(get_args(Method))}.")
+        raise UserError(f"--methods {chosen.methods!r} names no method. Known: {', '.join(get_args(Method))}.")
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"Two arms are called {name!r}. Give each a name of its own.")
-    return arms
+    return _without_idle_settings(arms, recipe.trainer.config)
 
 
 def parse_rates(text: str | None, arms: Sequence[Arm]) -> dict[str, list[float]]:
@@ -60,7 +88,7 @@ def parse_rates(text: str | None, arms: Sequence[Arm]) -> dict[str, list[float]]
     Raises:
         UserError: an unknown arm, an arm whose rate is its own already, or something that is no rate.
     """
-    rates = {arm.name: [arm.options.learning_rate] for arm in arms}
+    rates = {arm.name: [arm.learning_rate] for arm in arms}
     if text is None:
         return rates
     if ":" not in text:
@@ -77,43 +105,50 @@ def parse_rates(text: str | None, arms: Sequence[Arm]) -> dict[str, list[float]]
     return rates
 
 
-def _parsed(study: StudyOptions, text: str) -> Arm:
+def _parsed(shared: TrainOptions, text: str) -> Arm:
     """An arm as ``--arm`` writes it."""
     name, colon, body = (part.strip() for part in text.partition(":"))
     if not colon or not body:
         raise UserError(f"--arm {text!r}: write it as NAME: field=value, field=value.")
-    pieces = re.split(r",\s*(?=\w+\s*=)", body)
-    names = [piece.partition("=")[0].strip() for piece in pieces]
-    known = [*(name for name in method_field_names() if name not in FIXED), "lora_r", "lora_alpha"]
-    if set(names) - {*known, *FIXED}:
-        from selfdistill.commands.train import other_fields  # loads torch: only where a name is not one of ours
-
-        known += list(other_fields())
-    for field in names:
+    pieces = [piece.strip() for piece in re.split(r",\s*(?=\w+\s*=)", body)]
+    for field in (piece.partition("=")[0].strip() for piece in pieces):
         if field in FIXED:
             raise UserError(f"--arm {name}: {field} is the same for all arms. Give it to the study.")
-    return _arm(study, name, parse_assignments([piece.strip() for piece in pieces], known, "--arm"), f"--arm {name}")
+    known = [each.name for each in fields(MethodConfig) if each.name not in FIXED]
+    known += ["lora_r", "lora_alpha", *other_fields()]
+    return _arm(shared, name, parse_assignments(pieces, known, "--arm"), f"--arm {name}")
 
 
-def _arm(study: StudyOptions, name: str, settings: dict[str, Any], where: str) -> Arm:
-    if not re.fullmatch(r"\w[\w.+-]*", name) or name in RESERVED:
+def _arm(shared: TrainOptions, name: str, settings: dict[str, Any], where: str) -> Arm:
+    if not re.fullmatch(r"\w[\w.+-]*", name) or name in (run_folder.EVAL, run_folder.EVAL_BEFORE):
         raise UserError(f"{where}: {name!r} can't name a folder. Use letters, digits and dashes.")
-    own = {f.name: getattr(study, f.name) for f in fields(TrainOptions)}
-    types = get_type_hints(TrainOptions)
-    others: list[str] = []
-    for field, value in settings.items():
-        if field in types:
-            own[field] = checked(value, types[field], f"{where}: {field}")
-        else:
-            others.append(f"{field}={json.dumps(value)}")
-    options = replace(TrainOptions(**own), set=(*study.set, *others))
-    if options.method == "reinvoke":
-        raise UserError(f"{where}: reinvoke mends a trained model and learns no task. Leave it out.")
+    places = flat.leaves(TrainOptions)
+    own = {
+        field: checked(value, places[field].annotation, f"{where}: {field}")
+        for field, value in settings.items()
+        if field in places
+    }
+    others = tuple(f"{field}={json.dumps(value)}" for field, value in settings.items() if field not in places)
+    options = flat.changed(shared, {**own, "set": (*shared.recipe.trainer.set, *others)})
+    if not METHODS[options.method].needs_demonstration:
+        raise UserError(f"{where}: {options.method} mends a trained model and learns no task. Leave it out.")
     try:
-        options.validate()
+        replace(options, run=RunOptions(dry_run=True)).check()
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return Arm(name=name, options=options, settings=settings)
+
+
+def _without_idle_settings(arms: Sequence[Arm], config: str | None) -> list[Arm]:
+    """The arms without those of the study's settings that their methods have no use for. Raises UserError for one that
+    is of no use to any of them, unless it is a template or the configuration file's."""
+    idle = [{name for name in idle_settings(arm.options) if name not in arm.settings} for arm in arms]
+    file = {} if config is None else flat.flatten(options_from_file(TrainOptions, config))
+    given = flat.flatten(arms[0].options)
+    for name in sorted(set.intersection(*idle) - set(EVERY_METHOD_TAKES)):
+        if name not in file or given[name] != file[name]:
+            raise UserError(f"{name}={quoted(given[name])} would be ignored: no arm has a use for it. Leave it out.")
+    return [replace(arm, options=at_default(arm.options, unused)) for arm, unused in zip(arms, idle, strict=True)]
 
 
 def _rates(text: str) -> list[float]:

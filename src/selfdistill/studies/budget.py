@@ -8,8 +8,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from selfdistill.method.trainer import SDFTTrainer
-from selfdistill.progress import TrainingProgress
 from selfdistill.settings.study import Budget
+from selfdistill.training.progress import TrainingProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +19,18 @@ class Spent:
     step: int
     """Optimizer steps."""
     tokens: int
-    """Tokens that passed through the student."""
-    wall_s: float
-    """Seconds of training; looks at the model don't count."""
+    """Tokens that passed through the student in training."""
+    seconds: float
+    """Of training; looks at the model don't count."""
 
 
-class Checkpoints(TrainerCallback):
+def spent_by(trainer: SDFTTrainer) -> Spent:
+    """What a run has used up so far."""
+    log = trainer.run_log
+    return Spent(step=trainer.state.global_step, tokens=log.tokens_seen, seconds=log.wall_seconds)
+
+
+class BudgetCallback(TrainerCallback):
     """Calls ``look`` at ``count`` equal shares of a budget, between two steps, and ends the run with the budget.
 
     Args:
@@ -51,9 +57,8 @@ class Checkpoints(TrainerCallback):
         self._passed = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        recorder = self._trainer.recorder
-        spent = Spent(step=state.global_step, tokens=self._trainer.tokens_seen, wall_s=recorder.wall_seconds)
-        used = {"steps": spent.step, "tokens": spent.tokens, "seconds": spent.wall_s}[self._budget]
+        spent = spent_by(self._trainer)
+        used = {"steps": spent.step, "tokens": spent.tokens, "seconds": spent.seconds}[self._budget]
         amount = self._amount or state.max_steps
         shares = min(self._count, int(used * self._count // amount))
         if shares == self._passed:
@@ -61,7 +66,7 @@ class Checkpoints(TrainerCallback):
         self._passed = shares
         last = shares == self._count
         with ExitStack() as stack:
-            stack.enter_context(recorder.left_out())
+            stack.enter_context(self._trainer.run_log.left_out())
             for callback in self._trainer.callback_handler.callbacks:
                 if isinstance(callback, TrainingProgress):
                     stack.enter_context(callback.paused())

@@ -3,85 +3,83 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from rich.markup import escape
+from transformers import PreTrainedModel
 
-from selfdistill.commands.eval import (
-    PRIOR,
-    PRIOR_QUICK,
-    TaskRows,
-    evaluate_model,
-    write_drift_into_run,
-    write_into_run,
-)
 from selfdistill.data.general import drift_examples
+from selfdistill.errors import UserError
 from selfdistill.evaluate.drift import Drift, DriftProbe
 from selfdistill.evaluate.harness import evaluate_prior, require_harness
 from selfdistill.evaluate.prior import FOLDER, evaluate_prior_quick, load_questions
-from selfdistill.evaluate.run import summary
+from selfdistill.evaluate.results import eval_record, write_evaluation, write_records
+from selfdistill.evaluate.scorer_choice import TaskRows
+from selfdistill.evaluate.task_rows import score_rows
 from selfdistill.models import loading
 from selfdistill.models.mode import evaluating
-from selfdistill.settings.study import StudyOptions
+from selfdistill.records.evaluations import EvalRecord
+from selfdistill.records.studies import Measurements, TaskScore
+from selfdistill.run_folder import DRIFT
+from selfdistill.settings.evaluate import PRIOR, PRIOR_QUICK
+from selfdistill.settings.study import MeasureOptions, decoding_of
+from selfdistill.settings.train import Recipe
 from selfdistill.tasks import resolve_data_dir
-from selfdistill.types import EvalResult, UserError
-
-NUMBERS = ("accuracy", "interval", "num_correct", "num_total")
+from selfdistill.training.prepare import ModelFiles
+from selfdistill.types import EvalResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A model's scores."""
+    """A model's scores, with every completion behind them."""
 
     tasks: dict[str, EvalResult]
     """By task, in the order of the study."""
     prior: EvalResult | None
     drift: Drift | None
 
-    def entry(self) -> dict[str, Any]:
-        """``tasks`` (accuracy, interval, num_correct, num_total and, where there are any, parts of each),
-        ``prior`` (accuracy by benchmark) and ``drift``, as the study's files hold them."""
-        return {
-            "tasks": {name: _numbers(result) for name, result in self.tasks.items()},
-            "prior": {part: values["accuracy"] for part, values in summary(self.prior)["parts"].items()}
-            if self.prior
-            else {},
-            "drift": self.drift.summary() if self.drift else {},
-        }
+    def numbers(self) -> Measurements:
+        """What the study's files hold of them."""
+        prior = eval_record(self.prior).parts if self.prior else {}
+        return Measurements(
+            tasks={name: task_score(eval_record(result)) for name, result in self.tasks.items()},
+            prior={part: score.accuracy for part, score in prior.items() if score.accuracy is not None},
+            drift=self.drift.record if self.drift else None,
+        )
 
     def write(self, folder: Path) -> None:
-        """Results and samples of everything, in a run folder's ``eval`` or ``eval-before``, which is emptied first."""
+        """Results and samples of everything, in an evaluation folder, which is emptied first."""
         shutil.rmtree(folder, ignore_errors=True)
         for result in (*self.tasks.values(), *([self.prior] if self.prior else ())):
-            write_into_run(result, folder)
+            write_evaluation(folder, result)
         if self.drift:
-            write_drift_into_run(self.drift, folder)
+            write_records(folder, DRIFT, self.drift.record, self.drift.samples)
 
 
-class Measures:
+class Meter:
     """Measures models of one family against their base.
 
     Args:
         tests: tasks and the rows of each that are scored.
-        options: says what else is measured, and the base model.
+        options: says what else is measured.
+        recipe: names the base model, and how its chats are rendered.
         console: for progress bars.
 
     Raises:
-        UserError: prior benchmarks are asked for and not at hand.
+        UserError: prior benchmarks are asked for and not at hand, or the model's tokenizer is not.
     """
 
-    def __init__(self, tests: Sequence[TaskRows], options: StudyOptions, console: Console) -> None:
-        self.model_name = options.model_name
+    def __init__(self, tests: Sequence[TaskRows], options: MeasureOptions, recipe: Recipe, console: Console) -> None:
+        self.files = ModelFiles(recipe.model.model_name)
         self._tests = tests
         self._options = options
+        self._model = recipe.model
+        self._decoding = decoding_of(options, recipe)
         self._console = console
         self._probe: DriftProbe | None = None
-        prior = options.prior
-        data_dir = resolve_data_dir(options.data_dir)
+        prior, data_dir = options.prior, resolve_data_dir(recipe.data.data_dir)
         if prior == "auto":
             prior = PRIOR_QUICK if data_dir and any((data_dir / FOLDER).glob("*.jsonl")) else "none"
         self._harness = prior == PRIOR
@@ -89,25 +87,24 @@ class Measures:
             require_harness()
         self._questions = load_questions(data_dir, options.prior_limit) if prior == PRIOR_QUICK else []
 
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's. Raises UserError where it has no chat template."""
-        tokenizer = loading.load_tokenizer(self._options.model_name)
-        loading.require_chat_template(tokenizer, self._options.model_name)
-        return tokenizer
-
     def load_base(self) -> PreTrainedModel:
         """A fresh copy of the base model."""
-        return loading.load_model(self._options.model_name, dtype=self._options.dtype)
+        return loading.load_model(self._model.model_name, dtype=self._model.dtype)
 
     def prepare(self, base: PreTrainedModel | None = None) -> None:
         """Lets the base answer what drift is measured on, once; it is loaded for that unless given, and freed again."""
         count = self._options.drift_prompts
-        if self._probe is None and count:
-            task = self._tests[0].task if len(self._tests) == 1 else None
-            probe = task and task.format_probe
-            base = base or self.load_base()
-            self._probe = DriftProbe(base, self.tokenizer, drift_examples()[:count], format_probe=probe)
+        if self._probe is not None or not count:
+            return
+        only = self._tests[0].task if len(self._tests) == 1 else None
+        self._probe = DriftProbe(
+            base or self.load_base(),
+            self.files.tokenizer,
+            drift_examples()[:count],
+            format_probe=only.format_probe if only else None,
+            engine=self._decoding.rollout_engine,
+            chat_template_kwargs=self._decoding.chat_template_kwargs,
+        )
 
     def measure(self, model: PreTrainedModel, *, is_base: bool = False) -> Measured:
         """Scores a model; torch's random numbers go on afterwards as if nothing had happened, and so may training.
@@ -120,7 +117,9 @@ class Measures:
         self.prepare(model if is_base else None)
         with torch.random.fork_rng(), evaluating(model):
             tasks = {test.task.name: self._score(model, test) for test in self._tests}
-            drift = self._probe and (self._probe.base if is_base else self._probe.measure(model))
+            drift = None
+            if self._probe is not None:
+                drift = self._probe.base if is_base else self._probe.measure(model)
             return Measured(tasks=tasks, prior=self._prior(model), drift=drift)
 
     def accuracy(self, model: PreTrainedModel, test: TaskRows) -> float:
@@ -129,9 +128,8 @@ class Measures:
             return self._score(model, test).accuracy
 
     def _score(self, model: PreTrainedModel, test: TaskRows) -> EvalResult:
-        options = self._options.evaluation()
-        result = evaluate_model(model, self.tokenizer, test.task, test.examples, options, self._console)
-        if result.accuracy != result.accuracy:  # NaN: nothing was scored
+        result = score_rows(model, self.files.tokenizer, test, self._decoding, self._console)
+        if not result.scores:
             raise UserError(
                 f"{test.task.name}: no row could be scored by {result.metric}. Name another --scorer, or a judge."
             )
@@ -139,13 +137,28 @@ class Measures:
 
     def _prior(self, model: PreTrainedModel) -> EvalResult | None:
         if self._questions:
-            return evaluate_prior_quick(model, self.tokenizer, self._questions)
+            return evaluate_prior_quick(model, self.files.tokenizer, self._questions)
         if self._harness:
-            return evaluate_prior(model, self.tokenizer, limit=self._options.prior_limit)
+            return evaluate_prior(model, self.files.tokenizer, limit=self._options.prior_limit)
         return None
 
 
-def _numbers(result: EvalResult) -> dict[str, Any]:
-    numbers = summary(result)
-    parts = {part: {name: values[name] for name in NUMBERS} for part, values in numbers["parts"].items()}
-    return {name: numbers[name] for name in NUMBERS} | ({"parts": parts} if parts else {})
+def in_words(measured: Measurements) -> str:
+    """``assistant-tools 62.5%, prior 43.1%, KL 0.061`` of a model's scores."""
+    texts = [f"{name} {score.accuracy:.1%}" for name, score in measured.tasks.items()]
+    if measured.prior_mean is not None:
+        texts.append(f"prior {measured.prior_mean:.1%}")
+    if measured.drift is not None:
+        texts.append(f"KL {measured.drift.kl_per_token:.3f}")
+    return escape(", ".join(texts))
+
+
+def task_score(record: EvalRecord) -> TaskScore:
+    """The headline of an evaluation, and its parts."""
+    return TaskScore(
+        accuracy=record.accuracy,
+        interval=record.interval,
+        num_correct=record.num_correct,
+        num_total=record.num_total,
+        parts=record.parts,
+    )

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-from selfdistill.data.readers import did_you_mean
+from selfdistill.errors import UserError, did_you_mean
 from selfdistill.tasks import assistant_tools, medical, science, tooluse, wiki
 from selfdistill.tasks.task import Task
-from selfdistill.types import UserError
 
 TASKS: dict[str, Task] = {
     task.name: task for task in (assistant_tools.TASK, tooluse.TASK, science.TASK, medical.TASK, wiki.TASK)

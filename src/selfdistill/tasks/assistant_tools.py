@@ -14,8 +14,9 @@ from importlib import resources
 from itertools import permutations
 from typing import Any, TypeVar
 
+from selfdistill.errors import UserError
 from selfdistill.tasks.task import Task
-from selfdistill.types import Example, UserError
+from selfdistill.types import Example
 
 NAME = "assistant-tools"
 DEFAULT_SEED = 2601
@@ -225,6 +226,5 @@ TASK = Task(
     load_eval=lambda _: evaluation_rows(),
     scorers={"exact_call": exact_call, "tool_choice": tool_choice},
     max_new_tokens=48,
-    needs_data_dir=False,
     format_probe=looks_like_call,
 )

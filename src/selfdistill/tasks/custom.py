@@ -6,11 +6,10 @@ from pathlib import Path
 
 from selfdistill.data.readers import find_file, load_rows
 from selfdistill.data.rows import examples_from_rows
+from selfdistill.errors import MissingDataError, UserError
 from selfdistill.tasks.scorers import exact_match
 from selfdistill.tasks.task import Scorer, Task
-from selfdistill.types import Example, UserError
-
-__all__ = ["custom_task", "exact_match", "load_rows"]
+from selfdistill.types import Example
 
 
 def custom_task(
@@ -35,7 +34,7 @@ def custom_task(
 
     def load_eval(_: Path | None) -> list[Example]:
         examples = _examples(eval_path, split="test", prefix=f"{name}/eval", need=False)
-        if scorers is None and not any(row.reference or row.demonstration for row in examples):
+        if scorers is None and all(row.reference is None and not row.demonstration for row in examples):
             raise UserError(f"{eval_path} has nothing to score against: add a column answer or demonstration.")
         return examples
 
@@ -50,14 +49,15 @@ def custom_task(
         load_eval=load_eval,
         scorers=chosen,
         max_new_tokens=max_new_tokens,
-        needs_data_dir=False,
     )
 
 
 def _examples(path: str | None, *, split: str, prefix: str, need: bool) -> list[Example]:
     if path is None:
         kind = "training" if split == "train" else "evaluation"
-        raise UserError(f"No {kind} data were named: give a file, an Arrow folder or a Hub id with --dataset_path.")
+        raise MissingDataError(
+            f"No {kind} data were named: give a file, an Arrow folder or a Hub id with --dataset_path."
+        )
     rows, source = load_rows(path, split=split)
     return examples_from_rows(rows, source=source, prefix=prefix, need_demonstration=need)
 

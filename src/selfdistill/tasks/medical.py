@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.data.readers import load_split
-from selfdistill.tasks.task import Task, unjudged
-from selfdistill.types import Example, UserError
+from selfdistill.errors import UserError
+from selfdistill.tasks.task import Task, unscored
+from selfdistill.types import Example
 
 COLUMNS = ("question", "complex_cot", "response", "ground_truth")
 """Columns of ``medical_data/train_data`` and ``eval_data``, all of them text."""
@@ -67,7 +68,7 @@ TASK = Task(
     revision="1",
     load_train=_load_train,
     load_eval=_load_eval,
-    scorers={"judge": unjudged, "contains_answer": contains_answer},
+    scorers={"judge": unscored, "contains_answer": contains_answer},
     judged={"judge": "correct"},
     max_new_tokens=1024,
 )

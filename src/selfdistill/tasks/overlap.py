@@ -1,11 +1,11 @@
 """Evaluation prompts that also stand in the training rows: scores on them show memory, not skill."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from selfdistill.tasks.task import Task
-from selfdistill.types import Example, UserError, message_text
+from selfdistill.errors import MissingDataError
+from selfdistill.types import Example, message_text
 
 
 def normalized(text: str) -> str:
@@ -29,26 +29,20 @@ def overlap_share(train: Sequence[Example], evaluation: Sequence[Example]) -> fl
     return num_overlapping(train, evaluation) / len(evaluation) if evaluation else 0.0
 
 
-def overlap_warning(
-    task: Task,
-    data_dir: Path | None,
-    *,
-    train: Sequence[Example] | None = None,
-    evaluation: Sequence[Example] | None = None,
-) -> str | None:
-    """One line where evaluation prompts occur in training, else None; None too where one of the two is not at hand.
-
-    ``train`` and ``evaluation`` are the rows already loaded; what is None is loaded here.
-    """
-    try:
-        train = task.load_train(data_dir) if train is None else train
-        evaluation = task.load_eval(data_dir) if evaluation is None else evaluation
-    except UserError:  # the command needs one of them only
-        return None
-    count = num_overlapping(train, evaluation)
+def overlap_warning(name: str, train: Sequence[Example], evaluation: Sequence[Example]) -> str | None:
+    """One line where evaluation prompts of data set ``name`` occur in training, else None."""
+    count = num_overlapping(train, evaluation) if train and evaluation else 0
     if not count:
         return None
     return (
-        f"{task.name}: {count:,} of {len(evaluation):,} evaluation prompts ({count / len(evaluation):.1%}) "
+        f"{name}: {count:,} of {len(evaluation):,} evaluation prompts ({count / len(evaluation):.1%}) "
         "are in the training rows too; scores on them say little."
     )
+
+
+def rows_at_hand(load: Callable[[Path | None], list[Example]], data_dir: Path | None) -> list[Example]:
+    """The rows of a task's split, or none where they are not at hand: a command may need the other split only."""
+    try:
+        return load(data_dir)
+    except MissingDataError:
+        return []

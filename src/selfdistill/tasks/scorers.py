@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from selfdistill.data.readers import did_you_mean
+from selfdistill.errors import UserError, did_you_mean
 from selfdistill.tasks.task import Scorer
 from selfdistill.tasks.tooluse import reference_score
-from selfdistill.types import Example, UserError
+from selfdistill.types import Example
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -27,8 +27,11 @@ _STATED = re.compile(
 )
 # A letter by itself; the words "A" and "I" in running text are none.
 _ALONE = re.compile(r"(?<![\w'’])(?:[B-HJ]|[AI](?!\s+[a-z]))(?![\w'’])")
+# Letters of scripts that put no blank before a number: Thai to Burmese, kana, Chinese, Korean.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff66-\uff9f"
+_AFTER_WORD = rf"(?<![^\W{_UNSPACED}])(?<!\.)"
 _NUMBER = re.compile(
-    r"(?:(?<![\w.)\]])[-+−])?(?<![\w.])(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    rf"(?:{_AFTER_WORD}(?<![)\]])[-+−])?{_AFTER_WORD}(?:(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
     r"(?:[eE][-+−]?\d+)?(\s*\\?%)?"
 )
 
@@ -36,17 +39,33 @@ _NUMBER = re.compile(
 def exact_match(completion: str, example: Example) -> float | None:
     """1.0 where the completion equals the reference answer, both stripped of white space.
 
-    Without a reference the demonstration's text stands for it. A list of tool calls
-    (golden_answer) is scored by the rule of ``tooluse``. None where neither is there.
+    Of a list of answers any one will do. Without a reference the demonstration's text stands for it. A list of tool
+    calls (golden_answer) is scored by the rule of ``tooluse``. None where neither is there, or the answer is no text
+    (an object, say).
     """
     expected = example.reference
     if expected is None:
         expected = example.demonstration_text or None
-    if isinstance(expected, list) and all(isinstance(call, dict) for call in expected):
+    if isinstance(expected, list) and expected and all(isinstance(c, dict) and "Action" in c for c in expected):
         return float(reference_score(completion, expected))
-    if not isinstance(expected, str | int | float):
-        return None
-    return float(completion.strip() == str(expected).strip())
+    texts = answer_texts(expected)
+    return float(completion.strip() in texts) if texts else None
+
+
+def answer_texts(reference: Any) -> set[str]:
+    """Texts that a reference answer stands for, stripped; none where it is no text, number or date, or a list of such.
+
+    A whole number that a table holds as a float, as it does beside empty cells, is both 7.0 and 7.
+    """
+    if isinstance(reference, list | tuple):
+        found = [answer_texts(item) for item in reference]
+        return set().union(*found) if all(found) else set()
+    if reference is None or isinstance(reference, dict | list | bytes):
+        return set()
+    texts = {str(reference).strip()}
+    if isinstance(reference, float) and reference.is_integer():
+        texts.add(str(int(reference)))
+    return texts
 
 
 def multiple_choice(completion: str, example: Example) -> float | None:
@@ -85,8 +104,8 @@ def numeric(tolerance: float = 1e-6) -> Scorer:
     """A scorer of numbers: 1.0 where the completion's number equals the reference's.
 
     The number is the last one in the last ``\\boxed{}``, or else in the whole completion: 1,234.5 or
-    1e-3 or 12 %. Equal means: they differ by at most ``tolerance`` times the larger of 1 and the reference.
-    Where just one of the two is a percentage, 12 % is both 12 and 0.12. No number scores 0; a
+    1e-3 or 12 %. Equal means: they differ by at most ``tolerance`` times the reference; of a reference of 0 by at most
+    ``tolerance``. Where just one of the two is a percentage, 12 % is both 12 and 0.12. No number scores 0; a
     reference without a number leaves the row unscored.
 
     Raises:
@@ -110,7 +129,7 @@ def numeric(tolerance: float = 1e-6) -> Scorer:
         pairs = [(value, goal)]
         if is_percent != goal_is_percent:
             pairs.append((value / 100, goal) if is_percent else (value, goal / 100))
-        return float(any(abs(a - b) <= tolerance * max(1.0, abs(b)) for a, b in pairs))
+        return float(any(abs(a - b) <= tolerance * (abs(b) or 1.0) for a, b in pairs))
 
     return score
 
@@ -129,7 +148,7 @@ def regex(pattern: str) -> Scorer:
     """A scorer by a regular expression, searched anywhere in the completion, ``.`` not matching newlines.
 
     Without a group in the pattern: 1.0 where it matches. With one: 1.0 where the first group of the last
-    match equals the reference, both stripped; None where the row has no reference.
+    match equals the reference (of a list any one), both stripped; None where the row has no reference.
 
     Raises:
         UserError: the pattern is not a regular expression.
@@ -142,10 +161,11 @@ def regex(pattern: str) -> Scorer:
     def score(completion: str, example: Example) -> float | None:
         if not compiled.groups:
             return float(compiled.search(completion) is not None)
-        if not isinstance(example.reference, str | int | float):
+        wanted = answer_texts(example.reference)
+        if not wanted:
             return None
         matches = list(compiled.finditer(completion))
-        return float(bool(matches) and (matches[-1][1] or "").strip() == str(example.reference).strip())
+        return float(bool(matches) and (matches[-1][1] or "").strip() in wanted)
 
     return score
 

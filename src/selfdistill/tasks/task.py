@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from selfdistill.types import Example
 
@@ -43,13 +43,18 @@ class Task:
     judged: Mapping[str, str] = field(default_factory=dict[str, str])
     """Scorers that need an LLM judge, by name, with the rubric it judges by; ``scorers`` holds each
     of them as one that leaves every row unscored, for evaluations without a judge."""
-    needs_data_dir: bool = True
-    """False where the data ship in the package."""
+    programs: Mapping[str, Callable[[str, Example], str]] = field(
+        default_factory=dict[str, Callable[[str, Example], str]]
+    )
+    """Scorers that run a program, by name, with the function that makes it of a completion and its example: the score
+    is 1 where it runs to its end. ``scorers`` holds each of them as one that leaves every row unscored."""
+    prompt: Literal["chat", "plain text"] = "chat"
+    """Whether a prompt is a chat, or bare text to be continued."""
     extract: Callable[[str], str] = str.strip
     """The answer in a completion: of several completions, those with the same answer vote together."""
     format_probe: Callable[[str], bool] | None = None
     """True for a text that begins like this task's answers; None where they have no form of their own."""
 
 
-def unjudged(completion: str, example: Example) -> float | None:
-    """None for every row: what a judged scorer says where there is no judge."""
+def unscored(completion: str, example: Example) -> float | None:
+    """None for every row: what a scorer says that needs a judge, or a sandbox, where there is none."""

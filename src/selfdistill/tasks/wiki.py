@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.data.readers import load_split
-from selfdistill.tasks.task import Task, unjudged
-from selfdistill.types import Example, UserError
+from selfdistill.errors import UserError
+from selfdistill.tasks.task import Task, unscored
+from selfdistill.types import Example
 
 COLUMNS = ("article", "passage", "question", "answer", "part")
 """Columns of ``wiki_data/train_data`` and ``eval_data``, all of them text; ``part`` is empty in training."""
@@ -60,7 +61,7 @@ TASK = Task(
     revision="1",
     load_train=_load_train,
     load_eval=_load_eval,
-    scorers={"strict": unjudged, "lenient": unjudged},
+    scorers={"strict": unscored, "lenient": unscored},
     judged={"strict": "all_details", "lenient": "nothing_false"},
     max_new_tokens=256,
 )

@@ -1,1 +1,1 @@
-"""One run, from settings to trained weights."""
+"""One training run, from a command's options to trained weights: data, settings, prompts, template, memory, run."""

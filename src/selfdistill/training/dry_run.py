@@ -1,66 +1,60 @@
-"""``selfdistill train --dry_run``: what would be run, without running it."""
+"""``train --dry_run``: what would be run, without running it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from selfdistill.method.prompts import length_limits, make_renderer
-from selfdistill.settings.commands import TrainOptions
-from selfdistill.settings.method import MethodConfig, deviations_from_paper
-from selfdistill.types import Example, PromptPair
+from selfdistill.method.lengths import Limit, length_limits
+from selfdistill.method.memory import MemoryEstimate
+from selfdistill.method.methods import METHODS
+from selfdistill.method.needs import counts, deviations
+from selfdistill.method.prompts import make_renderer
+from selfdistill.settings import flat
+from selfdistill.settings.method import MethodConfig, method_settings
+from selfdistill.settings.train import TrainOptions
+from selfdistill.training.prepare import Prepared
+from selfdistill.training.run import prepared_run
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
+def dry_run(options: TrainOptions, console: Console) -> None:
+    """Prints the resolved settings, both prompts of the first row, lengths, and peak memory.
 
-def show(
-    options: TrainOptions,
-    args: MethodConfig,
-    examples: list[Example],
-    tokenizer: "PreTrainedTokenizerBase",
-    console: Console,
-) -> None:
-    """Prints the resolved settings, both prompts of the first row, lengths, and peak memory."""
-    from selfdistill.method.memory import shortage
-    from selfdistill.models import loading
-
-    config = loading.load_config(options.model_name)
-    if args.template == "auto":
-        console.print("[dim]template auto: a preflight picks the template; prior_turn is shown here.[/dim]")
-        args.template = "prior_turn"
-    renderer = make_renderer(examples, args, tokenizer)
-    pairs = [renderer.render(example) for example in examples]
-    limits = length_limits(args, config)
-
-    console.print(_settings(args))
-    first = examples[0]
+    Raises:
+        UserError: the run could not be begun either, but for rows that are too long: these are told.
+    """
+    prepared = prepared_run(flat.changed(options, {"overlong": "drop"}), console)
+    prepared.config.overlong = options.recipe.prompts.overlong
+    config, tokenizer = prepared.config, prepared.files.tokenizer
+    if prepared.needs_template:
+        console.print(f"[dim]template auto: a preflight picks the template; {config.template} is shown here.[/dim]")
+    first = prepared.pairs[0].example
+    renderer = make_renderer(prepared.rows.examples, config, tokenizer)
+    console.print(_settings(config))
     console.rule("student prompt")
     console.print(Text(renderer.text(first.prompt)))
-    console.rule("teacher prompt, demonstration marked")
-    console.print(_marked(renderer.teacher_text(first), first.demonstration_text))
-    console.rule("completion ids of the demonstration")
-    console.print(str(list(pairs[0].demonstration_ids)))
-    console.print(_lengths(pairs, limits))
-    console.print(_memory(options, args, config, pairs))
-    if lacking := shortage(config, args, pairs, dtype=options.dtype, lora_r=options.lora_r):
-        console.print(f"[yellow]{escape(lacking)}[/yellow]")
+    if METHODS[config.method].shows_demonstration:
+        console.rule("teacher prompt, demonstration marked")
+        console.print(_marked(renderer.teacher_text(first), first.demonstration_text))
+    if answer := prepared.pairs[0].demonstration_ids:
+        console.rule("completion ids of the demonstration")
+        console.print(str(list(answer)))
+    console.print(_lengths(prepared))
+    console.print(_memory(prepared.memory))
+    if prepared.shortage:
+        console.print(f"[yellow]{escape(prepared.shortage)}[/yellow]")
 
 
-def _settings(args: MethodConfig) -> Table:
-    from dataclasses import fields
-
+def _settings(config: MethodConfig) -> Table:
     table = Table(title="settings (the paper's where they differ)", title_justify="left")
     for name in ("setting", "value", "paper"):
         table.add_column(name)
-    settings = {f.name: getattr(args, f.name) for f in fields(MethodConfig)}
-    settings["lr_scheduler_type"] = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-    deviations = deviations_from_paper(settings)
-    for name, value in settings.items():
-        table.add_row(name, str(value), str(deviations[name][1]) if name in deviations else "")
+    differing = deviations(config)
+    for name, value in method_settings(config).items():
+        if counts(config, name):
+            table.add_row(name, escape(str(value)), str(differing[name][1]) if name in differing else "")
     return table
 
 
@@ -75,30 +69,35 @@ def _marked(text: str, demonstration: str) -> Text:
     return shown
 
 
-def _lengths(pairs: Sequence[PromptPair], limits: dict[str, int]) -> Table:
-    table = Table(title=f"tokens of {len(pairs):,} rows", title_justify="left")
-    for name in ("", "median", "95%", "longest", "limit", "over the limit"):
+def _lengths(prepared: Prepared) -> Table:
+    """Lengths of the rows that fit."""
+    limits = length_limits(prepared.config, prepared.files.config)
+    pairs, dropped = prepared.pairs, len(prepared.rows.examples) - len(prepared.pairs)
+    fitting = {pair.example.id for pair in pairs}
+    measured = zip(prepared.rows.examples, prepared.rows.demonstration_lengths(prepared.config), strict=True)
+    becomes = "are dropped" if prepared.config.overlong == "drop" else "stop the run (--overlong drop drops them)"
+    left_out = f"; {dropped:,} over a limit {becomes}" if dropped else ""
+    table = Table(title=f"tokens of {len(pairs):,} rows that fit{left_out}", title_justify="left")
+    for name in ("", "median", "95%", "longest", "limit"):
         table.add_column(name, justify="right" if name else "left")
-    rows = {
-        "student prompt": ([len(p.student_ids) for p in pairs], limits["max_prompt_length"]),
-        "teacher prompt": ([len(p.teacher_ids) for p in pairs], limits["max_teacher_prompt_length"]),
-        "demonstration": ([len(p.demonstration_ids) for p in pairs], limits["max_completion_length"]),
-    }
-    for name, (lengths, limit) in rows.items():
+    rows: list[tuple[str, Sequence[int], Limit | None]] = [
+        ("student prompt", [len(pair.student_ids) for pair in pairs], limits.prompt),
+        ("teacher prompt", [len(pair.teacher_ids or ()) for pair in pairs], limits.teacher_prompt),
+        ("demonstration", [tokens for example, tokens in measured if example.id in fitting], limits.demonstration),
+    ]
+    for name, lengths, limit in rows:
+        if not any(lengths):
+            continue
         ordered = sorted(lengths)
-        over = sum(length > limit for length in lengths) / len(lengths)
-        cells = (ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))], ordered[-1], limit)
-        table.add_row(name, *(f"{cell:,}" for cell in cells), f"{over:.1%}")
+        cells = (ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))], ordered[-1])
+        table.add_row(name, *(f"{cell:,}" for cell in cells), f"{limit.tokens:,}" if limit else "")
     return table
 
 
-def _memory(options: TrainOptions, args: MethodConfig, config: Any, pairs: Sequence[PromptPair]) -> Table:
-    from selfdistill.method.memory import estimate_for
-
-    numbers = estimate_for(config, args, pairs, dtype=options.dtype, lora_r=options.lora_r).as_dict()
+def _memory(estimate: MemoryEstimate) -> Table:
     table = Table(title="memory, estimated", title_justify="left")
     table.add_column("for")
     table.add_column("GiB", justify="right")
-    for name, size in numbers.items():
+    for name, size in estimate.as_dict().items():
         table.add_row(name.replace("_", " "), f"{size / 2**30:.2f}", style="bold" if name == "peak" else "")
     return table

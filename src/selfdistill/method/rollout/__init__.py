@@ -1,1 +1,1 @@
-"""Sampling completions."""
+"""Sampling completions: one engine in each file behind one small protocol (``engine``), by name in ``engines``."""

@@ -67,8 +67,12 @@ def make_projections(model: Any, batch_size: int, max_new_tokens: int) -> Projec
                 down=made(mlp.down_proj),
             )
         )
-    last = _packed_weight(head, None, batch_size) if pays else lambda x: x @ head.T
-    return Projections(layers=layers, head=lambda x: [last(x)])
+    packed_head = _packed_weight(head, None, batch_size) if pays else None
+
+    def last(x: Tensor) -> list[Tensor]:
+        return [x @ head.T if packed_head is None else packed_head(x)]
+
+    return Projections(layers=layers, head=last)
 
 
 def _alike(layers: Sequence[Any]) -> bool:
@@ -96,7 +100,11 @@ def _packed(layers: Sequence[Any], batch_size: int) -> Projection:
     biases = [layer.bias for layer in layers]
     product = _packed_weight(weight, None if biases[0] is None else torch.cat(biases), batch_size)
     sizes = [layer.out_features for layer in layers]
-    return lambda x: product(x).split(sizes, dim=-1)
+
+    def project(x: Tensor) -> Sequence[Tensor]:
+        return product(x).split(sizes, dim=-1)
+
+    return project
 
 
 def _packed_weight(weight: Tensor, bias: Tensor | None, batch_size: int) -> Callable[[Tensor], Tensor]:

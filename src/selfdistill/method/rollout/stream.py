@@ -1,13 +1,12 @@
 """One completion, token by token, by the model's own forward pass."""
 
-import random
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel
 
-from selfdistill.method.rollout.batched import sample
-from selfdistill.method.rollout.engine import Sampling, cache_argument, seeded
+from selfdistill.method.rollout.engine import Sampling, cache_argument, with_seeds
+from selfdistill.method.rollout.sampling import sample, uniforms
 from selfdistill.models.output_head import decoder
 
 
@@ -17,17 +16,17 @@ def stream(
 ) -> Iterator[int]:
     """Token ids as they are sampled, an end-of-sequence id last where one was.
 
-    Several streams may be read in turn: each draws random numbers of its own, made from ``sampling.seed``,
-    so that two of the same seed differ only where their models do.
+    Several streams may be read in turn: each draws random numbers of its own, made from its one seed in
+    ``sampling.seeds``, so that two of the same seed differ only where their models do.
     """
-    draws = random.Random(sampling.seed)
+    sampling = with_seeds(sampling, 1)
+    drawn = uniforms(sampling.seeds, sampling.max_new_tokens, model.device)
     ids = torch.tensor([list(prompt_ids)], device=model.device)
     unseen, cache = ids, None
     argument = cache_argument(decoder(model))
-    for _ in range(sampling.max_new_tokens):
+    for step in range(sampling.max_new_tokens):
         output = model(input_ids=unseen, use_cache=True, logits_to_keep=1, **{argument: cache})
-        with seeded(draws.getrandbits(63), model.device):
-            tokens, _ = sample(output.logits[:, -1].float(), sampling)
+        tokens, _ = sample(output.logits[:, -1].float(), sampling, None if drawn is None else drawn[:, step])
         yield (token := int(tokens))
         if token in eos_token_ids:
             return

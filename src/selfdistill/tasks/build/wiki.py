@@ -2,13 +2,16 @@
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from selfdistill.errors import UserError
+from selfdistill.settings.build import BuildOptions
+from selfdistill.tasks.build.rows import Ask, Row, Say
 from selfdistill.tasks.overlap import normalized
-from selfdistill.types import Message, UserError
+from selfdistill.types import Message
 
 MAX_PASSAGE_WORDS = 150
 MIN_PASSAGE_WORDS = 20
@@ -54,10 +57,6 @@ _REFERS = re.compile(r"\b(?:this|the|above|given) (?:passage|text|article|paragr
 _DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 _WORDS = re.compile(r"[^\W\d_]{4,}")
 
-Ask = Callable[[Sequence[tuple[Message, ...]]], list[str]]
-"""Chats that end in a user's turn to a model's answers."""
-Row = dict[str, str]
-
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -66,6 +65,21 @@ class Passage:
     article: str
     """The article's name: its file's, with spaces for underscores."""
     text: str
+
+
+def build(options: BuildOptions, ask: Ask, say: Say) -> tuple[list[Row], list[Row]]:
+    """Training and evaluation rows about articles. Raises UserError where there are none, or no usable question."""
+    given = options.wiki
+    passages = read_passages(Path(str(given.articles)))[: options.limit]
+    articles = len({passage.article for passage in passages})
+    say(f"{len(passages):,} passages of {articles:,} articles; {given.model_name} asks.")
+    return wiki_rows(
+        passages,
+        ask,
+        questions_per_passage=given.questions_per_passage,
+        num_eval=options.num_eval,
+        seed=options.seed,
+    )
 
 
 def read_passages(folder: Path) -> list[Passage]:

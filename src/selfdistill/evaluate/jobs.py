@@ -1,0 +1,176 @@
+"""What ``eval`` does for each data set that is named, once the model is there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfdistill.data.general import drift_examples
+from selfdistill.errors import UserError
+from selfdistill.evaluate.against import against_base, read_results
+from selfdistill.evaluate.drift import DriftProbe
+from selfdistill.evaluate.harness import evaluate_prior, require_harness
+from selfdistill.evaluate.prior import ChoiceQuestion, evaluate_prior_quick, load_questions
+from selfdistill.evaluate.results import eval_record, sample_records
+from selfdistill.evaluate.scorer_choice import TaskRows, unscored_reason
+from selfdistill.evaluate.task_rows import score_rows, scoring_bar
+from selfdistill.models import loading
+from selfdistill.records.evaluations import DriftRecord, DriftSample, EvalRecord, SampleRecord
+from selfdistill.records.runs import run_in
+from selfdistill.settings.evaluate import DRIFT, PRIOR, PRIOR_QUICK, EvalOptions
+from selfdistill.stats.paired import holm
+from selfdistill.tasks import TASKS, resolve_data_dir
+from selfdistill.types import EvalResult, ScoredSample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """A data set's results, as they go to the files and the table."""
+
+    name: str
+    record: EvalRecord | DriftRecord
+    rows: Sequence[SampleRecord] | Sequence[DriftSample]
+    samples: tuple[ScoredSample, ...] = ()
+    """Of tasks and benchmarks; drift has none."""
+
+    def with_facts(self, facts: dict[str, Any]) -> "Evaluated":
+        """The same with what no comparison looks at: model, dtype, versions."""
+        if isinstance(self.record, DriftRecord):
+            return replace(self, record=replace(self.record, config=self.record.config | facts))
+        config = replace(self.record.config, facts=self.record.config.facts | facts)
+        return replace(self, record=replace(self.record, config=config))
+
+
+Job = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Evaluated]
+
+
+def job_for(name: str, rows: TaskRows | None, options: EvalOptions, console: Console) -> Job:
+    """What is to be done for a data set.
+
+    Args:
+        name: its name.
+        rows: of a task its rows; None of drift and the prior benchmarks.
+        options: how it is scored.
+        console: for progress and warnings.
+
+    Raises:
+        UserError: data or a library that it needs are not there.
+    """
+    if rows is not None:
+        return partial(_score_task, name=name, rows=rows, options=options, console=console)
+    if name == DRIFT:
+        return partial(_score_drift, options=options, console=console)
+    if name == PRIOR_QUICK:
+        questions = load_questions(resolve_data_dir(options.data.data_dir), options.data.limit)
+        return partial(_score_prior_quick, questions=questions, console=console)
+    assert name == PRIOR
+    require_harness()
+    return partial(_score_prior, options=options, console=console)
+
+
+def against_bases(
+    evaluated: Sequence[Evaluated], bases: dict[str, tuple[EvalRecord, list[SampleRecord]]]
+) -> tuple[list[Evaluated], list[str]]:
+    """The results with ``against_base``, p-values corrected by Holm's method for all data sets, and why some can't be
+    compared."""
+    compared: dict[str, Any] = {}
+    refusals: list[str] = []
+    for each in evaluated:
+        if each.name not in bases or not isinstance(each.record, EvalRecord):
+            continue
+        rows = [row for row in each.rows if isinstance(row, SampleRecord)]
+        try:
+            compared[each.name] = against_base(each.record.config, rows, each.samples, *bases[each.name])
+        except UserError as error:
+            refusals.append(str(error))
+    corrected = holm([found.test.p_value for found in compared.values()])
+    for (name, found), p_value in zip(list(compared.items()), corrected, strict=True):
+        compared[name] = replace(found, test=replace(found.test, p_value_holm=p_value))
+    return [
+        replace(each, record=replace(each.record, against_base=compared[each.name])) if each.name in compared else each
+        for each in evaluated
+    ], refusals
+
+
+def base_results(names: Sequence[str], options: EvalOptions) -> dict[str, tuple[EvalRecord, list[SampleRecord]]]:
+    """Results and rows to compare with, by data set. Raises UserError where they are not there."""
+    if options.base_results is None:
+        return {}
+    return {name: read_results(Path(options.base_results), name) for name in names if name != DRIFT}
+
+
+def _score_task(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+    rows: TaskRows,
+    options: EvalOptions,
+    console: Console,
+) -> Evaluated:
+    found = _evaluated(name, score_rows(model, tokenizer, rows, options.decoding, console))
+    if rows.judge is not None:
+        found = found.with_facts({"judge": rows.judge.facts()})
+        console.print(escape(rows.judge.report()))
+    assert isinstance(found.record, EvalRecord)
+    if reason := unscored_reason(rows.task, rows.examples, found.record.per_sample_scores):
+        console.print(f"[yellow]Warning:[/yellow] {escape(reason)}")
+    if short := found.record.config.facts.get("rows_short_of_context"):
+        console.print(
+            f"[yellow]Warning:[/yellow] {escape(name)}: the model's context leaves {short:,} rows fewer tokens than "
+            "--max_new_tokens."
+        )
+    return found
+
+
+def _score_prior_quick(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    questions: list[ChoiceQuestion],
+    console: Console,
+) -> Evaluated:
+    with scoring_bar(console, PRIOR_QUICK, sum(len(question.requests) for question in questions)) as progress:
+        return _evaluated(PRIOR_QUICK, evaluate_prior_quick(model, tokenizer, questions, progress=progress))
+
+
+def _score_prior(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, options: EvalOptions, console: Console
+) -> Evaluated:
+    if not options.allow_code_execution:
+        console.print("prior: HumanEval is left out, since it runs programs: give --allow_code_execution for it.")
+    found = evaluate_prior(
+        model, tokenizer, limit=options.data.limit, allow_code_execution=options.allow_code_execution
+    )
+    return _evaluated(PRIOR, found)
+
+
+def _score_drift(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, options: EvalOptions, console: Console
+) -> Evaluated:
+    run = run_in(options.model_path)
+    name = options.base_model or (run.model_name if run else options.model_path)
+    task = TASKS.get(run.dataset) if run else None
+    if name == options.model_path:
+        console.print("drift: no base model is known, so the model is its own. Name one with --base_model.")
+    base = model if name == options.model_path else loading.load_model(name, dtype=options.dtype)
+    probe = DriftProbe(
+        base,
+        tokenizer,
+        drift_examples()[: options.data.limit],
+        format_probe=task.format_probe if task else None,
+        engine=options.decoding.rollout_engine,
+        chat_template_kwargs=options.decoding.chat_template_kwargs,
+    )
+    drift = probe.base if base is model else probe.measure(model)
+    config = {"task": DRIFT, "base_model": name, **asdict(probe.sampling)}
+    return Evaluated(name=DRIFT, record=replace(drift.record, config=config), rows=drift.samples)
+
+
+def _evaluated(name: str, result: EvalResult) -> Evaluated:
+    return Evaluated(name=name, record=eval_record(result), rows=sample_records(result), samples=result.samples)

@@ -1,0 +1,52 @@
+"""A model scored on a task's rows, as commands do it: with their decoding options and a progress bar."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfdistill.evaluate.run import evaluate_model
+from selfdistill.evaluate.scorer_choice import TaskRows
+from selfdistill.method.rollout.engine import OnDone, Sampling
+from selfdistill.progress import progress_bar
+from selfdistill.settings.evaluate import DecodingOptions
+from selfdistill.types import EvalResult
+
+
+def score_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: TaskRows,
+    decoding: DecodingOptions,
+    console: Console,
+) -> EvalResult:
+    """Scores a model that is in memory, with a progress bar on terminals."""
+    task = rows.task
+    sampling = Sampling(
+        max_new_tokens=decoding.max_new_tokens or task.max_new_tokens,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+    )
+    with scoring_bar(console, task.name, len(rows.examples) * decoding.num_samples) as progress:
+        return evaluate_model(
+            model,
+            tokenizer,
+            task,
+            rows.examples,
+            sampling,
+            num_samples=decoding.num_samples,
+            batch_size=decoding.batch_size,
+            seed=decoding.seed,
+            engine=decoding.rollout_engine,
+            chat_template_kwargs=decoding.chat_template_kwargs,
+            progress=progress,
+        )
+
+
+@contextmanager
+def scoring_bar(console: Console, name: str, total: int) -> Generator[OnDone]:
+    """Counts completions on a progress bar."""
+    with progress_bar(console) as bar:
+        line = bar.add_task(f"scoring {name}", total=total, note="")
+        yield lambda done: bar.advance(line, done)

@@ -1,0 +1,117 @@
+"""How long prompts and completions may be. A row over a limit is refused or dropped, never cut."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from selfdistill.errors import UserError
+from selfdistill.method.methods import METHODS, MethodSpec
+from selfdistill.settings.method import MethodConfig
+from selfdistill.types import PromptPair
+
+NO_LIMIT = 1 << 30
+LONGER = "Take a model with a longer context"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How many tokens a part of a row may have, and what would change it."""
+
+    tokens: int
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits in tokens; None where a part is not limited, or not there."""
+
+    prompt: Limit
+    teacher_prompt: Limit | None = None
+    demonstration: Limit | None = None
+    """Of the demonstration where it is the completion."""
+    context: int = NO_LIMIT
+    """Positions that the model has: for a prompt and its completion together."""
+
+
+def context_length(config: Any) -> int | None:
+    """Positions that a transformers config declares; None where it declares none."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def length_limits(config: MethodConfig, model_config: Any, spec: MethodSpec | None = None) -> Limits:
+    """Limits by the settings and the model's context. A prompt may fill what the completion leaves of the context.
+
+    ``spec``: how the rows are treated; by default as the settings' method treats its own.
+
+    Raises:
+        UserError: the longest sampled completion leaves no room for a prompt.
+    """
+    spec = spec or METHODS[config.method]
+    context, completion = context_length(model_config) or NO_LIMIT, config.max_completion_length
+    if spec.samples and completion >= context:
+        raise UserError(
+            f"max_completion_length {completion}: the model reads {context} tokens, prompt and completion together, so "
+            "none are left for a prompt. Lower it."
+        )
+    room = context - (completion if spec.samples else 1)
+
+    def limit(own: int | None, flag: str) -> Limit:
+        if own is not None and own <= room:
+            return Limit(tokens=own, remedy=f"Raise --{flag}")
+        return Limit(tokens=room, remedy="Lower --max_completion_length" if spec.samples else LONGER)
+
+    return Limits(
+        prompt=limit(config.max_prompt_length, "max_prompt_length"),
+        teacher_prompt=limit(config.max_teacher_prompt_length, "max_teacher_prompt_length")
+        if spec.shows_demonstration
+        else None,
+        demonstration=None if spec.samples else Limit(tokens=completion, remedy="Raise --max_completion_length"),
+        context=context,
+    )
+
+
+def fit(pairs: Sequence[PromptPair], limits: Limits, *, overlong: str) -> list[PromptPair]:
+    """The pairs within the limits. Nothing is cut: cutting loses the question or the chat header.
+
+    Args:
+        pairs: rendered rows.
+        limits: see ``length_limits``.
+        overlong: ``error`` or ``drop``.
+
+    Raises:
+        UserError: a pair is over a limit and ``overlong`` is ``error``, or all of them are.
+    """
+    kept: list[PromptPair] = []
+    remedies: set[str] = set()
+    for pair in pairs:
+        over = _over(pair, limits)
+        if over is None:
+            kept.append(pair)
+            continue
+        what, length, limit = over
+        remedies.add(limit.remedy)
+        if overlong == "error":
+            raise UserError(
+                f"{pair.example.id}: the {what} has {length} tokens, the limit is {limit.tokens}; part of the text "
+                f"would be cut. {limit.remedy}, shorten the row, or give --overlong drop."
+            )
+    if pairs and not kept:
+        raise UserError(f"Every row is over a length limit. {'. '.join(sorted(remedies))}.")
+    return kept
+
+
+def _over(pair: PromptPair, limits: Limits) -> tuple[str, int, Limit] | None:
+    """What of the pair is too long, its length, and the limit; None where it fits."""
+    demonstration = len(pair.demonstration_ids) if limits.demonstration else 0
+    lengths = (
+        ("prompt", len(pair.student_ids), limits.prompt),
+        ("teacher prompt", len(pair.teacher_ids or ()), limits.teacher_prompt),
+        ("demonstration", demonstration, limits.demonstration),
+    )
+    for what, length, limit in lengths:
+        if limit is not None and length > limit.tokens:
+            return what, length, limit if length < limits.context else replace(limit, remedy=LONGER)
+    if len(pair.student_ids) + demonstration > limits.context:
+        whole = Limit(tokens=limits.context, remedy=LONGER)
+        return "row", len(pair.student_ids) + demonstration, whole
+    return None

@@ -1,0 +1,55 @@
+"""What each method is: one row of a table. To add one, add a row here and its name to ``types.Method``."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from selfdistill.types import Method, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSpec:
+    """How a training step treats a row."""
+
+    completion: Literal["student", "teacher", "demonstration"]
+    """Who writes the tokens that are learned from."""
+    target: Target
+    """What they are held to: the teacher's distribution, or the tokens themselves."""
+    shows_demonstration: bool = False
+    """Whether the teacher's prompt holds the demonstration."""
+    needs_demonstration: bool = True
+    """Whether every row must have one."""
+    prompt: Literal["chat", "raw_text"] = "chat"
+    """Whether a row is a chat, or its demonstration's bare text."""
+    token_weight: Literal["one", "own_probability"] = "one"
+    """Factor on a token's cross-entropy: 1, or the model's own detached probability of it."""
+    teacher: Literal["setting", "base_model"] = "setting"
+    """Whether the setting ``teacher`` says who teaches, or the teacher is a frozen base model."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether completions are held to a teacher's distribution."""
+        return self.target == "teacher"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher scores the completions, or writes them."""
+        return self.compares or self.completion == "teacher"
+
+    @property
+    def samples(self) -> bool:
+        """Whether completions are sampled, by the student or by the teacher."""
+        return self.completion != "demonstration"
+
+
+METHODS: dict[Method, MethodSpec] = {
+    "sdft": MethodSpec(completion="student", target="teacher", shows_demonstration=True),
+    "offline": MethodSpec(completion="teacher", target="teacher", shows_demonstration=True),
+    "reinvoke": MethodSpec(completion="student", target="teacher", needs_demonstration=False, teacher="base_model"),
+    "sft": MethodSpec(completion="demonstration", target="tokens"),
+    "dft": MethodSpec(completion="demonstration", target="tokens", token_weight="own_probability"),
+    "cpt": MethodSpec(completion="demonstration", target="tokens", prompt="raw_text"),
+}
+"""The methods by name. docs/method.md has their equations and sources."""
+
+ANCHORS = MethodSpec(completion="student", target="start", needs_demonstration=False)
+"""How anchor prompts are treated, whatever the method of the other rows."""

@@ -1,0 +1,135 @@
+"""Which settings count only under others: a value that would be ignored is refused."""
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from selfdistill.errors import UserError, did_you_mean, quoted
+from selfdistill.method.divergence import DIVERGENCES
+from selfdistill.method.methods import METHODS, MethodSpec
+from selfdistill.method.rollout.engines import ENGINES
+from selfdistill.method.templates import TEMPLATES
+from selfdistill.settings.method import MethodConfig, deviations_from_paper, method_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """When a setting counts."""
+
+    met: Callable[[MethodConfig, MethodSpec], bool]
+    words: str
+    """Follows "counts only": what would have to be so."""
+
+
+_COMPARED = Need(
+    lambda config, spec: spec.compares or config.anchor_share > 0,
+    "with a method that compares with a teacher, or anchor_share",
+)
+_SAMPLED = Need(
+    lambda config, spec: spec.samples or config.anchor_share > 0, "with a method that samples, or anchor_share"
+)
+_TOP_K = Need(
+    lambda config, spec: _COMPARED.met(config, spec) and config.divergence_support == "top_k",
+    "with divergence_support=top_k",
+)
+_TEACHER = Need(
+    lambda config, spec: spec.has_teacher and spec.teacher == "setting", "with a method whose teacher can be chosen"
+)
+_AVERAGE = Need(lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "ema", "with an ema teacher")
+_CHAT = Need(lambda config, spec: spec.prompt == "chat" or config.anchor_share > 0, "where a prompt is a chat")
+_SHOWN = Need(lambda config, spec: spec.shows_demonstration, "with a method that shows the demonstration to a teacher")
+
+NEEDS: dict[str, Need] = {
+    "divergence": _COMPARED,
+    "divergence_support": _COMPARED,
+    "divergence_clip": _COMPARED,
+    "divergence_beta": Need(
+        lambda config, spec: _COMPARED.met(config, spec) and "beta" in DIVERGENCES[config.divergence].parameters,
+        "with a divergence that takes beta",
+    ),
+    "divergence_top_k": _TOP_K,
+    "divergence_top_k_of": _TOP_K,
+    "divergence_tail": _TOP_K,
+    "teacher": _TEACHER,
+    "teacher_update_rate": _AVERAGE,
+    "teacher_sync_steps": _AVERAGE,
+    "template": _SHOWN,
+    "template_file": _SHOWN,
+    "template_repeat": Need(
+        lambda config, spec: (
+            spec.shows_demonstration and config.template in TEMPLATES and TEMPLATES[config.template].takes_repeat
+        ),
+        "with a template that repeats (prior_turn, few_shot)",
+    ),
+    "max_teacher_prompt_length": _SHOWN,
+    "max_prompt_length": _CHAT,  # a raw text's prompt is its first token
+    "chat_template_kwargs": _CHAT,
+    "temperature": Need(
+        lambda config, spec: _COMPARED.met(config, spec) or _SAMPLED.met(config, spec), _COMPARED.words
+    ),
+    "top_p": _SAMPLED,
+    "rollout_engine": _SAMPLED,
+    "mask_truncated_completions": _SAMPLED,
+    "num_loss_tokens_to_skip": _SAMPLED,
+    "sampler_correction_cap": _SAMPLED,
+    "anchor_data": Need(lambda config, spec: config.anchor_share > 0, "with anchor_share above 0"),
+}
+"""Settings that don't always count. All others do."""
+
+
+def counts(config: MethodConfig, name: str) -> bool:
+    """Whether a setting means anything beside the others."""
+    return name not in NEEDS or NEEDS[name].met(config, METHODS[config.method])
+
+
+def deviations(config: MethodConfig) -> dict[str, tuple[Any, Any]]:
+    """This run's value and the paper's, for the settings that count and differ."""
+    differing = deviations_from_paper(method_settings(config))
+    return {name: values for name, values in differing.items() if counts(config, name)}
+
+
+def ignored_settings(config: MethodConfig) -> list[str]:
+    """Settings that have another value than their default but would not count."""
+    return [
+        each.name
+        for each in fields(MethodConfig)
+        if each.name in NEEDS
+        and getattr(config, each.name) != (each.default if each.default is not MISSING else {})
+        and not counts(config, each.name)
+    ]
+
+
+def check_choices(config: MethodConfig) -> None:
+    """Raises UserError for a name that is not in its table, and for settings that exclude each other."""
+    tables = {"method": METHODS, "divergence": DIVERGENCES, "template": TEMPLATES, "rollout_engine": ENGINES}
+    for name, table in tables.items():
+        value, choices = getattr(config, name), [*table, *(["auto"] if name in ("template", "rollout_engine") else [])]
+        if value not in choices:
+            hint = did_you_mean(str(value), choices)
+            raise UserError(f"{name}: {quoted(value)} is not one of {', '.join(choices)}.{hint}")
+    if config.divergence_support == "sampled":
+        _check_sampled(config)
+
+
+def check_needs(config: MethodConfig) -> None:
+    """Raises UserError for the first setting that would be ignored."""
+    for name in ignored_settings(config):
+        raise UserError(
+            f"{name}={quoted(getattr(config, name))} would be ignored: it counts only {NEEDS[name].words}. Leave it "
+            "out, or change the other setting."
+        )
+
+
+def _check_sampled(config: MethodConfig) -> None:
+    """The sampled token estimates the reverse KL only where the student drew it from all of its distribution."""
+    if config.divergence != "reverse_kl":
+        raise UserError(
+            "divergence_support: 'sampled' estimates the reverse KL only. "
+            "Set divergence to reverse_kl, or divergence_support to full or top_k."
+        )
+    if config.top_p < 1 or METHODS[config.method].completion == "teacher":
+        what = f"top_p {config.top_p:g}" if config.top_p < 1 else f"method {config.method}"
+        raise UserError(
+            f"divergence_support: 'sampled' is biased with {what}, whose tokens are not the student's own draws. Use "
+            "full or top_k."
+        )

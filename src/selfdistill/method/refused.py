@@ -1,0 +1,81 @@
+"""Fields of transformers' TrainingArguments that this trainer would ignore, or break on: refused by name."""
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from selfdistill.errors import UserError, quoted
+
+_NO_EVALUATION = "Training measures nothing on the way; score the model afterwards with selfdistill eval."
+_ONE_PROCESS = "Training runs in one process, on one device."
+_OWN_LOSS = "The loss is the method's own."
+_NOT_COMPILED = "The training step runs the model's own modules, which nothing compiles."
+
+REFUSED: dict[str, str] = {
+    "eval_strategy": _NO_EVALUATION,
+    "eval_steps": _NO_EVALUATION,
+    "eval_delay": _NO_EVALUATION,
+    "eval_on_start": _NO_EVALUATION,
+    "eval_accumulation_steps": _NO_EVALUATION,
+    "eval_do_concat_batches": _NO_EVALUATION,
+    "eval_use_gather_object": _NO_EVALUATION,
+    "per_device_eval_batch_size": _NO_EVALUATION,
+    "prediction_loss_only": _NO_EVALUATION,
+    "include_for_metrics": _NO_EVALUATION,
+    "batch_eval_metrics": _NO_EVALUATION,
+    "bf16_full_eval": _NO_EVALUATION,
+    "fp16_full_eval": _NO_EVALUATION,
+    "do_eval": _NO_EVALUATION,
+    "do_predict": _NO_EVALUATION,
+    "load_best_model_at_end": _NO_EVALUATION,
+    "metric_for_best_model": _NO_EVALUATION,
+    "greater_is_better": _NO_EVALUATION,
+    "label_names": _NO_EVALUATION,
+    "label_smoothing_factor": _OWN_LOSS,
+    "neftune_noise_alpha": "Noise in one role only would be taken for the demonstration's effect.",
+    "torch_compile": _NOT_COMPILED,
+    "torch_compile_backend": _NOT_COMPILED,
+    "torch_compile_mode": _NOT_COMPILED,
+    "torch_empty_cache_steps": "The training step never empties the cache. Lower per_device_train_batch_size.",
+    "auto_find_batch_size": "It would change the number of prompts in a step. The memory check names a size that fits.",
+    "include_num_input_tokens_seen": "metrics.jsonl has tokens_seen.",
+    "length_column_name": "Micro-batches are made of completions of like length anyway.",
+    "remove_unused_columns": "Rows are records, not columns.",
+    "use_cache": "Forward passes in training keep no cache; the saved config has the model's own value.",
+    "resume_from_checkpoint": "Give it to trainer.train(), or give --resume.",
+    "bf16": "Autocast is not used here. Load the model in the dtype to compute in (--dtype).",
+    "fp16": "Autocast is not used here, and float16 has no loss scale. Train in bfloat16 or float32 (--dtype).",
+    "fsdp": _ONE_PROCESS,
+    "fsdp_config": _ONE_PROCESS,
+    "deepspeed": _ONE_PROCESS,
+    "parallelism_config": _ONE_PROCESS,
+    "average_tokens_across_devices": _ONE_PROCESS,
+    "ddp_find_unused_parameters": _ONE_PROCESS,
+    "ddp_bucket_cap_mb": _ONE_PROCESS,
+    "ddp_broadcast_buffers": _ONE_PROCESS,
+    "ddp_static_graph": _ONE_PROCESS,
+    "ddp_backend": _ONE_PROCESS,
+}
+"""Fields that must stay at their default, and why."""
+REFUSED_VALUES: dict[tuple[str, str], str] = {
+    ("train_sampling_strategy", "group_by_length"): "Micro-batches are made of completions of like length anyway.",
+    ("save_strategy", "best"): _NO_EVALUATION,
+    ("lr_scheduler_type", "reduce_lr_on_plateau"): _NO_EVALUATION,
+    ("lr_scheduler_type", "greedy"): _NO_EVALUATION,
+}
+"""Values that are refused of fields which may have others, and why."""
+
+
+def refuse_ignored(args: Any) -> None:
+    """Checks the fields of a SDFTConfig before transformers resolves them.
+
+    Raises:
+        UserError: a field of REFUSED has another value than its default, or one has a value of REFUSED_VALUES.
+    """
+    for each in fields(args):
+        given = getattr(args, each.name)
+        value = getattr(given, "value", given)  # of an enumeration's member
+        default = each.default if each.default is not MISSING else each.default_factory()  # type: ignore[misc]
+        if each.name in REFUSED and value not in (default, None):
+            raise UserError(f"{each.name}={quoted(value)} has no effect here. {REFUSED[each.name]} Leave it out.")
+        if reason := REFUSED_VALUES.get((each.name, str(value))):
+            raise UserError(f"{each.name}={quoted(value)} can't be used here. {reason}")

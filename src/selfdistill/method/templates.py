@@ -1,0 +1,162 @@
+"""Ways of showing the demonstration to the teacher: one function and one row of a table each.
+
+A template takes an example and gives the chat turns that the teacher reads. It acts on the last user turn and keeps
+what follows it (a tool's answer, say) where it is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from selfdistill.errors import UserError, brief
+from selfdistill.types import Example, Message, Template, message_text
+
+PAPER_TEMPLATE = (
+    "{question}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
+    "Now answer with a response of your own, including the thinking process."
+)
+SYSTEM_TEMPLATE = "A good answer to the user's next message looks like this:\n{demonstration}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateContext:
+    """What a template may use beside the example."""
+
+    repeat: int = 1
+    """How often something is shown; what, is the template's own affair."""
+    file: str | None = None
+    """A file of the user's."""
+    pool: Sequence[Example] = ()
+    """All training examples, in the data's order."""
+    place: dict[str, int] = field(default_factory=dict[str, int])
+    """By id of an example its index in ``pool``."""
+    default_system: str = ""
+    """System text that the chat template adds where the prompt has none."""
+
+
+TeacherMessages = Callable[[Example, TemplateContext], list[Message]]
+
+
+def paper(example: Example, context: TemplateContext) -> list[Message]:
+    """The demonstration inside the last user turn, in the paper's words."""
+    return _with_last_question(example, PAPER_TEMPLATE.format)
+
+
+def prior_turn(example: Example, context: TemplateContext) -> list[Message]:
+    """The question answered by the demonstration ``repeat`` times, then asked again."""
+    asked = example.prompt[_last_user(example) :]
+    return [*example.prompt, *([*example.demonstration, *asked] * context.repeat)]
+
+
+def system(example: Example, context: TemplateContext) -> list[Message]:
+    """The demonstration in the system turn, after what the prompt's own system turn, or the chat template's, says."""
+    shown = SYSTEM_TEMPLATE.format(demonstration=example.demonstration_text)
+    first, *rest = example.prompt
+    if first["role"] == "system":
+        return [{**first, "content": f"{message_text(first)}\n\n{shown}"}, *rest]
+    said = f"{context.default_system}\n\n" if context.default_system else ""
+    return [{"role": "system", "content": f"{said}{shown}"}, *example.prompt]
+
+
+def few_shot(example: Example, context: TemplateContext) -> list[Message]:
+    """``repeat`` other questions with their demonstrations, then the row's own, then its question again."""
+    own_system = [message for message in example.prompt[:1] if message["role"] == "system"]
+    shots: list[Message] = []
+    for other in _others(example, context):
+        shots += [message for message in other.prompt if message["role"] != "system"]
+        shots += other.demonstration
+    once = TemplateContext(repeat=1)
+    return [*own_system, *shots, *prior_turn(example, once)[len(own_system) :]]
+
+
+def from_file(example: Example, context: TemplateContext) -> list[Message]:
+    """The last user turn as a Jinja file writes it from ``question``, ``demonstration`` and ``messages``."""
+    template = _compiled(context.file)
+
+    def fill(*, question: str, demonstration: str) -> str:
+        try:
+            return template.render(question=question, demonstration=demonstration, messages=list(example.prompt))
+        except Exception as error:  # whatever a user's template may run into
+            raise UserError(
+                f"{context.file}: {brief(error)}. Known names: question, demonstration, messages."
+            ) from error
+
+    return _with_last_question(example, fill)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateSpec:
+    """A way of showing the demonstration."""
+
+    messages: TeacherMessages
+    takes_repeat: bool = False
+    """Whether ``template_repeat`` counts."""
+    tried: tuple[int, ...] = ()
+    """Repeats that a preflight tries; none where it does not try the template."""
+
+
+TEMPLATES: dict[Template, TemplateSpec] = {
+    "paper": TemplateSpec(messages=paper, tried=(1,)),
+    "system": TemplateSpec(messages=system, tried=(1,)),
+    "prior_turn": TemplateSpec(messages=prior_turn, takes_repeat=True, tried=(1, 2)),
+    "few_shot": TemplateSpec(messages=few_shot, takes_repeat=True),
+    "file": TemplateSpec(messages=from_file),
+}
+"""The templates by name. To add one, add a function and a row here, and its name to ``types.Template``."""
+
+
+def tried_templates() -> list[tuple[Template, int]]:
+    """Every template and repeat that a preflight tries."""
+    return [(name, repeat) for name, spec in TEMPLATES.items() for repeat in spec.tried]
+
+
+def _last_user(example: Example) -> int:
+    """Index of the last user turn; of the last turn where there is none."""
+    users = [index for index, turn in enumerate(example.prompt) if turn["role"] == "user"]
+    return users[-1] if users else len(example.prompt) - 1
+
+
+def _with_last_question(example: Example, fill: Callable[..., str]) -> list[Message]:
+    """The prompt with its last user turn's text replaced by fill(question=..., demonstration=...)."""
+    place = _last_user(example)
+    turn = example.prompt[place]
+    text = fill(question=message_text(turn), demonstration=example.demonstration_text)
+    return [*example.prompt[:place], {**turn, "content": text}, *example.prompt[place + 1 :]]
+
+
+def _others(example: Example, context: TemplateContext) -> list[Example]:
+    """The examples that follow this one in the pool, wrapping around, itself left out."""
+    pool, count = context.pool, context.repeat
+    start = context.place.get(example.id, -1)
+    available = len(pool) - (example.id in context.place)
+    others = [pool[(start + offset) % len(pool)] for offset in range(1, min(count, available) + 1)]
+    if len(others) < count:
+        raise UserError(
+            f"template few_shot needs {count} other rows, the data has {len(others)}. "
+            "Lower template_repeat or add rows."
+        )
+    return others
+
+
+def _compiled(file: str | None) -> Any:
+    """The Jinja template of a user's file."""
+    path = Path(file or "").expanduser()
+    if not path.is_file():
+        raise UserError(f"template_file: {file} does not exist.")
+    return _compiled_version(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _compiled_version(path: Path, mtime_ns: int) -> Any:
+    import jinja2
+    import jinja2.sandbox
+
+    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+    try:
+        return environment.from_string(path.read_text(encoding="utf-8-sig"))
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"{path} line {error.lineno}: {error.message}. Mend the template.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error

@@ -1,0 +1,95 @@
+"""What a model's name means: the embedded model, a folder, a .gguf file, an adapter, or a Hub id."""
+
+import difflib
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors as hub_errors
+
+from selfdistill.errors import UserError, brief
+from selfdistill.models.embedded import EMBEDDED_FOLDER, embedded_model_path
+from selfdistill.settings.groups import DEFAULT_MODEL
+
+
+def locate(name: str) -> Path | str:
+    """The folder or .gguf file that ``name`` means, or ``name`` itself if it is a Hub id."""
+    if name == DEFAULT_MODEL:
+        return embedded_model_path()
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return path
+        raise UserError(f"--model_name {name} is a file but not a .gguf. Pass the folder it is in.")
+    if path.is_dir():
+        if is_adapter(path) or (path / "config.json").is_file():
+            return path
+        inside = [*path.glob("*/config.json"), *path.glob("*/adapter_config.json")]
+        newest = max(inside, key=lambda file: file.stat().st_mtime, default=None)
+        hint = f"Did you mean {newest.parent}?" if newest else "Pass a saved model's folder."
+        raise UserError(f"The folder --model_name {name} has no config.json. {hint}")
+    hint = _suggestion(path)
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        _check_hub(name, hint)
+        return name
+    raise UserError(
+        f"--model_name {name} is neither the embedded {DEFAULT_MODEL}, a folder, a .gguf file nor a "
+        f"Hub id (owner/name). {hint or f'Try {DEFAULT_MODEL}.'}"
+    )
+
+
+def _suggestion(path: Path) -> str:
+    """A question that names the known model or neighbouring folder most like ``path``, or ``""``."""
+    folder = path.parent
+    siblings = [str(child) for child in folder.iterdir() if child.is_dir()] if folder.is_dir() else []
+    known = {other.lower(): other for other in [*siblings, DEFAULT_MODEL]}
+    close = difflib.get_close_matches(str(path).lower(), known, n=1)
+    return f"Did you mean {known[close[0]]}?" if close else ""
+
+
+def _check_hub(name: str, hint: str) -> None:
+    """Raises UserError, ending in ``hint``, unless the Hub or its cache here has the model ``name``."""
+    try:
+        huggingface_hub.hf_hub_download(name, "config.json")
+        return
+    except hub_errors.GatedRepoError:
+        reason = "is gated. Accept its terms on the Hub, then run `hf auth login`."
+    except hub_errors.RepositoryNotFoundError:
+        reason = "is neither a folder here nor a Hub model you can see. Check the spelling."
+    except hub_errors.LocalEntryNotFoundError:
+        reason = "is neither a folder here nor in the Hub cache, and "
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            reason += "HF_HUB_OFFLINE forbids fetching it. Unset that once, or pass a folder."
+        else:
+            reason += "the Hub can't be reached. Check the network, or pass a folder."
+    except hub_errors.EntryNotFoundError:
+        reason = "has no config.json on the Hub. Download its adapter or .gguf and pass that path."
+    except (OSError, ValueError) as error:
+        reason = f"can't be fetched from the Hub: {brief(error)}"
+    raise UserError(f"--model_name {name} {reason} {hint}".rstrip())
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+def adapter_base(folder: Path) -> str:
+    """Name or path of a LoRA adapter's base; a path relative to the adapter's folder is resolved."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        config = {}
+    base = config.get("base_model_name_or_path")
+    if config.get("peft_type") != "LORA" or not base:
+        raise UserError(
+            f"{folder / 'adapter_config.json'} is not a LoRA adapter with a base model. "
+            "Set its base_model_name_or_path, or merge the adapter and pass the result."
+        )
+    if re.split(r"[/\\]", base)[-1] == EMBEDDED_FOLDER:  # perhaps in another machine's cache
+        return DEFAULT_MODEL
+    beside = folder / base
+    resolved = str(beside) if base != DEFAULT_MODEL and beside.is_dir() else base
+    if Path(resolved).resolve() == folder.resolve():
+        raise UserError(f"The adapter {folder} names itself as its base_model_name_or_path; mend it.")
+    return resolved

@@ -1,0 +1,50 @@
+"""A model on its way to disk: configs as the next program needs them."""
+
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel
+
+from selfdistill.models.output_head import unwrapped
+
+
+@contextmanager
+def ready_to_save(model: PreTrainedModel, eos_ids: Collection[int]) -> Generator[None]:
+    """Inside, the model's generation config ends completions at ``eos_ids`` and can be written.
+
+    Models end their turns with a token that need not be the tokenizer's EOS: whoever loads the folder must know it. A
+    generation config that transformers refuses to write (sampling settings without sampling) is set right.
+    """
+    inner: Any = unwrapped(model)
+    own = inner.generation_config
+    inner.generation_config = saved_generation_config(own, eos_ids)
+    try:
+        yield
+    finally:
+        inner.generation_config = own
+
+
+def saved_generation_config(own: GenerationConfig | None, eos_ids: Collection[int]) -> GenerationConfig:
+    """``own`` with these end-of-sequence ids, valid in transformers' strict sense."""
+    config = GenerationConfig.from_dict(own.to_dict() if own else {})
+    config.eos_token_id = sorted(eos_ids) or None
+    if isinstance(config.eos_token_id, list) and len(config.eos_token_id) == 1:
+        (config.eos_token_id,) = config.eos_token_id
+    if _valid(config):
+        return config
+    if config.temperature != 0:  # which stands for greedy decoding
+        config.do_sample = True  # its temperature, top_p or top_k mean nothing else
+        if _valid(config):
+            return config
+    return GenerationConfig(
+        eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id, bos_token_id=config.bos_token_id
+    )
+
+
+def _valid(config: GenerationConfig) -> bool:
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        return False
+    return True

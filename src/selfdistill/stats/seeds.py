@@ -1,0 +1,44 @@
+"""One number for each seed: what a few of them can tell."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfdistill.stats.scores import mean
+
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t for 95%, two-sided, by degrees of freedom from 1; the last one for more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverSeeds:
+    """One difference for each seed, summed up."""
+
+    mean: float
+    deviation: float
+    """Sample standard deviation; 0 of one seed."""
+    sign_consistency: float
+    """Share of seeds whose difference has the sign of the mean; 1 where all are 0."""
+
+
+def over_seeds(differences: Sequence[float]) -> OverSeeds:
+    """The summary of one difference for each seed. Raises ValueError where there is no seed."""
+    if not differences:
+        raise ValueError("over_seeds needs at least one seed")
+    centre = mean(differences)
+    squares = sum((value - centre) ** 2 for value in differences)
+    deviation = math.sqrt(squares / (len(differences) - 1)) if len(differences) > 1 else 0.0
+    same = sum(value * centre > 0 or value == centre == 0 for value in differences)
+    return OverSeeds(mean=centre, deviation=deviation, sign_consistency=same / len(differences))
+
+
+def sign_beyond_noise(differences: Sequence[float]) -> int:
+    """+1 or -1 where the 95% t-interval of the mean of one difference for each seed lies above or below 0; else 0.
+
+    One seed tells nothing. Seeds that all differ by the same amount, other than 0, have no noise.
+    """
+    if len(differences) < 2:
+        return 0
+    found = over_seeds(differences)
+    half = T_95[min(len(differences) - 2, len(T_95) - 1)] * found.deviation / math.sqrt(len(differences))
+    return 0 if abs(found.mean) <= half else int(math.copysign(1, found.mean))

@@ -1,0 +1,47 @@
+"""The rows that a run trains on."""
+
+from typing import NamedTuple
+
+from selfdistill.data.general import anchor_examples
+from selfdistill.errors import UserError
+from selfdistill.method.methods import METHODS
+from selfdistill.settings.train import TrainOptions
+from selfdistill.tasks import get_task, resolve_data_dir
+from selfdistill.tasks.custom import custom_task
+from selfdistill.tasks.overlap import overlap_warning, rows_at_hand
+from selfdistill.tasks.task import Task
+from selfdistill.types import Example
+
+
+class TrainingData(NamedTuple):
+    """A task and its training rows."""
+
+    task: Task
+    examples: list[Example]
+
+
+def training_data(options: TrainOptions) -> TrainingData:
+    """The task and its training rows, ``--limit`` applied; for a method that needs no demonstrations general prompts.
+
+    Raises:
+        UserError: there is no such task or file, a row is bad, or there is no row.
+    """
+    limit = options.recipe.data.limit
+    if not METHODS[options.method].needs_demonstration:
+        return TrainingData(get_task(options.source.dataset_name), anchor_examples(options.source.dataset_path)[:limit])
+    if options.source.dataset_path is not None:
+        task = custom_task(options.source.dataset_path, None)
+    else:
+        task = get_task(options.source.dataset_name)
+    examples = task.load_train(resolve_data_dir(options.recipe.data.data_dir))[:limit]
+    if not examples:
+        raise UserError(f"{task.name} has no training rows. Choose another --dataset_name, or give --dataset_path.")
+    return TrainingData(task, examples)
+
+
+def training_overlap(options: TrainOptions, data: TrainingData) -> str | None:
+    """One line where evaluation prompts of the task are among the training rows; None where they are not at hand."""
+    if not METHODS[options.method].needs_demonstration:
+        return None
+    evaluation = rows_at_hand(data.task.load_eval, resolve_data_dir(options.recipe.data.data_dir))
+    return overlap_warning(data.task.name, data.examples, evaluation)

@@ -1,0 +1,67 @@
+"""``selfdistill demo`` on a tiny model: what it does, in which order, and what it leaves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from selfdistill.evaluate import results, task_rows
+from selfdistill.method.trainer import SDFTTrainer
+from selfdistill.training import run as training_run
+from tests.support.tiny_home import TinyHome, demo
+
+
+def test_it_scores_trains_scores_again_and_reports(home: TinyHome) -> None:
+    said = home.run(*demo(home))
+    assert said.code == 0
+    for name in ("eval-before", "eval"):
+        assert home.read(f"out/{name}/assistant-tools.json")["num_total"] == 2
+        assert len(home.lines(f"out/{name}/assistant-tools.samples.jsonl")) == 2
+    for name in ("model.safetensors", "run_config.json", "metrics.jsonl", "report.html", "results.json"):
+        assert (home.folder / "out" / name).is_file()
+    for words in ("before [95% interval]", "after [95% interval]", "before: ", "after:  ", "Open out/report.html"):
+        assert words in said.out
+    assert "The same rows by self-distillation" not in said.out  # these are not the demo's own settings
+
+
+def noted(name: str, inner: Callable[..., Any], done: list[str]) -> Callable[..., Any]:
+    """``inner``, which says in ``done`` that it was called."""
+
+    def call(*given: Any, **named: Any) -> Any:
+        done.append(name)
+        return inner(*given, **named)
+
+    return call
+
+
+def test_nothing_is_emptied_before_all_is_made_and_nothing_trained_before_it_is_scored(
+    home: TinyHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    watched = (
+        (training_run, "check_overwrite"),
+        (training_run, "load_student"),
+        (training_run, "settled"),
+        (training_run, "make_trainer"),
+        (training_run, "empty_folder"),
+        (task_rows, "score_rows"),
+        (results, "write_evaluation"),
+        (SDFTTrainer, "train"),
+        (SDFTTrainer, "save_model"),
+    )
+    for owner, name in watched:
+        monkeypatch.setattr(owner, name, noted(name, getattr(owner, name), done))
+    assert home.run(*demo(home)).code == 0
+    assert done == [
+        "check_overwrite",
+        "load_student",
+        "settled",
+        "make_trainer",
+        "empty_folder",
+        "score_rows",
+        "write_evaluation",
+        "train",
+        "save_model",
+        "score_rows",
+        "write_evaluation",
+    ]

@@ -1,0 +1,61 @@
+"""A model's answers to the chats of those who build data."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from selfdistill.evaluate import ask
+from selfdistill.method.rollout.engine import row_seeds
+from selfdistill.settings.build import WikiOptions
+from selfdistill.types import Message, Rollout
+from tests.support.engines import Scripted
+from tests.support.mistakes import mistake
+from tests.support.tiny import byte_tokenizer, random_model
+
+TEXT = "Q: Who came?\nA: Ann came.\nQ: When"
+
+
+def chat(text: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": text},)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """A model with a chat template, saved."""
+    random_model(vocab_size=300).save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def asked(folder: str, seed: int = 3, batch_size: int = 32) -> ask.ChatModel:
+    return ask.ChatModel(WikiOptions(model_name=folder, batch_size=batch_size), seed, Console(file=io.StringIO()))
+
+
+def test_an_answer_that_was_cut_loses_its_last_line(folder: str, monkeypatch: pytest.MonkeyPatch):
+    tokenizer = byte_tokenizer()
+
+    def script(prompt: Sequence[int]) -> Rollout:
+        if "first" in str(tokenizer.decode(list(prompt))):
+            return Rollout(completion_ids=tuple(tokenizer.encode(TEXT + "<|end|>")), finish_reason="stop")
+        return Rollout(completion_ids=tuple(tokenizer.encode(TEXT)), finish_reason="length")
+
+    engine = Scripted(script)
+    batches: list[Any] = []
+    monkeypatch.setattr(ask, "make_engine", lambda *_, batch_size: batches.append(batch_size) or engine)
+    answers = asked(folder, batch_size=5).answers([chat("second"), chat("first")])
+    assert answers == ["Q: Who came?\nA: Ann came.", TEXT]
+    assert batches == [5]
+    ((prompts, sampling),) = engine.calls
+    assert [str(tokenizer.decode(ids)) for ids in prompts] == [
+        f"[user] {text}<|end|>\n[assistant] " for text in ("second", "first")
+    ]
+    assert sampling.seeds == row_seeds(3, 0, ["0", "1"])
+
+
+def test_a_model_without_a_chat_template_is_refused(folder: str):
+    (Path(folder) / "chat_template.jinja").unlink()
+    assert "has no chat template" in mistake(asked, folder)

@@ -1,0 +1,294 @@
+"""The judge against a server in this process."""
+
+import contextlib
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfdistill.evaluate import judge as judge_module
+from selfdistill.evaluate.judge import (
+    MAX_TRIES,
+    RUBRICS,
+    Judge,
+    JudgeScorer,
+    judge_from,
+    judge_prompt,
+    parse_verdict,
+    with_judge,
+)
+from selfdistill.tasks import TASKS
+from selfdistill.types import Example
+from tests.support.mistakes import mistake
+
+YES, NO = '{"correct": true}', '{"correct": false}'
+Reply = tuple[int, str | dict[str, Any]]
+
+
+class Server:
+    """Answers requests in turn with ``replies``, the last of them for ever; a text is a chat completion's."""
+
+    def __init__(self, *replies: Reply | Callable[[dict[str, Any]], Reply]) -> None:
+        self.replies, self.requests, self.headers = list(replies), [], []
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.answer(self)
+
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"] or 0)) or "null")
+        with self.lock:
+            self.requests.append((handler.path, body))
+            self.headers.append(dict(handler.headers))
+            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        status, content = reply(body) if callable(reply) else reply
+        usage = {"prompt_tokens": 100, "completion_tokens": 5}
+        if isinstance(content, str) and status == 200:
+            content = {"choices": [{"message": {"content": content}}], "usage": usage}
+        raw = (content if isinstance(content, str) else json.dumps(content)).encode()
+        handler.send_response(status)
+        if status == 302:
+            handler.send_header("Location", f"{self.url}/elsewhere")
+        if status == 429:
+            handler.send_header("Retry-After", "0")
+        handler.send_header("Content-Length", str(len(raw)))
+        handler.end_headers()
+        with contextlib.suppress(BrokenPipeError):  # the other side has given up waiting
+            handler.wfile.write(raw)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    servers: list[Server] = []
+
+    def start(*replies: Any) -> Server:
+        servers.append(Server(*replies))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+def judge(server: Server, cache: Path, **settings: Any) -> Judge:
+    return Judge(server.url, "m", **{"api_key": "secret", "cache": cache, "first_wait": 0.001, **settings})
+
+
+def example(reference: Any = "Paris", question: str = "Capital of France?") -> Example:
+    return Example(id="t/0", prompt=({"role": "user", "content": question},), reference=reference)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (YES, True),
+        (NO, False),
+        ('```json\n{"correct": true, "why": "same"}\n```', True),
+        ('Perhaps {"correct": false}? No: {"correct": true}', True),
+        ('{"correct": "true"}', None),
+        ('{"correct": 1}', None),
+        ('{"right": true}', None),
+        ('{"correct": tr', None),
+        ("correct: true", None),
+        ("{{{{ " + NO, False),
+        ("[" * 100_000 + "{" * 100, None),
+        ("", None),
+    ],
+)
+def test_parse_verdict(text: str, verdict: bool | None):
+    assert parse_verdict(text) is verdict
+
+
+def test_a_request(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((200, YES))
+    assert JudgeScorer(judge(server, tmp_path), "correct")("It is Paris.", example()) == 1.0
+    ((path, body),) = server.requests
+    assert path == "/v1/chat/completions"
+    assert (body["model"], body["temperature"]) == ("m", 0)
+    (turn,) = body["messages"]
+    assert turn["role"] == "user"
+    assert "<question>\nCapital of France?\n</question>" in turn["content"]
+    assert "<reference>\nParis\n</reference>" in turn["content"]
+    assert "<answer>\nIt is Paris.\n</answer>" in turn["content"]
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_no_key_is_no_header(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((200, YES))
+    judge(server, tmp_path, api_key=None).check()
+    assert "Authorization" not in server.headers[0]
+
+
+def test_too_many_requests_then_an_answer(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((429, "slow down"), (503, "busy"), (200, NO))
+    asked = judge(server, tmp_path)
+    assert asked.verdicts(["p"]) == [False]
+    assert (asked.usage.requests, asked.usage.unanswered) == (3, 0)
+
+
+def test_waits_double(serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = judge(serve((500, "")), tmp_path, first_wait=1.0)
+    waits: list[float] = []
+    monkeypatch.setattr(asked._stop, "wait", lambda seconds: waits.append(seconds))
+    assert asked.verdicts(["p"]) == [None]
+    assert waits == [1, 2, 4, 8]
+    assert asked.usage.requests == MAX_TRIES
+
+
+def test_what_trying_again_cannot_mend_is_asked_once(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((400, "content filter"))
+    asked = judge(server, tmp_path)
+    assert asked.verdicts(["p"]) == [None]
+    assert (asked.usage.requests, asked.usage.unanswered) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "reply", ["no verdict here", {"choices": []}, {"error": "x"}, {"choices": [{"message": None}]}]
+)
+def test_garbage_is_unscored_and_not_kept(serve: Callable[..., Server], tmp_path: Path, reply: Any):
+    server = serve((200, reply))
+    scorer = JudgeScorer(judge(server, tmp_path), "correct")
+    assert scorer("x", example()) is None
+    assert scorer("x", example()) is None
+    assert len(server.requests) == 2
+    assert scorer.judge.usage.unanswered == 2
+
+
+def test_timeouts_are_tried_again(serve: Callable[..., Server], tmp_path: Path):
+    def slow(_: Any) -> Reply:
+        time.sleep(0.5)
+        return 200, YES
+
+    server = serve(slow, (200, YES))
+    asked = judge(server, tmp_path, timeout=0.1)
+    assert asked.verdicts(["p"]) == [True]
+    assert asked.usage.requests == 2
+
+
+def test_nobody_there_is_unscored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    gone = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    gone.server_close()
+    asked = Judge(
+        f"http://127.0.0.1:{gone.server_port}", "m", api_key=None, cache=tmp_path, first_wait=0.001, num_threads=1
+    )
+    assert asked.verdicts([f"p{n}" for n in range(30)]) == [None] * 30
+    assert asked.usage.requests == judge_module.GIVE_UP_AFTER * MAX_TRIES  # then it gives up
+    assert asked.usage.unanswered == 30
+    assert "does not respond" in mistake(asked.check)
+
+
+def test_the_cache(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((200, YES))
+    assert judge(server, tmp_path).verdicts(["p"]) == [True]
+    again = judge(server, tmp_path)
+    assert again.verdicts(["p"]) == [True]
+    assert len(server.requests) == 1
+    assert (again.usage.requests, again.usage.cached) == (0, 1)
+    digest = hashlib.sha256(b'["m", "p"]').hexdigest()
+    kept = tmp_path / digest[:2] / f"{digest}.json"
+    assert json.loads(kept.read_text())["correct"] is True
+    other = Judge(server.url, "other", api_key=None, cache=tmp_path)
+    other.verdicts(["p"])
+    assert len(server.requests) == 2
+    kept.write_text("damaged")
+    again.verdicts(["p"])
+    assert len(server.requests) == 3
+
+
+def test_many_rows_keep_their_order_and_equal_ones_are_asked_once(serve: Callable[..., Server], tmp_path: Path):
+    def by_name(body: dict[str, Any]) -> Reply:
+        answer = body["messages"][0]["content"].split("<answer>\n")[1].split("\n")[0]
+        time.sleep(0.02 if answer == "right0" else 0)
+        return 200, YES if answer.startswith("right") else NO
+
+    server = serve(by_name)
+    scorer = JudgeScorer(judge(server, tmp_path, price=(1.0, 100.0)), "correct")
+    answers = ["right0", "wrong1", "right2", "wrong1", "unknown", "right5"]
+    rows = [example(), example(), example(), example(), example(None), example(7)]
+    assert scorer.score_all(answers, rows) == [1, 0, 1, 0, None, 1]
+    use = scorer.judge.usage
+    assert (use.requests, use.prompt_tokens, use.completion_tokens) == (4, 400, 20)
+    # 400 tokens at $1 and 20 at $100 a million
+    assert scorer.judge.cost == pytest.approx(0.0024)
+    assert "4 requests" in scorer.judge.report()
+    assert "400 + 20 tokens, $0.0024" in scorer.judge.report()
+
+
+def test_a_demonstration_stands_for_a_missing_reference(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((200, YES))
+    turn = {"role": "assistant", "content": "Paris, of course"}
+    row = Example(id="a", prompt=example().prompt, demonstration=(turn,))
+    assert JudgeScorer(judge(server, tmp_path), "correct")("x", row) == 1
+    assert "<reference>\nParis, of course\n" in server.requests[0][1]["messages"][0]["content"]
+
+
+def test_check(serve: Callable[..., Server], tmp_path: Path):
+    judge(serve((200, YES)), tmp_path).check()
+    assert "Check OPENAI_API_KEY." in mistake(judge(serve((401, "bad key")), tmp_path).check)
+    assert "HTTP 404: no such model" in mistake(judge(serve((404, "no such model")), tmp_path).check)
+    assert "no JSON verdict but 'Sure thing.'" in mistake(judge(serve((200, "Sure thing.")), tmp_path).check)
+    assert "no chat completion" in mistake(judge(serve((200, {"hello": 1})), tmp_path).check)
+
+
+def test_the_key_does_not_follow_a_redirect(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((302, ""), (200, YES))
+    assert "HTTP 302" in mistake(judge(server, tmp_path).check)
+    assert len(server.requests) == 1
+
+
+def test_from_flags_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("SELFDISTILL_JUDGE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SELFDISTILL_CACHE", str(tmp_path))
+    assert judge_from(None, None) is None
+    assert "--judge_model is missing" in mistake(judge_from, "http://a", None)
+    assert "has no --judge_url" in mistake(judge_from, None, "m")
+    assert "does not begin with http" in mistake(judge_from, "ftp://a", "m")
+    monkeypatch.setenv("SELFDISTILL_JUDGE_URL", "http://a/v1/")
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    found = judge_from(None, "m")
+    assert found is not None
+    assert (found._url, found._key, found.cache) == ("http://a/v1/chat/completions", "k", tmp_path / "judge")
+    assert "k" not in found.facts().values()
+
+
+def test_with_judge(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((200, NO))
+    task = with_judge(TASKS["wiki"], judge(server, tmp_path))
+    assert list(task.scorers) == ["strict", "lenient"]
+    assert [scorer("x", example()) for scorer in task.scorers.values()] == [0, 0]
+    assert len(server.requests) == 2  # two rubrics are two prompts
+    assert task.revision == f"{TASKS['wiki'].revision}-judge:m:{judge_module.PROMPTS_VERSION}"
+    assert with_judge(TASKS["science"], judge(server, tmp_path)) is TASKS["science"]
+
+
+def test_prompts_are_pinned():
+    """A change of a prompt needs a new PROMPTS_VERSION, since scores under two prompts don't compare."""
+    text = "".join(RUBRICS[name] for name in sorted(RUBRICS))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert (judge_module.PROMPTS_VERSION, digest) == ("1", "1a5ae3a846a4")
+
+
+def test_braces_in_an_answer_are_text():
+    assert '{"correct": true} {x}' in judge_prompt("correct", "q", "r", '{"correct": true} {x}')

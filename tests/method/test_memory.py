@@ -1,0 +1,245 @@
+"""The memory estimate against tensors that are really held, and what a run that does not fit is told."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfdistill.method import memory
+from selfdistill.method.config import SDFTConfig
+from selfdistill.method.master_weights import MasterWeights
+from selfdistill.method.memory import MemoryCheck, available, estimate
+from selfdistill.method.teacher import Teacher
+from selfdistill.models.adapters import lora
+from selfdistill.models.attention import use_fast_attention
+from selfdistill.models.output_head import decoder
+from selfdistill.settings.method import MethodConfig
+from selfdistill.types import Example, PromptPair
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PROGRAM_BYTES", 700 * 2**20)
+
+
+def pair(prompt: int, teacher: int | None = None, demonstration: int = 0) -> PromptPair:
+    example = Example(id="x", prompt=({"role": "user", "content": "Hi"},))
+    shown = None if teacher is None else (3,) * teacher
+    ids = (3,) * prompt, (3,) * demonstration
+    return PromptPair(example=example, student_ids=ids[0], teacher_ids=shown, demonstration_ids=ids[1])
+
+
+def check(
+    config: Any, *pairs: PromptPair, lora_r: int | None = None, dtype: str = "float32", device: torch.device = CPU
+) -> MemoryCheck:
+    return MemoryCheck(config, pairs, lora_r=lora_r, dtype=dtype, device=device)
+
+
+def test_every_part_by_hand(tiny_model):
+    args = MethodConfig(per_device_train_batch_size=4, gradient_accumulation_steps=2, max_completion_length=10)
+    found = estimate(
+        tiny_model().config,
+        args,
+        num_parameters=1000,
+        num_trainable=1000,
+        bytes_per_weight=4,
+        adapter=False,
+        lengths=[50, 10, 30, 20, 40],  # the longest four: 140 tokens
+        longest_prompt=6,
+    )
+    assert found.as_dict() == {
+        "weights": 4000,
+        "masters_and_optimizer": 8000,
+        "gradients": 4000,
+        "teacher": 4000,
+        "activations": 140 * 3 * (8 * 16 + 4 * (4 * 16 + 2 * 16 + 2 * 8 + 4 * 24)),
+        "loss": 24 * 140 * 40 + 40 * 16 * 8,
+        "rollouts": 8 * (2 * 2 * 8 * 4 * (6 + 6 + 10) + 28 * 40),
+        "program": 700 * 2**20,
+        "peak": 4000 + 8000 + 4000 + 4000 + 403_200 + 139_520 + 700 * 2**20,
+    }
+
+
+def test_while_completions_are_sampled_there_are_no_gradients():
+    parts = {"weights": 1, "masters_and_optimizer": 2, "teacher": 4, "program": 8}
+    training = memory.MemoryEstimate(gradients=16, activations=32, loss=64, rollouts=111, **parts)
+    sampling = memory.MemoryEstimate(gradients=16, activations=32, loss=64, rollouts=200, **parts)
+    assert (training.peak, training.largest) == (15 + 112, "rollouts")
+    assert sampling.peak == 15 + 200
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["ema", "frozen", "live"])
+@pytest.mark.parametrize("lora_r", [None, 2])
+def test_weights_masters_and_teacher_are_what_is_held(tiny_model, dtype, kind, lora_r):
+    model = tiny_model(dtype=dtype)
+    config, name = model.config, str(dtype).removeprefix("torch.")
+    found = check(config, pair(3), dtype=name, lora_r=lora_r).estimate(MethodConfig(teacher=kind))
+    if lora_r:
+        model = lora(model, r=lora_r, alpha=lora_r, dropout=0.0)
+    masters = MasterWeights(model)
+    teacher = Teacher(masters, kind)
+
+    def size(tensors) -> int:
+        return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found.weights == size(model.parameters())
+    assert found.masters_and_optimizer == size(masters.state_dict().values()) + 8 * trained
+    assert found.gradients == 4 * trained
+    assert found.teacher == size([*teacher._weights.values(), *teacher._average.values()])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("lora_r", [None, 2])
+def test_activations_are_what_autograd_keeps(tiny_model, dtype, lora_r):
+    """Bytes that a layer keeps: those of four layers less those of two, halved."""
+    sizes = {"hidden_size": 72, "intermediate_size": 192, "num_attention_heads": 6, "num_key_value_heads": 2}
+
+    def kept(layers: int) -> int:
+        model = tiny_model(dtype=dtype, num_hidden_layers=layers, head_dim=16, **sizes)
+        use_fast_attention(model)
+        if lora_r:
+            model = lora(model, r=lora_r, alpha=lora_r, dropout=0.0)
+        weights = {p.data_ptr() for p in model.parameters()}
+        held: dict[int, torch.Tensor] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                held[storage.data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            decoder(model)(input_ids=torch.full((1, 128), 3), use_cache=False)
+        return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
+
+    config = tiny_model(head_dim=16, **sizes).config
+    expected = memory._activations(config, dtype.itemsize, adapter=lora_r is not None)
+    assert (kept(4) - kept(2)) / 2 / 128 == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "per_weight"),
+    [
+        ({"teacher": "ema"}, 6),  # bf16 and the fp32 average
+        ({"teacher": "frozen"}, 2),
+        ({"teacher": "live"}, 0),
+        ({"method": "sft"}, 0),
+        ({"method": "sft", "anchor_share": 0.5}, 2),  # the start model
+        ({"teacher": "ema", "anchor_share": 0.5}, 8),
+        ({"teacher": "frozen", "anchor_share": 0.5}, 2),  # one frozen model plays both
+        ({"method": "reinvoke", "teacher": "ema"}, 2),
+    ],
+)
+def test_teachers(settings, per_weight):
+    assert memory._teacher_bytes(MethodConfig(**settings), 2) == per_weight
+
+
+def test_nothing_is_sampled_where_demonstrations_are_the_completions(tiny_model: Any) -> None:
+    config = tiny_model().config
+
+    def rollouts(**settings: Any) -> int:
+        args = MethodConfig(per_device_train_batch_size=4, gradient_accumulation_steps=1, **settings)
+        return check(config, pair(5, 50, 4)).estimate(args).rollouts
+
+    assert rollouts(method="sft") == 0
+    assert rollouts(method="sft", anchor_share=0.5) == rollouts()
+    assert rollouts(method="offline") > rollouts()  # from the teacher's prompt, which is longer
+
+
+def activations(config: Any, *pairs: PromptPair, **settings: Any) -> float:
+    """Tokens in the largest micro-batch of two rows, by what it is said to keep."""
+    args = MethodConfig(per_device_train_batch_size=2, max_completion_length=10, **settings)
+    one = check(config, pair(1, demonstration=1)).estimate(MethodConfig(per_device_train_batch_size=1, method="sft"))
+    return check(config, *pairs).estimate(args).activations / (one.activations / 2)
+
+
+def test_the_largest_micro_batch_is_of_the_longest_rows(tiny_model: Any) -> None:
+    config = tiny_model().config
+    rows = pair(5, 90, 40), pair(30, 7, 3), pair(20, 7, 30)
+    assert activations(config, *rows) == (30 + 10) + (20 + 10)  # whatever the teacher reads
+    assert activations(config, *rows, method="sft") == (20 + 30) + (5 + 40)
+
+
+def test_an_anchor_beside_demonstrations_is_as_long_as_it_may_become(tiny_model: Any) -> None:
+    """It has no demonstration: its completion is sampled."""
+    config = tiny_model().config
+    rows = pair(5, demonstration=4), pair(5, demonstration=3), pair(6)
+    assert activations(config, *rows, method="sft", anchor_share=0.25) == (6 + 10) + (5 + 4) + (5 + 3)
+
+
+def test_the_copy_for_decoding_is_a_cpus(tiny_model: Any) -> None:
+    config, args = tiny_model().config, MethodConfig()
+    here, there = (
+        check(config, pair(5), dtype="bfloat16", device=torch.device(name)).estimate(args) for name in ("cpu", "cuda")
+    )
+    assert here.rollouts - there.rollouts == here.weights
+    assert here.rollouts > there.rollouts
+
+
+def test_another_rank_is_another_adapter(tiny_model: Any) -> None:
+    made = check(tiny_model().config, pair(5), lora_r=2)
+    two, four = made.estimate(MethodConfig()), made.estimate(MethodConfig(), lora_r=4)
+    assert four.gradients == 2 * two.gradients
+
+
+@pytest.fixture
+def lacks(tiny_model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str | None]:
+    """What a run lacks where there are so many MiB beside the program's 700."""
+
+    def say(mib: float, *, lora_r: int | None = None, **settings: Any) -> str | None:
+        monkeypatch.setattr(memory, "available", lambda _: int((700 + mib) * 2**20))
+        args = SDFTConfig(output_dir=str(tmp_path), max_completion_length=256, **settings)
+        config = tiny_model(hidden_size=256, intermediate_size=1024, num_hidden_layers=4, vocab_size=1000).config
+        made = check(config, *[pair(256)] * 64, lora_r=lora_r)
+        return made.shortage(args, made.estimate(args))
+
+    return say
+
+
+def test_a_run_that_fits_lacks_nothing(lacks: Any) -> None:
+    assert lacks(2000) is None
+
+
+def test_the_remedy_changes_as_little_as_it_can(lacks: Any) -> None:
+    text = lacks(450, per_device_train_batch_size=16, gradient_accumulation_steps=1)
+    assert "most of it for activations" in text
+    assert "--per_device_train_batch_size 4 --gradient_accumulation_steps 4 takes" in text
+    assert lacks(450, per_device_train_batch_size=4, gradient_accumulation_steps=4) is None
+    assert lacks(450, per_device_train_batch_size=8, gradient_accumulation_steps=2)
+
+
+def test_checkpointing_then_lora_where_micro_batches_are_of_one(lacks: Any) -> None:
+    one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    assert "--set activation_checkpointing=true takes" in lacks(110, **one)
+    assert lacks(110, **one, activation_checkpointing=True) is None
+    assert "--lora_r 16 takes" in lacks(90, **one)
+    text = lacks(1, **one)
+    assert text.endswith("take a smaller model.")
+    assert len(text.split()) <= 34
+
+
+def test_group_limits(tmp_path, monkeypatch):
+    membership, root = tmp_path / "cgroup", tmp_path / "sys"
+    monkeypatch.setattr(memory, "CGROUPS", (membership, root))
+    assert list(memory._group_limits()) == []  # no Linux
+    membership.write_text("0::/a/b\n")
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "memory.max").write_text("max\n")
+    (root / "a" / "memory.max").write_text("5000\n")
+    assert list(memory._group_limits()) == [5000]
+    assert available(torch.device("cpu")) == 5000
+    membership.write_text("4:cpu,memory:/elsewhere\n3:cpuset:/\n0::/\n")  # version 1, seen from within a container
+    (root / "memory").mkdir()
+    (root / "memory" / "memory.limit_in_bytes").write_text("7000\n")
+    assert list(memory._group_limits()) == [7000]
+
+
+def test_without_limits_a_process_can_have_what_it_has_and_what_is_free(monkeypatch):
+    monkeypatch.setattr(memory, "CGROUPS", (memory.Path("/nowhere"), memory.Path("/nowhere")))
+    assert 2**28 < available(torch.device("cpu")) <= memory.psutil.virtual_memory().total

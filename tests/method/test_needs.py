@@ -1,0 +1,154 @@
+"""Settings that count only under others: where they would be ignored they are refused, by name."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from selfdistill.method.config import SDFTConfig
+from selfdistill.method.methods import METHODS
+from selfdistill.method.needs import NEEDS, check_choices, check_needs, counts, deviations, ignored_settings
+from selfdistill.settings.method import PAPER, MethodConfig
+from tests.support.mistakes import mistake
+
+
+class Use(NamedTuple):
+    """A value other than a setting's default, and settings beside which it is ignored, and counts."""
+
+    value: Any
+    idle: dict[str, Any]
+    counting: dict[str, Any]
+
+
+SFT: dict[str, Any] = {"method": "sft"}
+ANCHORED: dict[str, Any] = {"method": "cpt", "anchor_share": 0.25}
+USES = {
+    "divergence": Use("jsd", SFT, {}),
+    "divergence_support": Use("top_k", {"method": "dft"}, ANCHORED),
+    "divergence_clip": Use(1.0, {"method": "cpt"}, {"method": "reinvoke"}),
+    "divergence_beta": Use(0.25, {"divergence": "reverse_kl"}, {"divergence": "jsd"}),
+    "divergence_top_k": Use(5, {"divergence_support": "full"}, {"divergence_support": "top_k"}),
+    "divergence_top_k_of": Use("student", {}, {"divergence_support": "top_k"}),
+    "divergence_tail": Use(True, {}, {"divergence_support": "top_k"}),
+    "teacher": Use("frozen", {"method": "reinvoke"}, {"method": "offline"}),
+    "teacher_update_rate": Use(0.5, {"teacher": "frozen"}, {"teacher": "ema"}),
+    "teacher_sync_steps": Use(2, {"teacher": "live"}, {"teacher": "ema"}),
+    "template": Use("prior_turn", {"method": "reinvoke"}, {"method": "offline"}),
+    "template_file": Use("mine.jinja", SFT | {"template": "file"}, {"template": "file"}),
+    "template_repeat": Use(2, {"template": "paper"}, {"template": "prior_turn"}),
+    "max_prompt_length": Use(50, {"method": "cpt"}, SFT),
+    "max_teacher_prompt_length": Use(50, {"method": "reinvoke"}, {"method": "offline"}),
+    "chat_template_kwargs": Use({"enable_thinking": False}, {"method": "cpt"}, ANCHORED),
+    "temperature": Use(0.5, SFT, SFT | {"anchor_share": 0.25}),
+    "top_p": Use(0.5, {"method": "dft"}, {"method": "offline"}),
+    "rollout_engine": Use("generate", SFT, ANCHORED),
+    "mask_truncated_completions": Use(True, {"method": "cpt"}, {"method": "reinvoke"}),
+    "num_loss_tokens_to_skip": Use(3, SFT, {}),
+    "sampler_correction_cap": Use(1.5, SFT, {}),
+    "anchor_data": Use("general.jsonl", {"anchor_share": 0.0}, {"anchor_share": 0.25}),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_setting_is_refused_where_it_would_be_ignored_and_taken_where_it_counts(tmp_path: Path, name: str):
+    value, idle, counting = USES[name]
+    assert not counts(MethodConfig(**idle, **{name: value}), name)
+    message = mistake(SDFTConfig, output_dir=str(tmp_path), **idle, **{name: value})
+    assert message.startswith("template=" if name == "template_file" else f"{name}=")  # the two go together
+    assert f"it counts only {NEEDS[name].words}." in message
+    taken = SDFTConfig(output_dir=str(tmp_path), **counting, **{name: value})
+    assert getattr(taken, name) == value
+    assert counts(taken, name)
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS.keys() - {"template_file"}))
+def test_its_default_is_never_refused(name: str):
+    config = MethodConfig(**USES[name].idle)
+    assert not counts(config, name)
+    check_needs(config)
+
+
+def test_every_entry_is_tried():
+    assert USES.keys() == NEEDS.keys()
+
+
+def test_all_that_would_be_ignored_is_listed():
+    config = MethodConfig(method="sft", top_p=0.5, divergence="jsd", teacher="live", temperature=1.0)
+    assert sorted(ignored_settings(config)) == ["divergence", "teacher", "top_p"]
+
+
+def test_the_message_says_what_would_have_to_be_so():
+    message = mistake(check_needs, MethodConfig(method="sft", top_p=0.5))
+    assert message.startswith("top_p=0.5 would be ignored: it counts only with a method that samples, or anchor_share.")
+
+
+def test_whatever_is_in_no_need_always_counts():
+    for method in METHODS:
+        config = MethodConfig(method=method, learning_rate=1e-3, seed=1, loss_reduction="token_mean", overlong="drop")
+        assert ignored_settings(config) == []
+        assert counts(config, "learning_rate")
+
+
+# -- what a run says of the paper ------------------------------------------------------------------
+
+
+def test_deviations_are_of_settings_that_count():
+    assert deviations(MethodConfig()) == {
+        "teacher_update_rate": (0.02, 0.01),
+        "max_prompt_length": (None, 1024),
+        "num_loss_tokens_to_skip": (0, 3),
+    }
+    assert deviations(MethodConfig(teacher="frozen")).keys() == {
+        "teacher",
+        "max_prompt_length",
+        "num_loss_tokens_to_skip",
+    }
+    assert deviations(MethodConfig(method="sft")) == {"max_prompt_length": (None, 1024)}
+    assert deviations(MethodConfig(method="cpt")) == {}
+    assert deviations(MethodConfig(**PAPER)) == {}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_deviation_is_of_an_idle_setting(method: Any):
+    for share in (0.0, 0.25):
+        config = MethodConfig(method=method, anchor_share=share)
+        assert all(counts(config, name) for name in deviations(config))
+
+
+# -- names and settings that exclude each other ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"method": "offlin"},
+            "'offlin' is not one of sdft, offline, reinvoke, sft, dft, cpt. Did you mean 'offline'?",
+        ),
+        ({"divergence": "kl"}, "divergence: 'kl' is not one of forward_kl, reverse_kl, jsd."),
+        ({"template": "papr"}, "few_shot, file, auto. Did you mean 'paper'?"),
+        ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of own, generate, auto."),
+    ],
+)
+def test_a_name_that_no_table_has(settings: dict[str, Any], words: str):
+    assert words in mistake(check_choices, MethodConfig(**settings))
+
+
+SAMPLED: dict[str, Any] = {"divergence": "reverse_kl", "divergence_support": "sampled"}
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "jsd"])
+def test_the_sampled_token_estimates_the_reverse_kl_only(kind: Any):
+    message = mistake(check_choices, MethodConfig(divergence=kind, divergence_support="sampled"))
+    assert message.startswith("divergence_support: 'sampled' estimates the reverse KL only.")
+    check_choices(MethodConfig(**SAMPLED))
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"), [({"top_p": 0.5}, "top_p 0.5"), ({"method": "offline"}, "method offline")], ids=str
+)
+def test_the_sampled_token_must_be_the_students_own_draw(settings: dict[str, Any], what: str):
+    """Else its mean is another number: of a reverse KL of 2.18 the estimates' mean was 2.87 and -2.22."""
+    assert f"'sampled' is biased with {what}," in mistake(check_choices, MethodConfig(**SAMPLED, **settings))
+    check_choices(MethodConfig(**settings))
+    check_choices(MethodConfig(**SAMPLED, temperature=0.5, method="reinvoke"))

@@ -1,0 +1,80 @@
+"""Fields of transformers' TrainingArguments that would do nothing here, or break training: refused by name."""
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.trainer_utils import SaveStrategy
+
+from selfdistill.method.config import SDFTConfig
+from selfdistill.method.refused import REFUSED, REFUSED_VALUES
+from selfdistill.settings import flat
+from selfdistill.settings.train import TrainOptions
+from selfdistill.training.settings import trainer_config
+from tests.support.mistakes import mistake
+
+FIELDS = {each.name: each for each in fields(SDFTConfig)}
+
+
+def another(name: str) -> Any:
+    """A value that is not the field's default."""
+    each = FIELDS[name]
+    default = each.default_factory() if each.default_factory is not MISSING else each.default
+    if isinstance(default, bool):
+        return not default
+    return default + 1 if isinstance(default, int | float) else "other"
+
+
+def refused(folder: Path, **settings: Any) -> str:
+    return mistake(SDFTConfig, output_dir=str(folder), **settings)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_each_field_is_refused_by_name(tmp_path: Path, name: str):
+    if name not in FIELDS:
+        pytest.skip("the installed transformers has no such field")
+    assert refused(tmp_path, **{name: another(name)}).startswith(f"{name}={another(name)!r} has no effect here. ")
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED_VALUES)
+def test_each_value_is_refused_by_name(tmp_path: Path, name: str, value: str):
+    if name not in FIELDS:
+        pytest.skip("the installed transformers has no such field")
+    assert refused(tmp_path, **{name: value}).startswith(f"{name}={value!r} can't be used here. ")
+
+
+def test_a_value_may_be_an_enumerations_member(tmp_path: Path):
+    assert refused(tmp_path, save_strategy=SaveStrategy.BEST).startswith("save_strategy='best' can't be used here. ")
+
+
+def test_other_values_of_such_fields_are_taken(tmp_path: Path):
+    kept: dict[str, Any] = {
+        "train_sampling_strategy": "sequential",
+        "lr_scheduler_type": "linear",
+        "save_strategy": "steps",
+    }
+    taken = SDFTConfig(output_dir=str(tmp_path), **kept)
+    assert taken.save_strategy == "steps"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("eval_strategy=steps", "do_eval=true", "load_best_model_at_end=true", "save_strategy=best"),
+        *("neftune_noise_alpha=5.0", "label_smoothing_factor=.1", "include_num_input_tokens_seen=true"),
+        *("remove_unused_columns=true", "torch_compile=true", "auto_find_batch_size=true", "fp16=true", "bf16=true"),
+        *("train_sampling_strategy=group_by_length", "average_tokens_across_devices=false"),
+        *("optim=adamw_8bit", "optim=galore_adamw", "optim=lomo", "optim=apollo_adamw"),
+    ],
+)
+def test_from_the_command_line_too(setting: str):
+    name = setting.partition("=")[0]
+    options = flat.build(TrainOptions, {"template": "prior_turn", "set": (setting,)})
+    assert mistake(trainer_config, options, 16).startswith(f"{name}=")
+
+
+def test_a_config_may_be_made_of_another_ones_values(tmp_path: Path):
+    first = SDFTConfig(output_dir=str(tmp_path), learning_rate=1e-3)
+    values = {name: getattr(first, name) for name, each in FIELDS.items() if each.init}
+    assert SDFTConfig(**values).to_dict() == first.to_dict()

@@ -1,0 +1,49 @@
+"""What ``build`` refuses before anything is read."""
+
+from typing import Any
+
+import pytest
+
+from selfdistill.settings import flat
+from selfdistill.settings.build import BuildOptions
+from tests.support.mistakes import mistake
+
+MEDICAL = {"task": "medical", "output_dir": "out", "source": "rows.jsonl"}
+WIKI = {"task": "wiki", "output_dir": "out", "articles": "folder", "model_name": "m"}
+
+
+def check(given: dict[str, Any]) -> None:
+    flat.build(BuildOptions, given).check()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        MEDICAL,
+        MEDICAL | {"answers": "a.jsonl", "hub_config": "en", "num_eval": 1, "limit": 1},
+        WIKI,
+        WIKI | {"questions_per_passage": 1, "batch_size": 1, "dtype": "float32"},
+    ],
+)
+def test_what_is_taken(given: dict[str, Any]):
+    check(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (MEDICAL | {"output_dir": None}, "--output_dir is missing: name a folder for the data."),
+        (MEDICAL | {"source": None}, "build medical: --source is missing."),
+        (WIKI | {"articles": None}, "build wiki: --articles is missing."),
+        (WIKI | {"model_name": None}, "build wiki: --model_name is missing."),
+        (WIKI | {"answers": "b"}, "build wiki takes no --answers. Leave it out."),
+        (WIKI | {"source": "b"}, "build wiki takes no --source. Leave it out."),
+        (MEDICAL | {"model_name": "m"}, "build medical takes no --model_name. Leave it out."),
+        (MEDICAL | {"questions_per_passage": 9}, "build medical takes no --questions_per_passage. Leave it out."),
+        (MEDICAL | {"num_eval": 0}, "num_eval: 0 is not at least 1."),
+        (MEDICAL | {"limit": -1}, "limit: -1 is not at least 1."),
+        (WIKI | {"batch_size": 0}, "batch_size: 0 is not at least 1."),
+    ],
+)
+def test_what_is_refused(given: dict[str, Any], message: str):
+    assert mistake(check, given) == message

@@ -1,0 +1,85 @@
+"""What a study needs: a tiny model saved to disk, rows of three tasks, a scorer that tells models apart."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from selfdistill.settings import flat
+from selfdistill.settings.study import CompareOptions, ContinualOptions
+from selfdistill.studies.compare import Comparison
+from selfdistill.studies.continual import Sequences
+
+SCORER = "def parity(completion, example):\n    return float((sum(map(ord, completion)) + len(example.id)) % 2)\n"
+"""Random models are right nowhere, so being right is a coin toss on what they say."""
+TASKS = ("one", "two", "three")
+QUIET = Console(quiet=True)
+SHOWN: dict[str, Any] = {"template": "prior_turn"}
+"""For studies with an arm that shows the demonstration: without it a preflight would choose the template."""
+
+
+def make_home(folder: Path, model: Any, tokenizer: Any) -> Path:
+    """A folder with ``model``, ``one.jsonl`` to ``three.jsonl`` of 30 rows each, and ``scorer.py``."""
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    for name in TASKS:
+        rows = ({"prompt": f"{name} {n}?", "demonstration": f"{name * 2} {n}."} for n in range(30))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "scorer.py").write_text(SCORER)
+    return folder
+
+
+def settings(home: Path, name: str) -> dict[str, Any]:
+    """Options for a study of a few seconds, into the folder ``name``."""
+    return {
+        "output_dir": str(home / name),
+        "model_name": str(home / "model"),
+        "scorer": f"{home / 'scorer.py'}:parity",
+        "prior": "none",
+        "dtype": "float32",
+        "drift_prompts": 2,
+        "max_new_tokens": 4,
+        "max_completion_length": 20,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-2,
+        "warmup_steps": 0.0,
+        "rollouts_logged_per_step": None,
+    }
+
+
+def compare_options(home: Path, name: str = "out", **more: Any) -> CompareOptions:
+    """A comparison on the rows of ``one``: one seed, 4 steps, 2 checkpoints; ``more`` are other settings by name."""
+    own = {"dataset_path": str(home / "one.jsonl"), "seeds": "0", "max_steps": 4, "checkpoints": 2}
+    return flat.build(CompareOptions, settings(home, name) | own | more)
+
+
+def comparison(home: Path, name: str = "out", console: Console = QUIET, **more: Any) -> Comparison:
+    """The comparison of ``compare_options``."""
+    return Comparison(compare_options(home, name, **more), console)
+
+
+def continual_options(home: Path, name: str = "out", **more: Any) -> ContinualOptions:
+    """A sequence of all tasks, 3 steps for each; ``more`` are other settings by name."""
+    own = {"stages": ",".join(str(home / f"{task}.jsonl") for task in TASKS), "max_steps": 3}
+    return flat.build(ContinualOptions, settings(home, name) | own | more)
+
+
+def sequences(home: Path, name: str = "out", console: Console = QUIET, **more: Any) -> Sequences:
+    """The sequences of ``continual_options``."""
+    return Sequences(continual_options(home, name, **more), console)
+
+
+def printed(run: Callable[[Console], Any]) -> str:
+    """What ``run`` prints to the console that it is given."""
+    file = io.StringIO()
+    run(Console(file=file, width=200))
+    return file.getvalue()
+
+
+def read(*names: Any) -> Any:
+    """The value of a JSON file."""
+    return json.loads(Path(*names).read_text())

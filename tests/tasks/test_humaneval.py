@@ -1,0 +1,62 @@
+"""HumanEval's programs: where a completion ends, what is run, and that its own solutions pass."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from selfdistill.evaluate.sandbox import with_sandbox
+from selfdistill.tasks.humaneval import TASK, program, until_stop
+from selfdistill.types import Example
+from tests.support.mistakes import mistake
+
+ROW = {
+    "prompt": "def double(x):\n",
+    "test": "def check(candidate):\n    assert candidate(3) == 6\n",
+    "entry_point": "double",
+}
+DOUBLE = Example(id="0", prompt=({"role": "user", "content": ROW["prompt"]},), reference=ROW)
+
+
+def test_a_completion_ends_at_the_first_stop():
+    assert until_stop("    return 1\n\ndef other():\n    pass\nclass X:") == "    return 1\n"
+    assert until_stop("    return 1\nprint(2)\n# note") == "    return 1"
+    assert until_stop("    return 1") == "    return 1"
+    assert until_stop("") == ""
+
+
+def test_the_program_is_prompt_completion_tests():
+    assert program("    return 2 * x\ndef junk(:", DOUBLE) == (
+        "def double(x):\n    return 2 * x\ndef check(candidate):\n    assert candidate(3) == 6\n\ncheck(double)\n"
+    )
+
+
+def test_prompts_are_bare_text_and_programs_wait_for_a_sandbox():
+    assert TASK.prompt == "plain text"
+    assert TASK.programs == {"pass@1": program}
+    assert TASK.scorers["pass@1"]("    return 2 * x", DOUBLE) is None
+
+
+@pytest.mark.parametrize(
+    ("completion", "score"),
+    [("    return 2 * x", 1.0), ("    return x", 0.0), ("    return (", 0.0), ("    exit(0)", 0.0), ("", 0.0)],
+)
+def test_scores_in_the_sandbox(completion: str, score: float):
+    assert with_sandbox(TASK).scorers["pass@1"](completion, DOUBLE) == score
+
+
+def test_its_own_solutions_pass(real_data: Path):
+    examples = TASK.load_eval(real_data)
+    assert len(examples) == 164
+    rows = [json.loads(line) for line in (real_data / "prior" / "humaneval.jsonl").read_text().splitlines()]
+    passes = with_sandbox(TASK).scorers["pass@1"]
+    chosen = list(zip(examples, rows, strict=True))[::16]
+    assert [passes(row["canonical_solution"], example) for example, row in chosen] == [1.0] * len(chosen)
+
+
+def test_missing_and_bad_files(tmp_path: Path):
+    assert "--data_dir" in mistake(TASK.load_eval, tmp_path)
+    assert "--data_dir" in mistake(TASK.load_eval, None)
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "prior" / "humaneval.jsonl").write_text('{"task_id": "x"}\n')
+    assert "row 1" in mistake(TASK.load_eval, tmp_path)
