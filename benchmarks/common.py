@@ -1,4 +1,4 @@
-"""What the benchmarks share: facts of the machine, memory of a process, fresh child processes, the last line.
+"""Shared by the benchmarks: facts about the machine, memory of a process, fresh child processes, the last line.
 
 Memory is read from /proc, so the benchmarks run on Linux only.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "vllm", "selfdistill")
 MATRIX_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
-"""Names in /proc/cpuinfo of what multiplies bf16 matrices, the fastest first."""
+"""Names in /proc/cpuinfo of units that multiply bf16 matrices, the fastest first."""
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -27,7 +27,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on: processor, cores, memory in GiB, versions, date."""
+    """Facts that a figure depends on: processor, cores, memory in GiB, versions, date."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     fields = dict(line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
     described = {key.strip(): value.strip() for key, value in fields.items()}
@@ -51,7 +51,7 @@ def machine_text(facts: dict[str, Any]) -> str:
 
 
 def put(page: str, block: str) -> str:
-    """The page with ``block`` between the markers. Raises ValueError where they are not there once each."""
+    """The page with ``block`` between the markers. Raises ValueError if either marker is not there exactly once."""
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise ValueError(f"the page needs the lines {BEGIN} and {END} once each")
     before, rest = page.split(BEGIN)
@@ -66,7 +66,7 @@ def _version(name: str) -> str | None:
 
 
 def resident(field: str = "VmRSS", pid: int | str = "self") -> int:
-    """Bytes of a process in memory now (``VmRSS``) or at most so far (``VmHWM``)."""
+    """Memory of a process in bytes: now (``VmRSS``) or its peak so far (``VmHWM``)."""
     for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -74,7 +74,7 @@ def resident(field: str = "VmRSS", pid: int | str = "self") -> int:
 
 
 def reset_peak() -> None:
-    """This process's ``VmHWM`` begins anew at what is in memory now."""
+    """Resets this process's ``VmHWM`` to what is in memory now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
@@ -85,7 +85,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function(*arguments)`` in a fresh process, so that its memory is its own; what it returns is pickled.
+    """``function(*arguments)`` in a fresh process, so that its memory can be measured alone; the result is pickled.
 
     Raises:
         RuntimeError: the process ended without an answer.
@@ -109,7 +109,7 @@ def _answer(connection: Any, function: Callable[..., Any], arguments: tuple[Any,
 
 
 def matrix_peak(dtype: str, seconds: float = 2.0) -> float:
-    """The most FLOP/s that torch multiplies matrices with here, over some square sizes, ``seconds`` for each."""
+    """The highest FLOP/s of torch's matrix product here, over three square sizes, ``seconds`` for each."""
     import torch
 
     best = 0.0

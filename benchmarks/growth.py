@@ -1,7 +1,7 @@
-"""What a token costs as a step grows: longer completions, longer prompts, more prompts, more vocabulary, more layers.
+"""Cost per token as a step grows: longer completions, longer prompts, more prompts, more vocabulary, more layers.
 
-Small models of random weights, our trainer, full fine-tuning with a moving-average teacher. One size grows and the
-others stay. The unit of cost tells what should stay flat:
+Small models with random weights, our trainer, full fine-tuning with a moving-average teacher. One size grows while the
+others stay the same. The unit of cost is what should stay constant:
 
 completion, prompt, batch   seconds per token that the step works on (prompts and completions of both roles)
 vocabulary, layers          seconds per matrix FLOP (flops.py), since every token passes through every weight
@@ -49,7 +49,7 @@ def _trainer(folder: Path, sizes: dict[str, int], steps: int, ends: list[float])
     from selfdistill.models import loading
     from selfdistill.models.attention import use_fast_attention
     from selfdistill.models.device import compute_dtype
-    from selfdistill.models.tokens import pad_token_id
+    from selfdistill.models.tokens import pad_token_id, vocab_size
     from selfdistill.settings.groups import DEFAULT_MODEL
     from trainers import NO_TOKEN, SHARED
 
@@ -74,14 +74,14 @@ def _trainer(folder: Path, sizes: dict[str, int], steps: int, ends: list[float])
         warmup_steps=0,
         **{**SHARED, "max_steps": steps},
     )
-    engine = OwnEngine(model, {NO_TOKEN}, pad_token_id(tokenizer))
+    engine = OwnEngine(model, {NO_TOKEN}, pad_token_id(tokenizer, vocab_size(model)))
     trainer = SDFTTrainer(model, args, rows, tokenizer, engine=engine)
     trainer.add_callback(Clock())
     return trainer
 
 
 def _overhead(tokenizer: Any) -> int:
-    """Tokens of a prompt that are not the question's."""
+    """Tokens that the chat template adds to a question."""
     text = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False, add_generation_prompt=True)
     return len(tokenizer(text)["input_ids"])
 
@@ -104,7 +104,7 @@ def measure(sizes: dict[str, int], steps: int) -> dict[str, float]:
 
 
 def judge(axis: str, measured: dict[int, dict[str, float]], flat: float) -> dict[str, Any]:
-    """Cost by size, how far it spreads, and whether that counts as flat."""
+    """Cost by size, its spread, and whether that counts as flat."""
     unit = "flops" if axis in PER_FLOP else "tokens"
     cost = {size: one["seconds"] / one[unit] for size, one in measured.items()}
     spread = max(cost.values()) / min(cost.values())

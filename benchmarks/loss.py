@@ -7,7 +7,7 @@ trl    the chunked function of TRL's DistillationTrainer (its SDFTTrainer is den
 ours   selfdistill.method.divergence.chunked_divergence
 
 Every case runs in a fresh process. Its extra memory is the peak during a call less what was in memory before,
-gradients included, after a call on few tokens that loads what a call needs. Seconds are the median of further calls.
+gradients included; a first call on a few tokens loads what a call needs. Seconds are the median of further calls.
 Dense is left out where its tensors would exceed --dense_limit_gib.
 
 Keys of the result: memory_ratio and time_ratio, ours / dense at 151,936 tokens of vocabulary and 4,096 positions

@@ -1,16 +1,16 @@
 """Peak memory of training runs against what a run holds, and against the estimate that --dry_run prints.
 
 Three runs of the embedded model, a few steps each, in fresh processes: SFT and SDFT of all weights, SDFT of a LoRA
-adapter. A fourth, the LoRA run on a model that keeps one layer only, tells what a process holds beside tensors
-(libraries, compiled kernels, rows): its memory less its tensors. A copy is all weights in the dtype computed in.
+adapter. A fourth, the LoRA run on a model that keeps one layer only, shows what a process holds besides tensors
+(libraries, compiled kernels, rows): its memory minus its tensors. A copy is all weights in the compute dtype.
 
 What full fine-tuning in bf16 holds, bytes per weight: weights 2, fp32 masters 4, AdamW's two moments 8, an EMA
 teacher 4 + 2, and from backward pass to optimizer fp32 gradients 4. A copy is 2.
 
-peak_copies, standing_copies  at the peak and after the last step, less what the fourth run holds beside tensors
+peak_copies, standing_copies  at the peak and after the last step, without what the fourth run holds besides tensors
 live_copies                   all tensors after the last step, adapter, optimizer and teacher included
-lora_copies                   copies of the base model in a LoRA run: what it holds more than the fourth run, adapter,
-                              optimizer and teacher taken off, by the bytes of the layers that the fourth lacks
+lora_copies                   copies of the base model in a LoRA run: the memory it holds beyond the fourth run, without
+                              adapter, optimizer and teacher, divided by the bytes of the layers that the fourth lacks
 
 Keys of the result: estimate_ratio, estimate / measured peak of each run; one_copy (lora_copies below 1.5); runs.
 """
@@ -31,14 +31,14 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def _settled() -> int:
-    """Bytes in memory once what was freed has gone back to the system."""
+    """Bytes in memory after freed memory has been returned to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return resident()
 
 
 def _live() -> int:
-    """Bytes of all tensors that Python knows of; what several share counts once."""
+    """Bytes of all CPU tensors that Python knows of; shared storage counts once."""
     import torch
 
     storages = {}

@@ -1,4 +1,4 @@
-"""A step of self-distillation in plain torch: full logits, a sequence at a time, none of the package's mathematics.
+"""A step of self-distillation in plain torch: full logits, one sequence at a time, none of the package's mathematics.
 
 Our trainer makes one step on given completions, and its update is compared with what this computes in fp32 from the
 same (bf16) weights. The optimizer is the trainer's AdamW with epsilon 1, far above any gradient here, so that an
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from selfdistill.method.rollout.engine import OnDone, Sampling, row_seeds
 from selfdistill.method.rollout.own import OwnEngine
 from selfdistill.models import loading
-from selfdistill.models.tokens import pad_token_id
+from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.settings.groups import DEFAULT_MODEL
 from selfdistill.types import PromptPair, Rollout
 from trainers import NO_TOKEN, make_ours, plain_model
@@ -114,7 +114,7 @@ def compare_update(prompts: int, new_tokens: int, micro_batch: int) -> dict[str,
             max_steps=1,
         )
         pairs: list[PromptPair] = list(trainer.train_dataset)  # type: ignore[arg-type]
-        sampler = OwnEngine(trainer.model, {NO_TOKEN}, pad_token_id(tokenizer))
+        sampler = OwnEngine(trainer.model, {NO_TOKEN}, pad_token_id(tokenizer, vocab_size(trainer.model)))
         seeds = row_seeds(0, 0, [pair.example.id for pair in pairs])
         sampling = Sampling(max_new_tokens=new_tokens, seeds=seeds)
         sampled = sampler.generate([pair.student_ids for pair in pairs], sampling)
@@ -122,7 +122,7 @@ def compare_update(prompts: int, new_tokens: int, micro_batch: int) -> dict[str,
         before = {name: master.clone() for name, master in trainer.step.masters.state_dict().items()}
         trainer.train()
         ours = {name: master - before[name] for name, master in trainer.step.masters.state_dict().items()}
-    exact_model = plain_model("bfloat16").float()  # the same rounded weights, computed with in fp32
+    exact_model = plain_model("bfloat16").float()  # the same rounded weights, computed in fp32
     exact = dense_update(dense_gradient(exact_model, pairs, given))
     plain = dense_update(dense_gradient(plain_model("bfloat16"), pairs, given))
     return {

@@ -1,6 +1,6 @@
 """Puts what the benchmarks printed into docs/performance.md, as one table between two markers.
 
-Reads FOLDER/<benchmark>.json for every benchmark, the last line of which is its result; one that is missing has no
+Reads FOLDER/<benchmark>.json for every benchmark; its last line is the result. A benchmark without a file gets no
 rows. `make bench` writes the files and calls this.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from common import machine_text, make_parser, put
 
 Row = tuple[str, str, str]
-"""What was measured, the figure, what it should be."""
+"""What was measured, the figure, the aim."""
 
 
 def _start(r: dict[str, Any]) -> list[Row]:
@@ -36,7 +36,7 @@ def _step(r: dict[str, Any]) -> list[Row]:
             "",
         ),
         ("our seconds by phase", ", ".join(f"{name} {value:.2f}" for name, value in r["seconds"].items()), ""),
-        ("our tokens a second by phase", ", ".join(f"{name} {v:,}" for name, v in r["tokens_per_s"].items()), ""),
+        ("our tokens per second by phase", ", ".join(f"{name} {v:,}" for name, v in r["tokens_per_s"].items()), ""),
     ]
     if "update_cosine" in r:
         value = f"{r['update_cosine']:.4f} (plain bf16 {r['bf16_cosine']:.4f})"
@@ -63,7 +63,7 @@ def _rollout(r: dict[str, Any]) -> list[Row]:
     for case in r["cases"]:
         engines = [f"{name} {case[name]:,.0f}" for name in ("generate", "ours", "vllm") if name in case]
         wanted = "at least 2" if case["kind"] == "unequal" and case["batch"] in (16, 32) else ""
-        what = f"tokens a second, {case['batch']} {case['kind']} completions of up to {case['limit']} tokens"
+        what = f"tokens per second, {case['batch']} {case['kind']} completions of up to {case['limit']} tokens"
         found.append((what, f"{', '.join(engines)}: ratio {case['speedup']:.2f}", wanted))
     if r["same_tokens"] is not None:
         found.append(("greedy completions that are the same in fp32", f"{r['same_tokens']:.0%}", "100%"))
@@ -73,7 +73,7 @@ def _rollout(r: dict[str, Any]) -> list[Row]:
 def _growth(r: dict[str, Any]) -> list[Row]:
     found: list[Row] = []
     for axis in (axis for axis in ("completion", "prompt", "batch", "vocabulary", "layers") if axis in r):
-        unit, words = ("ms_per_token", "ms a token") if "ms_per_token" in r[axis] else ("s_per_tflop", "s a TFLOP")
+        unit, words = ("ms_per_token", "ms per token") if "ms_per_token" in r[axis] else ("s_per_tflop", "s per TFLOP")
         costs = ", ".join(f"{int(size):,}: {cost:.3g}" for size, cost in r[axis][unit].items())
         verdict = "flat" if r[axis]["flat"] else "not flat"
         value = f"{costs}: spread {r[axis]['spread']:.2f}, {verdict}"

@@ -1,4 +1,4 @@
-"""Tokens a second while completions are sampled: transformers' generate, our engine, and vLLM where it is installed.
+"""Tokens per second while completions are sampled: transformers' generate, our engine, and vLLM where it is installed.
 
 The embedded model in bf16, greedy, on general prompts that come with the package. transformers has the model as it
 loads it, with its own attention. It and ours live in this process and run in turn; vLLM has one of its own.
@@ -7,8 +7,8 @@ equal    every completion has the same length
 unequal  a line break ends a completion, for each engine alike; prompts are chosen such that the lengths are spread
          evenly over 5 to 80 tokens
 
-Keys of the result: speedup_16 and speedup_32, our tokens a second / generate's with 16 and 32 unequal completions;
-cases, with tokens a second by engine; same_tokens, the share of 16 unequal completions that are the same to the last
+Keys of the result: speedup_16 and speedup_32, our tokens per second / generate's with 16 and 32 unequal completions;
+cases, with tokens per second by engine; same_tokens, the share of 16 unequal completions that are the same to the last
 token in fp32, where rounding decides least. Where rounding decides, bf16 completions may differ, in length too: each
 engine's own tokens are counted.
 """
@@ -121,7 +121,7 @@ def _both(dtype: str) -> list[tuple[str, Callable[[Any, Case], Completions], Any
 
 
 def rates(cases: list[Case], repeats: int) -> list[dict[str, Any]]:
-    """Median tokens a second of both engines for every case, in this process."""
+    """Median tokens per second of both engines for every case, in this process."""
     engines = _both("bfloat16")
     results = []
     for case in cases:
@@ -148,7 +148,7 @@ def same_tokens(case: Case) -> float:
 
 
 def vllm_rates(cases: list[Case], repeats: int) -> list[float]:
-    """Median tokens a second of vLLM for every case, in this process."""
+    """Median tokens per second of vLLM for every case, in this process."""
     from vllm import LLM, SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
 
     from selfdistill.models.embedded import embedded_model_path

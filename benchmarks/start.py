@@ -18,7 +18,7 @@ WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life"
 
 
 def write_rows(path: Path, count: int) -> None:
-    """``count`` rows, each with a prompt of about 25 words and a demonstration of about 20, none like another."""
+    """``count`` rows, all different, each with a prompt of about 25 words and a demonstration of 20."""
     rng = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):

@@ -104,7 +104,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[Side, Side, list[dict[str, 
 
 
 def _phases(phases: list[dict[str, float]], step: dict[str, Any]) -> dict[str, Any]:
-    """Median seconds by phase, and the tokens a second of phases that work on tokens."""
+    """Median seconds by phase, and tokens per second of the phases that work on tokens."""
     student = sum(step["student"]) + sum(step["completions"])
     tokens = {
         "rollout": sum(step["completions"]),
@@ -136,7 +136,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
     parser.add_argument("--warmup", type=int, default=2, help="steps of each before them")
-    parser.add_argument("--prompts", type=int, default=16, help="prompts a step")
+    parser.add_argument("--prompts", type=int, default=16, help="prompts per step")
     parser.add_argument("--new_tokens", type=int, default=40, help="length of every completion")
     parser.add_argument("--micro_batch", type=int, default=4, help="our prompts per micro-batch")
     parser.add_argument("--trl_config", choices=list(TRL_CONFIGS), default="autocast-4")

@@ -17,7 +17,7 @@ from selfdistill.method.rollout.own import OwnEngine
 from selfdistill.method.trainer import SDFTTrainer
 from selfdistill.models import loading
 from selfdistill.models.embedded import embedded_model_path
-from selfdistill.models.tokens import pad_token_id
+from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.settings.groups import DEFAULT_MODEL
 from selfdistill.tasks import get_task
 from selfdistill.types import Example, Rollout
@@ -82,7 +82,7 @@ def make_ours(
         warmup_steps=0,
         **{**SHARED, **more},
     )
-    engine = engine or OwnEngine(model, {NO_TOKEN}, pad_token_id(tokenizer))
+    engine = engine or OwnEngine(model, {NO_TOKEN}, pad_token_id(tokenizer, vocab_size(model)))
     return SDFTTrainer(model, args, rows(count), tokenizer, engine=engine)
 
 

@@ -1,1 +1,1 @@
-"""Which method is better at what: studies on the embedded model, and the page that says what came of them."""
+"""Studies of which method is better at what, on the embedded model, and the page of their results."""

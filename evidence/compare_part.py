@@ -1,4 +1,4 @@
-"""What the page says of a comparison."""
+"""The page's part about a comparison."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from selfdistill.records.studies import QUESTION, Checkpoint, CompareRecord
 from selfdistill.report.formats import p_text, rate_text
 from selfdistill.studies.analysis import accuracy
 
-DRIFT = {"kl_per_token": "KL a token", "reference_nll": "reference loss"}
+DRIFT = {"kl_per_token": "KL per token", "reference_nll": "reference loss"}
 
 
 def compare_part(name: str, found: CompareRecord, study: Mapping[str, Any]) -> list[str]:
-    """Lines of a study: answer, tables.
+    """Markdown lines about a comparison: its setting, its answer and its tables.
 
     Args:
-        name: of the study.
-        found: what came of it.
+        name: name of the study.
+        found: the record of the comparison.
         study: the settings in its study.json.
     """
     runs = found.runs()

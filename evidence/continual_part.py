@@ -1,4 +1,4 @@
-"""What the page says of the sequences."""
+"""The page's part about the sequences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +15,11 @@ CHANGES = ("backward_transfer", "forward_transfer", "forgetting")
 
 
 def continual_part(found: Runs, study: Mapping[str, Any]) -> list[str]:
-    """Lines of all seeds' sequences: answers, tables.
+    """Markdown lines about the sequences of all seeds: setting, answers and tables.
 
     Args:
         found: the runs of each seed's continual.json.
-        study: the settings in a study.json of them.
+        study: the settings in the study.json of one of them.
     """
     arms = by_arm(found)
     first = next(iter(found.values()))
@@ -51,7 +51,7 @@ def by_arm(found: Runs) -> dict[str, list[SequenceRecord]]:
 
 
 def answer(arms: Mapping[str, Sequence[SequenceRecord]], ours: str, theirs: str) -> str:
-    """One line of a list: does ``ours`` forget less than ``theirs``, and does it end better?"""
+    """A list item that answers: does ``ours`` forget less than ``theirs``, and is it better at the end?"""
     less = sign_beyond_noise([-value for value in difference(arms, ours, theirs, "forgetting")])
     better = sign_beyond_noise(difference(arms, ours, theirs, "average_accuracy"))
     words = {1: "yes", -1: "no, {}", 0: "not decided by these seeds"}
@@ -62,7 +62,7 @@ def answer(arms: Mapping[str, Sequence[SequenceRecord]], ours: str, theirs: str)
 
 
 def difference(arms: Mapping[str, Sequence[SequenceRecord]], ours: str, theirs: str, name: str) -> list[float]:
-    """``ours`` minus ``theirs`` of a summary, or of the drift at the end, a value a seed."""
+    """``ours`` minus ``theirs`` in a summary, or in the drift at the end; one value for each seed."""
     return [_value(a, name) - _value(b, name) for a, b in zip(arms[ours], arms[theirs], strict=True)]
 
 
@@ -73,7 +73,7 @@ def _value(run: SequenceRecord, name: str) -> float:
 
 def _summaries(arms: Mapping[str, Sequence[SequenceRecord]]) -> list[str]:
     heads = ["arm", "rate", *(f"{_words(name)} %" for name in SHARES), *map(_words, CHANGES)]
-    heads += ["KL a token at the end", "format leak %", "seconds"]
+    heads += ["KL per token at the end", "format leak %", "seconds"]
     rows: list[list[str]] = []
     for arm, runs in arms.items():
         row = [f"`{arm}`", rate_text(runs[0].learning_rate)]
@@ -96,7 +96,7 @@ def _differences(arms: Mapping[str, Sequence[SequenceRecord]], pairs: Sequence[t
             told = {1: "higher", -1: "lower", 0: "no"}[sign_beyond_noise(values)]
             same = f"{100 * over_seeds(values).sign_consistency:.0f}"
             spread = points(values) if is_share else number(values)
-            what = _words(name) if is_share else "KL a token at the end"
+            what = _words(name) if is_share else "KL per token at the end"
             rows.append([f"`{ours}` − `{theirs}`", what, ", ".join(each), spread, same, told])
     return table(heads, rows)
 

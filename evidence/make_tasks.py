@@ -23,7 +23,7 @@ DATA = tomllib.loads(Path(__file__).with_name("tasks.toml").read_text(encoding="
 
 
 def notes() -> tuple[list[Row], list[Row]]:
-    """Training and evaluation rows; a third of all names, items and days are the evaluation's."""
+    """Training and evaluation rows; a third of all names, items and days occur in evaluation rows only."""
     rng = random.Random(f"{SEED}/notes")
     train, evaluation = _split_values(rng)
     return _notes(train, NUM_TRAIN, rng), _notes(evaluation, NUM_EVAL, rng)
@@ -37,7 +37,7 @@ def orders() -> tuple[list[Row], list[Row]]:
 
 
 def tickets() -> tuple[list[Row], list[Row]]:
-    """Training and evaluation rows, every word as often, in turn."""
+    """Training and evaluation rows; the four words take turns."""
     rng = random.Random(f"{SEED}/tickets")
     return _tickets(DATA["tickets"]["train"], NUM_TRAIN, rng), _tickets(DATA["tickets"]["eval"], NUM_EVAL, rng)
 

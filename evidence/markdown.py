@@ -1,4 +1,4 @@
-"""How figures and tables are written on the page."""
+"""Formats figures and tables for the page."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,7 +18,7 @@ def percent(values: Sequence[float]) -> str:
 
 
 def number(values: Sequence[float], digits: int = 3) -> str:
-    """Mean, and over several seeds the deviation, with so many decimal places."""
+    """Mean, and over several seeds the deviation, with ``digits`` decimal places."""
     return _spread(values, lambda value: f"{value:.{digits}f}".replace("-", MINUS))
 
 

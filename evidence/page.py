@@ -1,6 +1,6 @@
-"""Puts what came of the studies into docs/evidence.md, between two markers: python -m evidence.page RUNS
+"""Puts the results of the studies into docs/evidence.md, between two markers: python -m evidence.page RUNS
 
-Reads evidence.json and of every study compare.json or continual.json, and study.json; nothing else.
+Reads evidence.json and, for every study, study.json and compare.json or continual.json; nothing else.
 """
 
 import argparse

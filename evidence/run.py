@@ -1,6 +1,6 @@
 """Runs the studies of evidence/studies.yaml, from the repository's root: python -m evidence.run --size quick
 
-Started again it goes on where it stopped. Ends with the exit code of a study that fails.
+Started again, it resumes where it stopped. It ends with the exit code of the first study that fails.
 """
 
 import argparse
@@ -25,14 +25,14 @@ FACTS = "evidence.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A command of selfdistill and its options; {tasks} in them is the folder of the tasks."""
+    """A selfdistill command with its options, in which {tasks} stands for the folder of the tasks."""
 
     name: str
     command: str
     options: dict[str, Any]
 
     def arguments(self, folder: Path) -> list[str]:
-        """What the command line gets; the study goes into a subfolder of its name."""
+        """The command line's arguments; the study's folder is the subfolder of its name."""
         found = [self.command, "--output_dir", str(folder / self.name)]
         for name, value in self.options.items():
             for one in value if isinstance(value, list) else [value]:
@@ -41,7 +41,7 @@ class Study:
 
 
 def read_studies(size: str) -> Iterator[Study]:
-    """The studies of a size in their order; one with several seeds is as many studies."""
+    """The studies of a size, in order; an entry with several seeds is one study for each seed."""
     found = YAML(typ="safe").load(STUDIES.read_text(encoding="utf-8"))[size]
     for entry in found["studies"]:
         options = {**found["shared"], **entry["options"]}
@@ -52,7 +52,7 @@ def read_studies(size: str) -> Iterator[Study]:
 
 
 def begin(folder: Path, size: str) -> None:
-    """Writes the tasks, and on the first start what the page says of command, date and machine.
+    """Writes the tasks and, on the first start, the command, date and machine for the page.
 
     Raises:
         SystemExit: the folder holds studies of another size.

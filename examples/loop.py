@@ -1,8 +1,8 @@
-"""Self-distillation in a loop of your own: the method's step, an optimizer, and nothing of transformers' Trainer.
+"""Self-distillation in a training loop of your own, without transformers' Trainer.
 
     python examples/loop.py
 
-trains the embedded model for a few steps on the tool calls that come with the package, and prints each step's loss.
+trains the embedded model for five steps on the tool calls that come with the package, and prints each step's loss.
 """
 
 import random
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import nn, optim
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfdistill.method.rollout.engine import RolloutEngine
 from selfdistill.method.rows import training_pairs
 from selfdistill.method.step import Step
 from selfdistill.models.loading import load_model, load_tokenizer, quiet_libraries
@@ -25,22 +26,23 @@ def train(
     tokenizer: PreTrainedTokenizerBase,
     config: MethodConfig,
     batches: Iterable[Sequence[PromptPair]],
-    engine: object = None,
+    engine: RolloutEngine | None = None,
 ) -> Iterator[float]:
-    """Trains the model in place; gives the loss of every step, in nats."""
-    step = Step(model, tokenizer, config, engine=engine)  # type: ignore[arg-type]
+    """Trains the model in place, one step per batch; yields the loss of each step, in nats."""
+    step = Step(model, tokenizer, config, engine=engine)
     masters = [master for _, _, master in step.masters.items()]  # fp32, whatever the model computes in
     optimizer = optim.AdamW(masters, lr=config.learning_rate, weight_decay=config.weight_decay)
     with step.masters.attached():
         for number, pairs in enumerate(batches):
             samples = step.rollout(pairs, number)
             micro_batches = step.micro_batches(samples, config.gradient_accumulation_steps)
-            yield float(sum(map(step.learn, micro_batches)))
+            loss = float(sum(map(step.learn, micro_batches)))
             nn.utils.clip_grad_norm_(masters, config.max_grad_norm)
             optimizer.step()
             step.masters.write_back()
             optimizer.zero_grad()
             step.follow(number + 1)
+            yield loss
 
 
 if __name__ == "__main__":

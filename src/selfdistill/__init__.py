@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """The trainer and its config, loaded with torch when they are first asked for."""
+    """Imports the trainer and its config on first use, since they load torch."""
     if name == "SDFTConfig":
         from selfdistill.method.config import SDFTConfig
 

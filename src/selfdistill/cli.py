@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. No logic."""
+"""The command line: parses arguments, calls a command and turns its result into an exit code."""
 
 import sys
 from collections.abc import Sequence
@@ -8,28 +8,29 @@ from selfdistill.errors import UserError
 
 
 class Command(NamedTuple):
-    """A command. Its module in ``commands`` has its name."""
+    """A command. The module of ``commands`` that runs it has the command's name."""
 
     options: str
-    """Class of its options, as ``module:class`` of ``settings``."""
+    """Class of its options, as ``module:class`` within ``settings``."""
     help: str
+    """One line for ``selfdistill --help``."""
 
 
 COMMANDS = {
-    "demo": Command("train:DemoOptions", "score, train, score again on the embedded model; write a report"),
-    "preflight": Command("train:PreflightOptions", "say before any training whether self-distillation can work"),
-    "train": Command("train:TrainOptions", "teach a model the demonstrations of a task"),
-    "eval": Command("evaluate:EvalOptions", "score a model on a task"),
-    "report": Command("report:ReportOptions", "make report.html of a run's folder"),
-    "compare": Command("study:CompareOptions", "methods side by side: same data, same budget, several seeds"),
-    "continual": Command("study:ContinualOptions", "one task after another; what each stage gained and lost"),
-    "chat": Command("chat:ChatOptions", "talk to a model or two side by side, in the terminal or on a page"),
-    "learn": Command("ledger:LearnOptions", "add a skill to a ledger; refused where an earlier one is lost"),
-    "rollback": Command("ledger:RollbackOptions", "make an earlier version of a ledger current"),
-    "ledger": Command("ledger:LedgerOptions", "show a ledger: versions, lineage, skills held"),
-    "build": Command("build:BuildOptions", "write the data of the tasks medical and wiki"),
-    "tasks": Command("report:TasksOptions", "list the tasks: source, licence, rows"),
-    "recipes": Command("report:RecipesOptions", "list the settings that come with the package"),
+    "demo": Command("train:DemoOptions", "evaluate, train and evaluate again the embedded model"),
+    "preflight": Command("train:PreflightOptions", "predict before training whether self-distillation can work"),
+    "train": Command("train:TrainOptions", "train a model on the demonstrations of a task"),
+    "eval": Command("evaluate:EvalOptions", "evaluate a model on one or more tasks"),
+    "report": Command("report:ReportOptions", "write a report on a run or a study"),
+    "compare": Command("study:CompareOptions", "compare methods: same data, same budget, several seeds"),
+    "continual": Command("study:ContinualOptions", "train on several tasks in a row and measure gains and losses"),
+    "chat": Command("chat:ChatOptions", "talk to one or two models, in the terminal or on a web page"),
+    "learn": Command("ledger:LearnOptions", "train one more skill; refused if an earlier skill is lost"),
+    "rollback": Command("ledger:RollbackOptions", "make another version of a ledger's model current"),
+    "ledger": Command("ledger:LedgerOptions", "show a ledger: its versions and skills"),
+    "build": Command("build:BuildOptions", "prepare the data of the tasks medical and wiki"),
+    "tasks": Command("report:TasksOptions", "list the tasks: scorers, rows, licence, source"),
+    "recipes": Command("report:RecipesOptions", "list the recipes: files with settings"),
 }
 
 HELP = """usage: selfdistill COMMAND [options]
@@ -45,7 +46,18 @@ Quick start:  selfdistill train --output_dir runs/first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 a user's error, 3 refused by the gate, 130 interrupted."""
+    """Runs a command.
+
+    Args:
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        The exit code: 0 for success, 2 for a UserError (its message is printed), 3 if ``learn`` refused the new
+        weights, 130 if interrupted.
+
+    Raises:
+        SystemExit: a flag is wrong (code 2), or help was asked for (code 0).
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())))
@@ -66,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(command: str, arguments: Sequence[str]) -> Any:
-    """The options of a command, what is behind ``--config`` included.
+    """Parses the options of a command, including those of its configuration file.
 
     Raises:
         UserError: there is no such command, or its configuration file is wrong.
-        SystemExit: a flag is wrong, or help was asked for; both are printed.
+        SystemExit: a flag is wrong, or help was asked for. The message or the help was printed.
     """
     from importlib import import_module
 
@@ -105,7 +117,8 @@ def _dispatch(command: str, arguments: Sequence[str]) -> int:
 
 
 def _defaults(options_class: type, arguments: Sequence[str]) -> Any:
-    """What the YAML file behind ``--config`` sets of a command that trains; else tyro's sign for the class's own."""
+    """Defaults for tyro: the values of the --config file for commands that train, otherwise tyro's marker for the
+    class's own defaults."""
     import tyro
 
     from selfdistill.settings import flat

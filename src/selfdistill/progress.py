@@ -1,11 +1,11 @@
-"""The progress bar that training and evaluation share: on terminals only."""
+"""The progress bar of training and evaluation."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 def progress_bar(console: Console) -> Progress:
-    """The bar that training and evaluation share. Its tasks have a field ``note``."""
+    """A progress bar, shown on terminals only. Every task added to it needs a field ``note``."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,8 +1,9 @@
-"""Every file and folder that a run, an evaluation, a study or a ledger writes: its name, and how it is written.
+"""Names of all files and folders that runs, evaluations, studies and ledgers write, and how they are read and written.
 
-The model is saved at the root of a run's folder, so that the folder is a model's path; ``config.json`` is the model's
-own there, and the run's settings are in ``run_config.json``. Files are written whole or not at all. What they hold is
-in ``records``; each record carries ``format``, the version of its layout.
+The model is saved at the root of a run's folder, so that the folder can be used as a model: its ``config.json`` is the
+model's, the run's settings are in ``run_config.json``. Whole files are replaced atomically; only the ``.jsonl`` files
+of a run in progress grow line by line. Their contents are described in ``records``; every record has a field
+``format``, the version of its layout.
 """
 
 import contextlib
@@ -29,16 +30,16 @@ FORMAT = 1
 RUN_CONFIG, METRICS, ROLLOUTS = "run_config.json", "metrics.jsonl", "rollouts.jsonl"
 TRACE = "trace.json.gz"
 MASTERS, TEACHER, RUN_STATE = "master_weights.safetensors", "teacher.safetensors", "run_state.json"
-"""Files of a checkpoint beside transformers' own."""
+"""Files of a checkpoint in addition to transformers' own."""
 GATE = "gate.json"
-"""What the ledger's gate said of the model in the folder."""
+"""The gate's verdict on the model of a ledger's version."""
 
-# Evaluations: of each data set one file of results and one of samples, in the folder EVAL of a run or in any other.
+# Evaluations: two files per data set, in the folder EVAL of a run or in any other folder.
 EVAL, EVAL_BEFORE = "eval", "eval-before"
 DRIFT = "drift"
-"""Data set name under which drift is written."""
+"""Data set name of drift."""
 REFERENCE_RESULTS, REFERENCE_RESPONSES = "eval_results.json", "eval_responses.json"
-"""Names that the reference implementation gives results and samples of one data set."""
+"""The reference implementation's names for the results and the samples of a data set."""
 
 # Studies.
 STUDY, BASE, CELL, STAGE = "study.json", "base.json", "cell.json", "stage.json"
@@ -52,6 +53,7 @@ SKILL, SKILL_ITEMS = "skill", "eval.jsonl"
 REPORT_PAGE, REPORT_TEXT, REPORT_RESULTS, REPORT_TABLES = "report.html", "report.md", "results.json", "tables"
 
 SAMPLES = ".samples.jsonl"
+"""Ending of the name of a file with samples."""
 
 
 def results_file(dataset: str) -> str:
@@ -65,13 +67,13 @@ def samples_file(dataset: str) -> str:
 
 
 def evaluated_datasets(folder: Path) -> list[str]:
-    """Data sets whose results are in ``folder``, sorted; drift is not among them."""
+    """Names of the data sets, except drift, that have both files in ``folder``, sorted."""
     names = [path.name.removesuffix(SAMPLES) for path in sorted(folder.glob(f"*{SAMPLES}"))]
     return [name for name in names if name != DRIFT and (folder / results_file(name)).is_file()]
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether the folder holds a record that a command of ours wrote."""
+    """True if the folder contains a record that one of the commands wrote."""
     records = (RUN_CONFIG, METRICS, STUDY, LEDGER, COMPARE, CONTINUAL, EVAL_BEFORE, REFERENCE_RESULTS)
     return any((folder / name).exists() for name in records) or any(folder.glob(f"*{SAMPLES}"))
 
@@ -80,11 +82,11 @@ def is_ours(folder: Path) -> bool:
 
 
 def check_output_dir(output_dir: str, *, resume: bool = False, overwrite: bool = False) -> None:
-    """A non-empty output folder is somebody's work: refuse it unless told what to do with it.
+    """Checks that a training run may write to a folder.
 
     Raises:
-        UserError: the folder is not empty and neither flag is given, both are, it is a file, or ``overwrite`` would
-            delete what is no run of ours.
+        UserError: both flags are given; the path is a file; the folder is not empty and neither flag is given;
+            ``resume`` finds no checkpoint; ``overwrite`` would delete something other than a run.
     """
     path = Path(output_dir)
     if resume and overwrite:
@@ -103,22 +105,23 @@ def check_output_dir(output_dir: str, *, resume: bool = False, overwrite: bool =
 
 
 def check_replaceable(folder: Path, inputs: Iterable[str | None] = ()) -> None:
-    """Whether ``--overwrite`` may delete what is in ``folder``.
+    """Checks that ``--overwrite`` may delete the contents of ``folder``.
 
     Args:
-        folder: the output folder; one that is not there, or is empty, may always be used.
-        inputs: files and folders that the command reads. Names that are no path here, such as Hub ids, do no harm.
+        folder: the output folder; it is always accepted if it does not exist or is empty.
+        inputs: files and folders that the command reads. Names that are not existing paths, such as Hub ids, are
+            ignored.
 
     Raises:
-        UserError: the folder holds no record of ours, or the working directory, the home folder or an input lies in
-            it.
+        UserError: the folder contains no record of ours, or contains the working directory, the home folder or an
+            input.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     root = folder.resolve()
     kept = {"the working directory": Path.cwd(), "your home folder": Path.home()}
     for name in filter(None, inputs):
-        kept |= {part: Path(part) for part in (name, *name.split(":")) if part}  # two files may be named as a:b
+        kept |= {part: Path(part) for part in (name, *name.split(":")) if part}  # a:b may name two files
     for what, path in kept.items():
         if path.exists() and path.resolve().is_relative_to(root):
             raise UserError(f"--overwrite would delete {what}, which lies in {folder}. Name another --output_dir.")
@@ -133,7 +136,11 @@ def check_replaceable(folder: Path, inputs: Iterable[str | None] = ()) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing: temporary file beside it, fsync, rename."""
+    """Writes a file atomically: to a temporary file beside it, which is synced and renamed. Creates missing folders.
+
+    Raises:
+        OSError: the file can't be written; an earlier file of that name is unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -150,24 +157,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``write_text`` of indented JSON. A dataclass is written as an object; what JSON does not know as its ``str``."""
+    """Writes indented JSON atomically. Dataclasses become objects, NaN and infinities null, other unknown types their
+    ``str``."""
     write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """``write_text`` of one JSON value on each line."""
+    """Writes one JSON value per line, atomically; values are converted as by ``write_json``."""
     write_text(path, "".join(_line(row) for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Adds one JSON value on each line, in one write, so that a reader sees half a line only after a crash."""
+    """Appends one JSON value per line. It is a single write, so only a crash can leave an incomplete line."""
     text = "".join(_line(row) for row in rows)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Values of a JSON-lines file; an incomplete last line, as a crash leaves it, is passed over."""
+    """Yields the values of a JSON-lines file. A last line without a newline, as a crash leaves it, is skipped.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: a line is not JSON.
+    """
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n"):
@@ -175,14 +188,15 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 
 WRITE_AGAIN = "Run the command that wrote it again."
+"""Remedy for an unreadable record."""
 
 
 def read_record(path: Path, kind: type[_Record], remedy: str = WRITE_AGAIN) -> _Record:
-    """The record in a JSON file.
+    """Reads a record from a JSON file.
 
     Raises:
-        UserError: the file can't be read, is no JSON, or is not such a record of this version; the message ends with
-            ``remedy``.
+        UserError: the file can't be read, is not JSON, or is not a record of this kind and format. The message ends
+            with ``remedy``.
     """
     try:
         return as_record(json.loads(path.read_text(encoding="utf-8")), kind)
@@ -191,7 +205,7 @@ def read_record(path: Path, kind: type[_Record], remedy: str = WRITE_AGAIN) -> _
 
 
 def read_records(path: Path, kind: type[_Record]) -> list[_Record]:
-    """The records of a JSON-lines file. Raises UserError as ``read_record`` does."""
+    """Reads the records of a JSON-lines file. Raises UserError as ``read_record``."""
     try:
         return [as_record(row, kind) for row in read_jsonl(path)]
     except (OSError, ValueError) as error:
@@ -199,26 +213,26 @@ def read_records(path: Path, kind: type[_Record]) -> list[_Record]:
 
 
 def as_record(value: Any, kind: type[_Record]) -> _Record:
-    """A JSON value as a record. Raises ValueError where it is none of this version."""
+    """Converts a JSON value to a record. Raises ValueError if it is not a record of this kind and format."""
     if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
         raise ValueError(f"its format is {value['format']}, this program reads {FORMAT}")
     return _adapter(kind).validate_python(value)
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drops the lines of steps after ``step``: a resumed run writes them again."""
+    """Deletes lines whose ``step`` is greater than ``step``, since a resumed run writes them again."""
     if path.exists():
         write_jsonl(path, [row for row in read_jsonl(path) if row.get("step", 0) <= step])
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
+    """Versions of Python and of the installed libraries that results depend on."""
     names = ("selfdistill", "torch", "transformers", "accelerate", "peft", "datasets")
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            result[name] = metadata.version(name)
+    return result
 
 
 @cache
@@ -245,9 +259,9 @@ def _line(row: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as objects, at any depth; NaN and infinities, which JSON does not know, as null."""
+    """The value with dataclasses as dicts, tuples as lists, and NaN and infinities as None, at any depth."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

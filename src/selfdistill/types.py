@@ -1,4 +1,7 @@
-"""Records that pass from room to room, and the words that settings take. A record is frozen: a room makes a new one."""
+"""Records passed between packages, and the values that settings accept.
+
+Records are frozen: code that needs a changed record makes a new one.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -9,32 +12,35 @@ Method = Literal["sdft", "sft", "dft", "cpt", "offline", "reinvoke"]
 DivergenceKind = Literal["forward_kl", "reverse_kl", "jsd"]
 """Names of the rows of ``method.divergence.DIVERGENCES``."""
 Support = Literal["full", "top_k", "sampled"]
-"""Outcomes that a divergence compares: the vocabulary, the k likeliest tokens, or the sampled token."""
+"""Tokens that a divergence compares: the whole vocabulary, the k likeliest, or only the sampled one."""
 Role = Literal["teacher", "student"]
 TeacherKind = Literal["ema", "frozen", "live"]
 Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "auto"]
-"""Names of the rows of ``method.templates.TEMPLATES``, and ``auto``, which a preflight replaces by one of them."""
+"""Names of the rows of ``method.templates.TEMPLATES``, and ``auto``: a preflight chooses one of them."""
 Reduction = Literal["rollout_mean", "token_mean"]
 Overlong = Literal["error", "drop"]
 EngineName = Literal["auto", "own", "generate"]
-"""``auto``, or a row of ``method.rollout.engines.ENGINES``."""
+"""``auto``, or the name of a row of ``method.rollout.engines.ENGINES``."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Budget = Literal["steps", "tokens", "seconds"]
+"""Resource of which all runs of a comparison get the same amount; seconds are seconds of training."""
 Target = Literal["teacher", "start", "tokens"]
-"""What a completion is held to: the teacher, the frozen start model (anchor prompts), or its own tokens."""
+"""What the student is trained towards: the teacher's distribution, that of the frozen start model (for anchor prompts),
+or the completion's own tokens."""
 FinishReason = Literal["stop", "length"]
 """``stop``: an end-of-sequence token was sampled; ``length``: the token limit was reached."""
 
 Message = dict[str, Any]
-"""One chat turn as chat templates take it: ``role``, ``content``, perhaps ``tool_calls``."""
+"""One chat turn in the form that chat templates take: ``role``, ``content``, and optionally ``tool_calls``."""
 
 
 def message_text(message: Message) -> str:
-    """The readable text of one chat turn: its content, then its tool calls as JSON, one on each line."""
+    """Returns the text of one chat turn: its content, then its tool calls as JSON, one per line."""
     parts: list[str] = []
     content = message.get("content")
     if isinstance(content, str):
         parts.append(content)
-    elif content is not None:  # a list of typed parts, as multimodal templates take it
+    elif content is not None:  # a list of typed parts, for multimodal templates
         parts.extend(part["text"] for part in content if "text" in part)
     parts.extend(json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ())
     return "\n".join(part for part in parts if part)
@@ -42,41 +48,41 @@ def message_text(message: Message) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One row of a task, training or evaluation."""
+    """One training or evaluation row of a task."""
 
     id: str
-    """Unique within its split and stable across runs, for example ``tooluse/train/17``."""
+    """Unique within the split and the same in every run, for example ``tooluse/train/17``."""
     prompt: tuple[Message, ...]
-    """What the student sees: chat turns, the last one not the assistant's."""
+    """Chat turns that the student sees; the last one is not the assistant's."""
     demonstration: tuple[Message, ...] = ()
-    """The expert's answer, which only the teacher sees; it begins and ends with an assistant turn. The renderer of an
-    evaluation shows it to nobody; some scorers grade by it."""
+    """The expert's answer, shown to the teacher only; it begins and ends with an assistant turn. No model sees it in an
+    evaluation, but some scorers grade by it."""
     reference: Any = None
-    """The reference answer, in the form the task's scorers take."""
+    """Reference answer, in the form that the task's scorers expect."""
     part: str = ""
-    """Part of the evaluation set that is reported separately; empty where there is only one."""
+    """Name of the part of the evaluation set it belongs to, reported separately; empty if there is only one part."""
 
     @property
     def demonstration_text(self) -> str:
-        """The demonstration as plain text, its turns joined by newlines."""
+        """The demonstration as plain text, with its turns joined by newlines."""
         return "\n".join(message_text(message) for message in self.demonstration)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptPair:
-    """An example rendered for the student and, where there is one, for its teacher."""
+    """An example as token ids for the student and, if there is one, for the teacher."""
 
     example: Example
     student_ids: tuple[int, ...]
     """Token ids of the student's prompt, generation header included."""
     teacher_ids: tuple[int, ...] | None = None
-    """Token ids of the teacher's prompt, generation header included; None where there is no teacher, or where it reads
-    what the student reads."""
+    """Token ids of the teacher's prompt, generation header included; None if there is no teacher, or if it reads the
+    student's prompt."""
     demonstration_ids: tuple[int, ...] = ()
-    """Token ids of the demonstration as an answer to the student's prompt, end of turn included; empty where it is not
-    the completion."""
+    """Token ids of the demonstration as an answer to the student's prompt, end of turn included; empty for methods that
+    do not train on the demonstration itself."""
     demonstration_mask: tuple[bool, ...] | None = None
-    """One flag for each of ``demonstration_ids``: True for the assistant's own tokens. None where all of them are."""
+    """One flag per id of ``demonstration_ids``: True for tokens that the assistant wrote. None if it wrote all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +90,11 @@ class Rollout:
     """One sampled completion."""
 
     completion_ids: tuple[int, ...]
-    """Sampled token ids, verbatim, the end-of-sequence token included where one was sampled."""
+    """Token ids exactly as sampled, including the end-of-sequence token if one was sampled."""
     finish_reason: FinishReason
     logprobs: tuple[float, ...] | None = None
-    """Log-probability in nats of every completion token under the sampler at its temperature, before any top_p cut;
-    None where the engine gives none."""
+    """Log-probability in nats of each completion token under the sampler, at its temperature and before any top_p cut;
+    None if the engine reports none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,43 +108,43 @@ class ScoredSample:
     """Number of completion tokens, the end-of-sequence token included."""
     finish_reason: FinishReason
     scores: dict[str, float | None]
-    """Score in [0, 1] by scorer name; None means unscored, which is not the same as wrong."""
+    """Score in [0, 1] for each scorer by name; None means unscored, which is not the same as wrong."""
     answer: str = ""
-    """What of the completion counts as its answer when several completions vote."""
+    """The answer extracted from the completion, used when several completions vote."""
     attempts: tuple["ScoredSample", ...] = ()
-    """Every completion of the row where several were sampled; ``scores`` are then means over those scored,
-    and the other fields are those of the first."""
+    """All completions of the row if several were sampled. ``scores`` are then means over the scored ones, and the other
+    fields are those of the first completion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """How an evaluation was made. Two of them are the same test only where these agree (``stats.same_test``)."""
+    """How an evaluation was run. ``stats.same_test`` decides by it whether two evaluations are the same test."""
 
     task: str
     revision: str
-    """The task's revision, which changes with its rows and scorers."""
+    """Revision of the task, which changes when its rows or scorers change."""
     metric: str
-    """Name of the scorer that is the headline."""
+    """Name of the main scorer."""
     num_rows: int
     prompt: str
-    """``chat``, ``plain text``, or the format of a harness."""
+    """Format of the prompts: ``chat``, ``plain text``, or that of a harness."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
     num_samples: int = 1
-    """Completions of each row."""
+    """Completions per row."""
     temperature: float | None = None
-    """None where nothing is sampled."""
+    """None if nothing is sampled."""
     top_p: float | None = None
     max_new_tokens: int | None = None
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What no comparison looks at: model, dtype, versions, engine, judge."""
+    """Further facts that comparisons ignore: model, dtype, versions, engine, judge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalResult:
-    """A task's evaluation: every sample, and how they were made."""
+    """Result of evaluating a model on a task."""
 
     samples: tuple[ScoredSample, ...]
-    """One for each evaluation row, in the order of the data."""
+    """One sample per evaluation row, in the order of the data."""
     config: EvalConfig
 
     @property
@@ -148,15 +154,15 @@ class EvalResult:
 
     @property
     def metric(self) -> str:
-        """Name of the scorer that is the headline."""
+        """Name of the main scorer."""
         return self.config.metric
 
     @property
     def scores(self) -> list[float]:
-        """Scores of the headline scorer; unscored samples are left out."""
+        """Scores by the main scorer, without the unscored samples."""
         return [score for sample in self.samples if (score := sample.scores[self.metric]) is not None]
 
     @property
     def accuracy(self) -> float:
-        """Mean of ``scores``, in [0, 1]; NaN where none was scored."""
+        """Mean of ``scores``, in [0, 1]; NaN if no sample was scored."""
         return sum(self.scores) / len(self.scores) if self.scores else float("nan")

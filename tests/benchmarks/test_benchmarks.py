@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import pytest
 from transformers import PreTrainedModel
@@ -13,7 +14,7 @@ import benchmarks
 from benchmarks.common import BEGIN, END, put
 from benchmarks.flops import Shape, sequence_flops, step_flops
 from benchmarks.growth import judge
-from benchmarks.page import render
+from benchmarks.page import BENCHMARKS, render
 from benchmarks.rollout import spread
 from benchmarks.start import write_rows
 
@@ -37,6 +38,16 @@ def test_every_benchmark_imports_what_there_is(file: Path) -> None:
             module = importlib.import_module(str(node.module))
             for name in (each.name for each in node.names):
                 assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), (node.module, name)
+
+
+def test_every_benchmark_of_the_page_names_its_command_and_machine() -> None:
+    for file in (file for file in FILES if file.stem in BENCHMARKS):
+        calls = {node.func.id for node in ast.walk(ast.parse(file.read_text())) if _is_call_of_a_name(node)}
+        assert "finish" in calls, file.stem
+
+
+def _is_call_of_a_name(node: ast.AST) -> TypeGuard[Any]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
 
 
 def test_rows_of_the_start_differ_and_are_the_same_each_time(tmp_path: Path) -> None:

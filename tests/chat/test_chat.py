@@ -109,7 +109,7 @@ def test_an_answer_ends_where_the_context_does(column: Column) -> None:
     assert answers[-1].finish_reason in ("stop", "length")
     assert answers[-1].num_tokens <= 64 - length
     said = mistake(column.answer, [user("x" * (85 - length + 2))], GREEDY)
-    assert "has 85 tokens, tiny reads 64. Start anew" in said
+    assert "has 85 tokens, the context of tiny is 64. Start a new" in said
 
 
 def test_columns_take_turns_and_each_question_draws_anew(monkeypatch: pytest.MonkeyPatch, column: Column) -> None:
@@ -194,5 +194,5 @@ def test_what_was_written_when_the_reader_stopped_is_the_answer() -> None:
 
 def test_a_question_that_is_refused_was_never_asked(column: Column) -> None:
     conversation = Conversation(Chat([column], GREEDY))
-    assert "Start anew" in mistake(conversation.ask, [user("x" * 100)])
+    assert "Start a new conversation" in mistake(conversation.ask, [user("x" * 100)])
     assert list(conversation.ask([user("Hi")]))

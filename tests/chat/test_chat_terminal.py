@@ -149,6 +149,7 @@ def test_at_a_terminal_mistakes_are_shown_and_the_chat_goes_on(monkeypatch: pyte
             raise line
         return line
 
+    monkeypatch.delitem(sys.modules, "readline", raising=False)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", read)
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=100)
@@ -156,6 +157,7 @@ def test_at_a_terminal_mistakes_are_shown_and_the_chat_goes_on(monkeypatch: pyte
     talk(fake, console)
     assert "Unknown command /rest" in written(console)
     assert len(fake.heard) == 1
+    assert "readline" in sys.modules  # lines can be edited, and earlier ones called back
 
 
 def test_an_answer_cannot_drive_the_terminal() -> None:

@@ -110,7 +110,7 @@ def test_a_model_without_a_chat_template_is_refused(home: TinyHome) -> None:
 def test_a_question_that_does_not_fit_is_refused_in_a_pipe(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
     home.model(max_position_embeddings=64)
     monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 100 + "\n"))
-    assert "M reads 64. Start anew." in home.refused(*CHAT, "--model_path=M")
+    assert "the context of M is 64. Start a new conversation." in home.refused(*CHAT, "--model_path=M")
 
 
 def test_a_broken_record_of_the_run_is_named(home: TinyHome) -> None:

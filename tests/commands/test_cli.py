@@ -126,5 +126,5 @@ def test_hyphens_work_like_underscores() -> None:
 
 def test_a_home_folder_that_is_nobodys_is_a_mistake(home: TinyHome) -> None:
     said = home.refused("train", "--output_dir=~nobody-of-that-name/x")
-    assert "~nobody-of-that-name/x: nobody here has that name" in said
-    assert "nobody here has that name" in home.refused("demo", "--config=~nobody-of-that-name.yaml")
+    assert "~nobody-of-that-name/x: there is no user of that name" in said
+    assert "there is no user of that name" in home.refused("demo", "--config=~nobody-of-that-name.yaml")

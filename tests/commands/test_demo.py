@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from selfdistill.commands import demo as demo_command
 from selfdistill.evaluate import results, task_rows
 from selfdistill.method.trainer import SDFTTrainer
 from selfdistill.training import run as training_run
+from selfdistill.types import EvalConfig, EvalResult, Example, ScoredSample
+from tests.support.study_home import printed
 from tests.support.tiny_home import TinyHome, demo
 
 
@@ -21,7 +24,30 @@ def test_it_scores_trains_scores_again_and_reports(home: TinyHome) -> None:
         assert (home.folder / "out" / name).is_file()
     for words in ("before [95% interval]", "after [95% interval]", "before: ", "after:  ", "Open out/report.html"):
         assert words in said.out
-    assert "The same rows by self-distillation" not in said.out  # these are not the demo's own settings
+    assert "the same rows by self-distillation" not in said.out  # these are not the demo's own settings
+
+
+@pytest.mark.parametrize(
+    ("score", "said"), [(1.0, "(right)"), (0.0, "(wrong)"), (0.5, "(0.50)"), (None, "(not scored)")]
+)
+def test_a_sample_says_how_it_was_scored(score: float | None, said: str) -> None:
+    sample = ScoredSample(
+        example=Example(id="a", prompt=({"role": "user", "content": "Why?"},)),
+        completion="So.",
+        num_tokens=2,
+        finish_reason="stop",
+        scores={"m": score},
+    )
+    config = EvalConfig(task="toy", revision="1", metric="m", num_rows=1, prompt="chat")
+    result = EvalResult(samples=(sample,), config=config)
+    shown = printed(lambda console: demo_command._show_samples(result, result, console))
+    assert said in shown
+    assert "Why?" in shown
+
+
+def test_a_demo_without_rows_to_score_is_refused_before_anything_is_loaded(home: TinyHome) -> None:
+    assert "limit: 0 is not at least 1." in home.refused("demo", "--limit=0")
+    assert not (home.folder / "runs").exists()
 
 
 def noted(name: str, inner: Callable[..., Any], done: list[str]) -> Callable[..., Any]:

@@ -129,6 +129,15 @@ def test_the_same_one_twice_is_refused_unless_told_to_replace_it(home: TinyHome)
     assert record(home, "prior-quick").num_total == 3
 
 
+def test_completions_of_an_earlier_data_set_are_not_left_beside_the_results_of_several(home: TinyHome) -> None:
+    done(home, *score("rows.jsonl"))
+    assert (home.folder / "out" / "eval_responses.json").exists()
+    done(home, *score("prior-quick,drift", "--data_dir=data"))
+    assert list(home.read("out/eval_results.json")) == ["prior-quick", "drift"]
+    assert not (home.folder / "out" / "eval_responses.json").exists()
+    assert len(samples(home, "custom")) == 2
+
+
 @pytest.mark.parametrize("file", ["eval_results.json", "eval_responses.json"])
 @pytest.mark.parametrize("text", ['{"accuracy": 0.5}', '{"config": {"task": "tooluse"}}', '{"tooluse": 1}', "mine"])
 def test_somebody_elses_results_under_the_references_names_are_not_replaced(
@@ -288,7 +297,7 @@ def test_rows_that_can_not_be_scored_are_named(home: TinyHome, answers: Sequence
         ("assistant-tools", "--allow_code_execution", "--allow_code_execution changes nothing for assistant-tools"),
         ("drift", "--num_samples=2 --temperature=1", "--temperature changes nothing for drift"),
         ("drift,prior-quick", "--max_new_tokens=9", "--max_new_tokens changes nothing for drift, prior-quick"),
-        ("prior-quick", "--seed=1", "--seed changes nothing for prior-quick: they decode in one way"),
+        ("prior-quick", "--seed=1", "--seed changes nothing for prior-quick"),
         ("assistant-tools", "--top_p=0.5", "--top_p 0.5 changes nothing in greedy decoding"),
         ("assistant-tools", "--num_samples=2", "--num_samples 2 of greedy decoding are all the same"),
     ],

@@ -67,7 +67,7 @@ def test_rows_that_were_changed_meanwhile_are_another_test(home: TinyHome) -> No
 
 def test_base_results_that_are_not_there_or_of_another_task(home: TinyHome) -> None:
     said = home.refused(*score("assistant-tools", "--base_results=nowhere"))
-    assert "nowhere holds no results of assistant-tools. Name an eval's --output_dir" in said
+    assert "nowhere holds no results of assistant-tools. Name the --output_dir of an earlier eval." in said
     home.run(*score("prior-quick", "--data_dir=data", output="base"))
     said = home.refused(*score("assistant-tools", "--base_results=base"))
     assert "base holds no results of assistant-tools. It has prior-quick." in said

@@ -33,6 +33,16 @@ def test_tasks_are_listed_where_no_data_are_at_hand(home: TinyHome) -> None:
     assert [cell.strip() for cell in rows["science"].split("│")][3:6] == ["-", "-", "-"]
 
 
+def test_broken_data_are_named_and_not_taken_for_missing_ones(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.rows({"neither": "prompt nor answer"}, name="data/medical_data/train_data/rows.jsonl")
+    home.rows({"neither": "prompt nor answer"}, name="data/medical_data/eval_data/rows.jsonl")
+    monkeypatch.setenv("SELFDISTILL_DATA", "data")
+    said = home.run("tasks")
+    assert said.code == 0
+    assert said.out.count("Warning: ") == 1
+    assert "Warning: data/medical_data" in said.out
+
+
 def test_tasks_as_a_table_of_a_document(home: TinyHome) -> None:
     said = home.run("tasks", "--markdown")
     assert (said.code, said.out) == (0, markdown() + "\n")

@@ -104,6 +104,13 @@ def test_the_model_that_reinvoke_distils_from_is_not_deleted(home: TinyHome) -> 
     assert "--overwrite would delete base" in said
 
 
+def test_nor_is_the_model_that_its_adapter_belongs_to(home: TinyHome) -> None:
+    assert home.run(*train(output="base")).code == 0
+    assert home.run(*train("--lora_r=2", model="base", output="adapter")).code == 0
+    flags = ("--overwrite", "--method=reinvoke", "--base_model=adapter")
+    assert f"--overwrite would delete {home.folder}/base, " in refused_untouched(home, *train(*flags, output="base"))
+
+
 def test_the_tasks_data_are_not_deleted(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
     (earlier_run(home) / "data").mkdir()
     (home.folder / "out" / "data" / "rows").touch()

@@ -35,7 +35,7 @@ def test_json_keeps_to_itself_what_else_would_be_said(home: TinyHome) -> None:
     said = home.run(*preflight("--json", "--config=c.yaml"))
     assert (said.code, said.err) == (0, "")
     assert json.loads(said.out)["num_rows"] == 3
-    assert "sft has no use for it: template, template_repeat" in home.run(*preflight("--config=c.yaml")).out
+    assert "sft has no use for them: template, template_repeat" in home.run(*preflight("--config=c.yaml")).out
 
 
 def test_the_table_names_every_template_and_the_verdict(home: TinyHome) -> None:
@@ -44,7 +44,7 @@ def test_the_table_names_every_template_and_the_verdict(home: TinyHome) -> None:
     assert "preflight on 2 training rows" in said.out
     assert all(f"│ {name} " in said.out for name in TRIED)
     assert "no answer scored above 0" in said.out
-    assert "Memory a training run would take, estimated:" in said.out
+    assert "Estimated memory of a training run:" in said.out
 
 
 def test_it_writes_nothing(home: TinyHome) -> None:

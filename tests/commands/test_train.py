@@ -61,6 +61,15 @@ def test_a_dry_run_writes_nothing(home: TinyHome) -> None:
     assert home.files() == before
 
 
+def test_a_run_is_not_resumed_on_fewer_rows(home: TinyHome) -> None:
+    assert home.run(*train("--save_steps=1")).code == 0
+    before = home.files()
+    said = home.refused(*train("--resume", "--max_steps=3", "--limit=2"))
+    assert said.startswith("--resume: the run in out was begun with 3 rows, now there are 2.")
+    assert home.files() == before
+    assert home.run(*train("--resume", "--max_steps=3")).code == 0
+
+
 # -- runs that would teach nothing --------------------------------------------------------------------------------
 
 

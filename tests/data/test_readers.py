@@ -1,4 +1,4 @@
-"""Rows as they lie in files, Arrow folders and on the Hub."""
+"""Reading rows from files, Arrow folders and the Hub."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ ROWS = [
 
 
 def unreadable(path: object) -> str:
-    """What is said of a file, folder or Hub id that can't be read."""
+    """The message about a file, folder or Hub id that can't be read."""
     return mistake(load_rows, str(path))
 
 

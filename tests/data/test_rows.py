@@ -219,7 +219,7 @@ def test_many_long_columns_and_values_stay_within_forty_words():
         assert error(row)
 
 
-def test_demonstration_is_optional_only_where_it_is_said():
+def test_a_demonstration_is_optional_only_on_request():
     assert read({"prompt": "hi"}, need=False).demonstration == ()
     assert "empty" in error({"prompt": "hi", "demonstration": " "}, need=False)
 

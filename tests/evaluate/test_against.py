@@ -64,7 +64,7 @@ def test_what_a_folder_holds_of_a_data_set(tmp_path: Path):
     assert read_results(tmp_path, "toy") == (eval_record(found), sample_records(found))
     assert "holds no results of other. It has toy." in mistake(read_results, tmp_path, "other")
     (tmp_path / "toy.json").unlink()
-    assert "Name an eval's --output_dir." in mistake(read_results, tmp_path, "toy")
+    assert "Name the --output_dir of an earlier eval." in mistake(read_results, tmp_path, "toy")
 
 
 def test_p_values_are_corrected_for_all_data_sets_that_are_compared():

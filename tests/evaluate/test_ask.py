@@ -1,4 +1,4 @@
-"""A model's answers to the chats of those who build data."""
+"""The model that answers chats for the builders of data."""
 
 import io
 from collections.abc import Sequence
@@ -54,6 +54,18 @@ def test_an_answer_that_was_cut_loses_its_last_line(folder: str, monkeypatch: py
         f"[user] {text}<|end|>\n[assistant] " for text in ("second", "first")
     ]
     assert sampling.seeds == row_seeds(3, 0, ["0", "1"])
+
+
+def test_answers_stay_inside_the_models_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    random_model(vocab_size=300, max_position_embeddings=64).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    engine = Scripted(lambda _: Rollout(completion_ids=(65,), finish_reason="stop"))
+    monkeypatch.setattr(ask, "make_engine", lambda *_, batch_size: engine)
+    model = asked(str(tmp_path))
+    model.answers([chat("x")])
+    assert engine.calls[0][1].context == 64
+    said = mistake(model.answers, [chat("x"), chat("x" * 100)])
+    assert said.startswith("A question's prompt has 121 tokens, the model reads 64.")
 
 
 def test_a_model_without_a_chat_template_is_refused(folder: str):

@@ -152,6 +152,17 @@ def test_each_prompt_has_its_own_divergence_and_both_answers(
     assert [sample.kl_per_token for sample in found.samples] == pytest.approx(alone, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_prompt_longer_than_the_context_is_refused(
+    tiny_model: MakeModel, tokenizer: PreTrainedTokenizerFast, kind: str
+):
+    # [user] a longer question?<|end|>, a line's end, [assistant], no<|end|>: 7 + 18 + 2 + 12 + 3 tokens
+    fits, short = (tiny_model(kind, vocab_size=len(tokenizer), max_position_embeddings=size) for size in (42, 41))
+    assert probe(fits, tokenizer).base.record.num_prompts == 3
+    said = mistake(probe, short, tokenizer)
+    assert said.startswith("drift/1: prompt and reference answer have 42 tokens, the base model reads 41.")
+
+
 def test_the_chat_template_gets_what_the_run_gave_it(tiny_model: MakeModel):
     tokenizer = byte_tokenizer("{{ messages[0].content }}{{ '' if thinking else '</think>' }}")
     model = tiny_model(vocab_size=len(tokenizer), eos_token_id=None)

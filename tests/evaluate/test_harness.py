@@ -1,4 +1,4 @@
-"""``prior``: what the harness is asked, what becomes of its answer; and the harness itself on local rows."""
+"""``prior``: the call of the harness, the conversion of its results, and the harness itself on local rows."""
 
 import importlib.metadata
 import sys
@@ -78,7 +78,7 @@ def test_ids_tell_items_and_instructions_apart(a_version: None):
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch, a_version: None) -> Calls:
-    """In the harness's place: keeps the arguments, answers FOUND."""
+    """Replaces the harness: keeps the arguments and returns FOUND."""
     calls: Calls = []
 
     def simple_evaluate(**arguments: Any) -> dict[str, Any]:

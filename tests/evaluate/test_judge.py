@@ -1,17 +1,21 @@
 """The judge against a server in this process."""
 
 import contextlib
+import datetime
 import hashlib
 import json
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from selfdistill.errors import UserError
 from selfdistill.evaluate import judge as judge_module
 from selfdistill.evaluate.judge import (
     MAX_TRIES,
@@ -32,7 +36,7 @@ Reply = tuple[int, str | dict[str, Any]]
 
 
 class Server:
-    """Answers requests in turn with ``replies``, the last of them for ever; a text is a chat completion's."""
+    """Answers requests in turn with ``replies``, repeating the last one; a text is sent as a chat completion."""
 
     def __init__(self, *replies: Reply | Callable[[dict[str, Any]], Reply]) -> None:
         self.replies, self.requests, self.headers = list(replies), [], []
@@ -229,7 +233,7 @@ def test_many_rows_keep_their_order_and_equal_ones_are_asked_once(serve: Callabl
     assert scorer.score_all(answers, rows) == [1, 0, 1, 0, None, 1]
     use = scorer.judge.usage
     assert (use.requests, use.prompt_tokens, use.completion_tokens) == (4, 400, 20)
-    # 400 tokens at $1 and 20 at $100 a million
+    # 400 tokens at $1 and 20 at $100 per million
     assert scorer.judge.cost == pytest.approx(0.0024)
     assert "4 requests" in scorer.judge.report()
     assert "400 + 20 tokens, $0.0024" in scorer.judge.report()
@@ -241,6 +245,23 @@ def test_a_demonstration_stands_for_a_missing_reference(serve: Callable[..., Ser
     row = Example(id="a", prompt=example().prompt, demonstration=(turn,))
     assert JudgeScorer(judge(server, tmp_path), "correct")("x", row) == 1
     assert "<reference>\nParis, of course\n" in server.requests[0][1]["messages"][0]["content"]
+
+
+def test_references_that_are_not_json_are_shown_as_text(serve: Callable[..., Server], tmp_path: Path):
+    server = serve((200, YES))
+    scorer = JudgeScorer(judge(server, tmp_path), "correct")
+    rows = [example(datetime.date(2024, 5, 1)), example([Decimal("12.50"), 3])]
+    assert scorer.score_all(["x", "x"], rows) == [1, 1]
+    prompts = {body["messages"][0]["content"].split("<reference>\n")[1].split("\n")[0] for _, body in server.requests}
+    assert prompts == {'"2024-05-01"', '["12.50", 3]'}
+
+
+@pytest.mark.parametrize("key", ["secret\r\n", "secret\n", "sécret\u2026"])
+def test_a_key_that_http_can_not_send_is_not_shown(key: str, tmp_path: Path):
+    asked = Judge("http://127.0.0.1:9/v1", "m", api_key=key, cache=tmp_path)
+    with pytest.raises(UserError, match="OPENAI_API_KEY has a character that HTTP forbids") as caught:
+        asked.check()
+    assert "cret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_check(serve: Callable[..., Server], tmp_path: Path):

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from selfdistill.evaluate.loglikelihood import encode_pair, loglikelihoods
+from tests.support.mistakes import mistake
 
 MakeModel = Callable[..., PreTrainedModel]
 REQUESTS = [
@@ -73,6 +74,18 @@ def test_blanks_that_end_the_context_belong_to_the_continuation(tokenizer: PreTr
     context, continuation = encode_pair(tokenizer, "ab  ", "c")
     assert tokenizer.decode(context) == "ab"
     assert tokenizer.decode(continuation) == "  c"
+
+
+def test_a_context_of_blanks_belongs_to_the_continuation(tokenizer: PreTrainedTokenizerFast):
+    context, continuation = encode_pair(tokenizer, "  ", "c")
+    assert context == [tokenizer.eos_token_id]
+    assert tokenizer.decode(continuation) == "  c"
+
+
+def test_a_choice_longer_than_the_context_is_refused(tiny_model: MakeModel, tokenizer: PreTrainedTokenizerFast):
+    model = tiny_model(vocab_size=len(tokenizer), max_position_embeddings=8)
+    said = mistake(loglikelihoods, model, tokenizer, [("a", "123456789")])
+    assert said.startswith("The choice '123456789' has 9 tokens, the model reads 8.")
 
 
 def test_an_empty_context_is_the_start_token(tokenizer: PreTrainedTokenizerFast):

@@ -1,4 +1,4 @@
-"""Preflight with an engine that answers right when it sees the answer in the way it likes."""
+"""Preflight with an engine that answers right only if it is shown the demonstration as an earlier turn."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def equal(text: str, row: Example) -> float:
 
 @pytest.fixture
 def look(tiny_model: Callable[..., PreTrainedModel]) -> Look:
-    """Runs a preflight on a tiny model; ``settings`` are those of the method."""
+    """Runs a preflight on a tiny model; ``settings`` are settings of the method."""
 
     def run(score: Scorer = equal, *, chat_template: str = CHAT_TEMPLATE, tried: Any = None, **settings: Any):
         tokenizer = byte_tokenizer(chat_template)
@@ -121,7 +121,7 @@ def test_a_refused_template_is_never_the_best(look: Look):
 
 def test_where_every_template_is_refused_there_is_no_preflight(look: Look):
     said = mistake(look, chat_template=REFUSES_SYSTEM, tried=[("system", 1)])
-    assert "no template can be shown" in said
+    assert "the chat template refuses every --template" in said
     assert "System role not supported" in said
 
 

@@ -117,12 +117,26 @@ def test_missing_slices_are_left_out_and_none_is_an_error(data_dir: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "line", ["not json", "{}", '{"query": "q", "choices": ["a"], "gold": 1}', '{"query": 3, "choices": 4, "gold": 0}']
+    "line", ["{}", '{"query": "q", "choices": ["a"], "gold": 1}', '{"query": 3, "choices": 4, "gold": 0}']
 )
 def test_a_bad_row_is_named(data_dir: Path, line: str):
     file = data_dir / "prior" / "arc_easy.jsonl"
     file.write_text(json.dumps(ROWS["arc_easy"]) + "\n" + line + "\n")
-    assert "arc_easy.jsonl row 2" in mistake(prior.load_questions, data_dir)
+    assert "arc_easy.jsonl row 2 is not a question of arc_easy" in mistake(prior.load_questions, data_dir)
+
+
+def test_a_line_that_is_not_json_or_not_utf8_is_named(data_dir: Path):
+    file = data_dir / "prior" / "arc_easy.jsonl"
+    for line, said in ((b"not json", "arc_easy.jsonl line 2 column 1 is not valid JSON"), (b'"\xff"', "is not UTF-8")):
+        file.write_bytes(json.dumps(ROWS["arc_easy"]).encode() + b"\n" + line)
+        assert said in mistake(prior.load_questions, data_dir)
+
+
+def test_a_line_separator_inside_a_question_ends_no_row(data_dir: Path):
+    row = ROWS["arc_easy"] | {"query": "Question: What\u2028is hot?"}
+    (data_dir / "prior" / "arc_easy.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    (question,) = [question for question in prior.load_questions(data_dir) if question.benchmark == "arc_easy"]
+    assert question.requests[0] == ("Question: What\u2028is hot?\nAnswer:", " fire")
 
 
 def test_the_real_slices_load(real_data: Path):

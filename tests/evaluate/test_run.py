@@ -1,15 +1,17 @@
-"""Evaluation with an engine that says what it is told to, and with the real ones: order, scores, seeds, context."""
+"""Evaluation with a scripted engine and with the real ones: order, scores, seeds, context."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from selfdistill.evaluate.run import evaluate, evaluate_model
 from selfdistill.method.prompts import PromptRenderer
 from selfdistill.method.rollout.engine import Sampling, row_seeds
+from selfdistill.models.tokens import eos_token_ids
 from selfdistill.tasks.task import Task
 from selfdistill.types import EvalResult, Example, Rollout
 from tests.support.engines import Scripted, stopped
@@ -116,7 +118,7 @@ def test_how_it_was_made_is_in_the_config():
     assert (config.task, config.revision, config.metric, config.num_rows) == ("toy", "7", "equal", 2)
     assert (config.prompt, config.chat_template_kwargs) == ("chat", {"mood": "!"})
     assert (config.num_samples, config.temperature, config.top_p, config.max_new_tokens) == (2, 0.5, 0.9, 8)
-    assert config.facts == {"rollout_engine": "Scripted"}
+    assert config.facts == {"rollout_engine": "Scripted", "seed": 42}
 
 
 # -- seeds -------------------------------------------------------------------------------------------------------------
@@ -140,7 +142,7 @@ Sampled = Callable[..., list[list[str]]]
 def sampled(
     request: pytest.FixtureRequest, tiny_model: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast
 ) -> Sampled:
-    """What a random model says to rows of different length, by row."""
+    """A random model's completions of rows of different length, by row."""
     model = tiny_model(vocab_size=len(tokenizer), eos_token_id=None)
 
     def run(rows: int = 7, num_samples: int = 1, **options: Any) -> list[list[str]]:
@@ -161,14 +163,14 @@ def test_completions_do_not_depend_on_the_batch_size(sampled: Sampled):
         assert sampled(batch_size=batch_size) == expected
 
 
-def test_nor_on_how_many_rows_or_completions_are_asked_for(sampled: Sampled):
+def test_completions_do_not_depend_on_the_number_of_rows_or_samples(sampled: Sampled):
     expected = sampled(num_samples=3)
     assert sampled(rows=4, num_samples=3) == expected[:4]
     assert sampled() == [row[:1] for row in expected]
     assert len(set(expected[0])) > 1
 
 
-def test_but_on_the_seed(sampled: Sampled):
+def test_completions_depend_on_the_seed(sampled: Sampled):
     assert sampled(seed=1) == sampled(seed=1)
     assert sampled(seed=1) != sampled(seed=2)
 
@@ -197,6 +199,10 @@ def test_rows_that_the_context_leaves_less_room_than_asked_for_are_counted(
     model = tiny_model(kind, vocab_size=len(tokenizer), max_position_embeddings=64, eos_token_id=None)
     rows = [example("x" * length) for length in (1, 30, 31, 35)]  # prompts of 22, 51, 52 and 56 tokens
     tokenizer.eos_token = None  # so that every completion runs to its limit
+    head: Any = model.get_output_embeddings()
+    with torch.no_grad():
+        for id in eos_token_ids(model, tokenizer):  # the end of turn is left
+            head.weight[id] = 0
     for room, short in ((200, 4), (12, 1), (8, 0)):
         found = evaluate_model(model, tokenizer, task(), rows, Sampling(max_new_tokens=room, temperature=0))
         assert found.config.facts.get("rows_short_of_context", 0) == short

@@ -1,4 +1,4 @@
-"""Which rows ``eval`` scores by what, whether it asks a judge, and what it says of rows that can't be scored."""
+"""Which rows ``eval`` scores, with which scorers and judge, and the messages about rows that can't be scored."""
 
 import io
 import json
@@ -100,7 +100,7 @@ def test_why_rows_can_not_be_scored(tmp_path: Path):
 
 
 def test_the_row_named_is_one_that_was_left_unscored(tmp_path: Path):
-    # a list of texts can be scored, and so can a demonstration in an answer's place
+    # a list of texts can be scored, and so can a demonstration without an answer
     said = str(reason(*rows(tmp_path, ["b", "c"], "shown", {"x": 1})))
     assert "1 of 3 rows" in said
     assert "row 3 has an answer of type dict" in said
@@ -112,7 +112,7 @@ def test_a_scorer_that_says_nothing_of_text_is_not_explained_by_the_rows(tmp_pat
     assert said == "1 of 2 rows of custom were left unscored by mine."
 
 
-def test_a_missing_judge_was_said_before(tmp_path: Path):
+def test_a_missing_judge_gives_no_second_warning(tmp_path: Path):
     task, examples = rows(tmp_path, "b")
     assert unscored_reason(replace(task, judged={"exact_match": "correct"}), examples, [None]) is None
 
@@ -150,7 +150,7 @@ def test_programs_are_run_only_where_that_is_allowed():
     assert (scorer("assert 1 + 1 == 2", row), scorer("assert 1 + 1 == 3", row)) == (1, 0)
 
 
-def test_rows_that_were_trained_on_are_told(monkeypatch: pytest.MonkeyPatch):
+def test_a_warning_counts_rows_that_were_trained_on(monkeypatch: pytest.MonkeyPatch):
     seen, new = (Example(id=name, prompt=({"role": "user", "content": name},)) for name in ("seen", "new"))
     task = toy_task(
         scorers={"m": unscored}, load_train=lambda _: [replace(seen, id="x")], load_eval=lambda _: [seen, new]

@@ -1,4 +1,4 @@
-"""The table that ``eval`` ends with, cell by cell."""
+"""The table that ``eval`` prints at the end, cell by cell."""
 
 import io
 from dataclasses import replace
@@ -89,7 +89,7 @@ def test_a_change_stands_beside_the_headline_with_its_corrected_p_value():
 
 def test_drift_has_three_rows():
     assert cells(drift(0.25, leak=0.5))[1:] == [
-        ["toy", "KL from the base, nats a token", "2", "0.250"],
+        ["toy", "KL from the base, nats per token", "2", "0.250"],
         ["toy", "loss on reference answers", "2", "3.150 (base 2.900)"],
         ["toy", "answers in the task's format", "2", "50.0% [0.0, 100.0]"],
     ]

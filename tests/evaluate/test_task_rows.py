@@ -1,4 +1,4 @@
-"""A task's rows scored as commands do it: their decoding options, and a progress bar on terminals."""
+"""Scoring a task's rows with a command's decoding options and a progress bar."""
 
 import io
 from collections.abc import Sequence

@@ -8,6 +8,7 @@ import torch
 
 from selfdistill import SDFTConfig, SDFTTrainer
 from selfdistill.method.rows import training_pairs
+from selfdistill.settings.method import MethodConfig
 from selfdistill.types import Rollout
 from tests.support.engines import Scripted
 from tests.support.tiny import byte_tokenizer, random_model
@@ -52,6 +53,15 @@ def test_its_losses_are_the_trainers(tmp_path: Path) -> None:
     batches = [[pairs[tuple(prompt)] for prompt in prompts] for prompts, _ in engine.calls]
     assert list(loop().train(model, tokenizer, config, batches, Scripted(completion))) == wanted
     assert wanted[0] != wanted[1] != wanted[2]
+
+
+def test_a_loss_is_given_when_its_step_is_done() -> None:
+    tokenizer, model = byte_tokenizer(), random_model(vocab_size=len(byte_tokenizer()))
+    config = MethodConfig(template="prior_turn", max_completion_length=16, learning_rate=1e-2)
+    pairs = training_pairs(ROWS, config, tokenizer, model.config)
+    before = model.lm_head.weight.detach().clone()
+    next(loop().train(model, tokenizer, config, [pairs], Scripted(completion)))
+    assert not torch.equal(model.lm_head.weight, before)
 
 
 def test_it_is_short() -> None:

@@ -76,7 +76,7 @@ def test_a_skill_that_is_held_is_not_learned_again(home: Home) -> None:
     home.teach("a", {"a": 20})
     assert "Skill a exists: version 1 learned it from the same rows" in mistake(home.teach, "a", {"a": 20})
     said = mistake(home.teach, "a", {"a": 20}, dataset_path=home.data("other"), skill="A")
-    assert "from other rows. Name another --skill" in said
+    assert "from other rows. Give another name with --skill" in said
     assert len(home.state()["versions"]) == 1
 
 
@@ -137,6 +137,17 @@ def test_answers_that_are_gone_are_named(home: Home) -> None:
     assert "lacks the answers for skill a" in mistake(home.teach, "b", {"a": 20, "b": 20})
 
 
+def test_a_scorer_that_fails_on_earlier_answers_is_named(home: Home) -> None:
+    scorer = home.folder / "mine.py"
+    scorer.write_text("def score(text, example): return float(text != 'wrong')\n")
+    home.teach("a", {"a": 20}, scorer=f"{scorer}:score")
+    copy = home.memory / "versions" / "0001" / "skill" / "mine.py"
+    copy.write_text("def score(text, example): return 1 / 0\n")
+    said = mistake(home.teach, "b", {"a": 20, "b": 20})
+    assert f"{copy}:score failed on" in said
+    assert "lacks the answers" not in said
+
+
 def test_a_task_brings_its_own_items_and_scorer(home: Home) -> None:
     # a token is a byte here, so demonstrations are longer than the task's own limit
     own = {"dataset_path": None, "eval_share": None, "max_completion_length": 200}
@@ -179,7 +190,7 @@ def test_a_skill_keeps_its_chat_template_kwargs(home: Home) -> None:
     ("settings", "message"),
     [
         ({"skill": "a"}, "Skill a exists"),
-        ({"model_name": "another"}, "the base of"),
+        ({"model_name": "another"}, "the base model of"),
         ({"max_prompt_length": 5}, "the prompt has"),
         ({"set": ("max_grad_nrm=1",)}, "max_grad_nrm"),
         ({"divergence_top_k": 5}, "would be ignored"),
@@ -228,7 +239,7 @@ def test_a_crash_before_the_record_leaves_a_folder_that_is_told_of(home: Home, m
     assert (home.state()["current"], home.state()["held"]) == (1, ["a"])
     shown = console()
     ledger_command.run(LedgerOptions(folder=str(home.memory)), shown)
-    assert f"{home.memory / 'versions' / '0002'} is no version" in " ".join(told(shown).split())
+    assert f"{home.memory / 'versions' / '0002'} is not a recorded version" in " ".join(told(shown).split())
     assert home.teach("b", {"a": 20, "b": 20})[0] == 0
     assert (home.state()["current"], home.state()["held"]) == (3, ["a", "b"])
     assert home.state()["versions"][1]["parent"] == 1

@@ -171,7 +171,7 @@ def test_two_commands_at_once_are_refused(book):
         code = f"from selfdistill.ledger.folder import *\nwith locked(Path({str(book.folder)!r})): pass"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert "UserError" in done.stderr
-        assert "another command is at work" in done.stderr
+        assert "another command is using it" in done.stderr
     with ledger.locked(book.folder):
         pass
 
@@ -215,7 +215,7 @@ def test_half_a_record_is_named(book):
 def test_the_base_stays(book, tmp_path):
     assert ledger.begin(book.folder, None, "other default") == book
     assert ledger.begin(book.folder, "base", "") == book
-    assert f"the base of {book.folder} is base" in mistake(ledger.begin, book.folder, "another", "")
+    assert f"the base model of {book.folder} is base" in mistake(ledger.begin, book.folder, "another", "")
     (tmp_path / "model").mkdir()
     assert ledger.begin(tmp_path / "new", str(tmp_path / "model"), "").base == str(tmp_path / "model")
 

@@ -62,6 +62,13 @@ def test_of_a_thinking_model_it_is_plain_text_and_eos(tokenizer):
     assert tokenizer.decode(pair.demonstration_ids) == "so 2</think>2<|end|>"
 
 
+def test_a_think_tag_that_the_prompt_has_opened_is_not_opened_again(tokenizer):
+    forgets = "{% for m in messages %}[{{ m.role }}] {{ m.content.split('</think>')[-1] }}<|end|>\n{% endfor %}"
+    tokenizer.chat_template = forgets + "{% if add_generation_prompt %}[assistant] <think>\n{% endif %}"
+    for answer in ("<think>\nso 2</think>2", "so 2</think>2"):
+        assert tokenizer.decode(taught(tokenizer, example(answer=answer)).demonstration_ids) == "so 2</think>2<|end|>"
+
+
 # -- tokenizers that put a blank before whatever they are given ------------------------------------
 
 

@@ -38,7 +38,7 @@ def test_steps_2_to_4_or_what_there_is(tmp_path: Path, steps: int, traced: int) 
     ranges, shown = traced_run(tmp_path, steps)
     assert set(ranges) == PHASES
     assert set(ranges.values()) == {traced}
-    assert f"{TRACE}, to be opened at ui.perfetto.dev" in shown
+    assert f"{TRACE}. Open it at ui.perfetto.dev" in shown
 
 
 def test_a_resumed_run_traces_steps_of_its_own(tmp_path: Path) -> None:

@@ -135,6 +135,11 @@ def test_roles_that_the_chat_template_refuses(tokenizer):
     assert "refuses turns of system, user: System role not supported." in message
 
 
+def test_a_chat_template_that_fails_on_a_turn_is_told_in_one_line(tokenizer):
+    tokenizer.chat_template = "{{ messages[0].content + 1 }}"
+    assert mistake(PromptRenderer(tokenizer).render, example()).startswith("The chat template refuses turns of user: ")
+
+
 def test_completion_text_leaves_special_tokens_out(tokenizer):
     ids = tokenizer("é 2<|end|>", add_special_tokens=False)["input_ids"]
     assert PromptRenderer(tokenizer).completion_text(ids) == "é 2"

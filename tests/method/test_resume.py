@@ -11,6 +11,7 @@ from peft import LoraConfig
 from selfdistill import SDFTTrainer
 from selfdistill.method import run_log
 from tests.support.engines import Scripted
+from tests.support.mistakes import mistake
 from tests.support.tiny import random_model
 from tests.support.training import SIZES, lines, make_trainer, script, steps, student, weights
 
@@ -127,6 +128,48 @@ def test_flos_are_those_of_the_steps(tmp_path: Path) -> None:
     trainer.step.flops = noted  # type: ignore[method-assign]
     trainer.train()
     assert [line["flos"] for line in steps(tmp_path)] == [sum(counted[:2]), sum(counted)]
+
+
+# -- checkpoints that can't be resumed from --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trainer_state.json",
+        "optimizer.pt",
+        "scheduler.pt",
+        "master_weights.safetensors",
+        "teacher.safetensors",
+        "run_state.json",
+    ],
+)
+def test_a_checkpoint_that_was_cut_off_is_named_with_what_it_lacks(tmp_path: Path, name: str) -> None:
+    make_trainer(tmp_path, **CHECKPOINTS).train()
+    for folder in tmp_path.glob("checkpoint-*"):
+        (folder / name).unlink()
+    trainer = make_trainer(tmp_path, **CHECKPOINTS)
+    recorded = (tmp_path / "metrics.jsonl").read_bytes()
+    assert f"checkpoint-4 has no {name}:" in mistake(trainer.train, resume_from_checkpoint=True)
+    assert f"checkpoint-2 has no {name}:" in mistake(trainer.train, str(tmp_path / "checkpoint-2"))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == recorded
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume_from(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, **CHECKPOINTS)
+    assert "holds no checkpoint" in mistake(trainer.train, resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype"),
+    [({}, torch.bfloat16), ({"teacher": "live"}, torch.float32), ({"anchor_share": 0.34}, torch.float32)],
+    ids=["dtype", "teacher", "anchors"],
+)
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, settings: Any, dtype: torch.dtype) -> None:
+    make_trainer(tmp_path, **CHECKPOINTS).train()
+    options = {"anchor_dataset": ANCHORS}
+    other = make_trainer(tmp_path, model=student(dtype), options=options, **CHECKPOINTS, **settings)
+    assert "checkpoint-4 is of a run with other settings: " in mistake(other.train, resume_from_checkpoint=True)
 
 
 # -- one model, several trainings ------------------------------------------------------------------

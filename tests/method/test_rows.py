@@ -137,6 +137,25 @@ def test_only_methods_that_use_a_demonstration_need_one(train):
         assert "has no demonstration" in mistake(train, [{"prompt": "Hi"}], method=method)
 
 
+def test_an_example_without_a_demonstration_is_refused_where_the_method_needs_one(train):
+    bare = Example(id="mine", prompt=example().prompt)
+    for method in ("sdft", "offline", "sft", "dft", "cpt"):
+        assert mistake(train, [example(), bare], method=method).startswith("mine has no demonstration")
+    (pair,) = train([bare], method="reinvoke")
+    assert pair.example == bare
+
+
+@pytest.mark.parametrize("method", ["sdft", "sft"])
+def test_a_token_that_the_model_does_not_know_is_named(tokenizer, method):
+    """The model has an embedding for all ids but the last."""
+    small = AutoConfig.for_model("llama", vocab_size=len(tokenizer) - 1, max_position_embeddings=400)
+    config, last = MethodConfig(**SHORT, method=method), tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+    rows = [{"prompt": f"Say {last}", "demonstration": "x"}]
+    assert f"train/0: token {last} has id" in mistake(training_pairs, rows, config, tokenizer, small)
+    anchored = MethodConfig(**SHORT | ANCHORED, method=method)
+    assert f"anchor/0: token {last}" in mistake(anchor_pairs, rows, anchored, tokenizer, small)
+
+
 def test_anchors_are_prompts_that_both_roles_read(tokenizer, anchor):
     (pair,) = anchor([ROW], method="sft")
     assert tokenizer.decode(pair.student_ids) == "[user] 1+1?<|end|>\n[assistant] "

@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfdistill.method.rollout.engine import Sampling, row_seeds, with_seeds
-from selfdistill.method.rollout.sampling import BLOCK, by_blocks, by_cumulative_sum, sample, uniforms
+from selfdistill.method.rollout.sampling import (
+    BLOCK,
+    by_blocks,
+    by_cumulative_sum,
+    cumulative_by_blocks,
+    sample,
+    uniforms,
+)
 
 CPU = torch.device("cpu")
 WAYS: list[Any] = [by_cumulative_sum, by_blocks]
@@ -120,23 +127,25 @@ def test_each_row_has_a_stream_of_its_own() -> None:
 
 
 class Watch(TorchDispatchMode):
-    """Keeps the dtypes of what is computed off the CPU."""
+    """Keeps the dtypes of what is computed off the CPU, and by which operators."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dtypes: set[torch.dtype] = set()
+        self.operators: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor) and tensor.device.type != "cpu":
                 self.dtypes.add(tensor.dtype)
+                self.operators.add(str(func))
         return result
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_nothing_of_64_bits_is_computed_off_the_cpu(top_p: float) -> None:
-    """Some accelerators have no fp64: the meta device stands for one."""
+def test_off_the_cpu_nothing_has_64_bits_and_torchs_cumulative_sums_are_not_used(top_p: float) -> None:
+    """Some accelerators have no fp64, and CUDA no deterministic cumsum. The meta device stands for one."""
     device = torch.device("meta")
     sampling = Sampling(max_new_tokens=4, top_p=top_p, temperature=0.7)
     with Watch() as watch:
@@ -147,6 +156,14 @@ def test_nothing_of_64_bits_is_computed_off_the_cpu(top_p: float) -> None:
     assert logprobs.dtype == torch.float32
     assert torch.float32 in watch.dtypes
     assert torch.float64 not in watch.dtypes
+    assert not [name for name in watch.operators if "cumsum" in name]
+
+
+def test_cumulative_sums_by_blocks_by_hand() -> None:
+    values = torch.ones(2, 2 * BLOCK + 6)
+    values[1] = 2.0
+    sums = torch.arange(1, 2 * BLOCK + 7).float()
+    assert torch.equal(cumulative_by_blocks(values), torch.stack([sums, 2 * sums]))
 
 
 # -- seeds -------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ ANCHORS = [{"prompt": f"Say {n} words."} for n in range(3)]
 def loop() -> str:
     """The code in the docstring of Step."""
     assert Step.__doc__ is not None
-    _, _, after = Step.__doc__.partition("each of them a list of pairs::\n")
-    code, _, _ = after.partition("\n    with an optimizer on")
+    _, _, after = Step.__doc__.partition("is a list of lists of pairs::\n")
+    code, _, _ = after.partition("\n    The optimizer is made for")
     assert code.strip()
     return textwrap.dedent(code)
 

@@ -10,6 +10,8 @@ import selfdistill
 from selfdistill import SDFTTrainer
 from selfdistill.method.divergence import divergence
 from tests.support.engines import Scripted
+from tests.support.mistakes import mistake
+from tests.support.tiny import byte_tokenizer
 from tests.support.training import ROWS, lines, make_trainer, script, steps, student, weights
 
 
@@ -128,6 +130,54 @@ def test_the_teacher_begins_at_the_weights_that_training_begins_with(tmp_path: P
         for name, weight in weights(trainer).items():
             assert torch.equal(weight, other[name].float())
             assert torch.equal(teacher[name], other[name].float())
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_is_no_number_stops_training_before_it_moves_a_weight(
+    tmp_path: Path, dtype: torch.dtype, clip: float
+) -> None:
+    trainer = make_trainer(tmp_path, model=student(dtype), max_steps=2, max_grad_norm=clip)
+    learn = trainer.step.learn
+
+    def spoilt(*arguments: Any) -> Any:
+        loss = learn(*arguments)
+        _, _, master = next(trainer.step.masters.items())
+        assert master.grad is not None
+        master.grad[0] = float("nan")
+        return loss
+
+    trainer.step.learn = spoilt  # type: ignore[method-assign]
+    before = weights(trainer)
+    assert mistake(trainer.train).startswith("Step 1: the gradient norm is nan.")
+    assert all(torch.equal(before[name], weight) for name, weight in weights(trainer).items())
+
+
+def test_a_model_given_by_name_is_loaded_on_the_training_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another device would be the default."""
+    asked: list[Any] = []
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append((name, options))
+        return student()
+
+    monkeypatch.setattr("selfdistill.method.trainer.load_model", load)
+    make_trainer(tmp_path, model="a-name", use_cpu=True)
+    assert asked == [("a-name", {"device": "cpu"})]
+
+
+def test_a_padding_token_that_the_model_does_not_know(tmp_path: Path) -> None:
+    """As after adding one to the tokenizer without resizing the model's embeddings."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    model = student(vocab_size=len(tokenizer) - 1)
+    for engine in ("own", "generate"):
+        rows = [{"prompt": "?" * n, "demonstration": "!"} for n in range(1, 9)]
+        trainer = make_trainer(tmp_path / engine, model=model, rows=rows, tokenizer=tokenizer, rollout_engine=engine)
+        trainer.train()
+        assert trainer.state.global_step == 1
 
 
 # -- importance weights ------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_frozen_float16_weights_do_no_harm(tmp_path: Path) -> None:
 def test_a_model_on_several_devices(tmp_path: Path) -> None:
     model = student()
     model.hf_device_map = {"model.embed_tokens": 0, "model.layers": 1, "lm_head": 0}
-    assert "lies on 2 devices" in refused(tmp_path, model=model)
+    assert "spread over 2 devices" in refused(tmp_path, model=model)
     model.hf_device_map = {"": "cpu"}
     make_trainer(tmp_path, model=model)
 

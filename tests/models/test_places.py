@@ -130,7 +130,7 @@ def test_hub_mistakes(kind: type[Exception], part: str, monkeypatch: pytest.Monk
 # -- an adapter's base --------------------------------------------------------------------------------------------
 
 
-def adapter_of(folder: Path, base: str | None, **settings: Any) -> Path:
+def adapter_of(folder: Path, base: Any, **settings: Any) -> Path:
     """A folder with nothing but the config of an adapter of ``base``."""
     folder.mkdir()
     config = {"peft_type": "LORA", "base_model_name_or_path": base} | settings
@@ -157,9 +157,12 @@ def test_adapters_without_a_base(tmp_path: Path):
         adapter_of(tmp_path / "none", None),
         adapter_of(tmp_path / "self", "."),
         adapter_of(tmp_path / "other", "owner/name", peft_type="IA3"),
+        adapter_of(tmp_path / "list of names", ["owner/name"]),
     ]
     broken = adapter_of(tmp_path / "broken", "owner/name")
     (broken / "adapter_config.json").write_text("{")
-    for folder in (*kinds, broken):
+    no_object = adapter_of(tmp_path / "list", "owner/name")
+    (no_object / "adapter_config.json").write_text("[]")
+    for folder in (*kinds, broken, no_object):
         assert "base_model_name_or_path" in mistake(adapter_base, folder)
         assert "base_model_name_or_path" in mistake(loading.load_tokenizer, str(folder))

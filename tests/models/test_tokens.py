@@ -51,7 +51,17 @@ def test_ends_of_an_adapted_model():
     assert eos_token_ids(adapted, tiny_tokenizer()) == {2, 4}
 
 
+def test_a_padding_id_that_the_model_does_not_know_is_passed_over():
+    class Tokenizer:
+        pad_token_id, eos_token_id = 7, 2
+
+    tokenizer: Any = Tokenizer()
+    assert pad_token_id(tokenizer, 8) == 7
+    assert pad_token_id(tokenizer, 7) == 2
+    assert "neither a pad" in mistake(pad_token_id, tokenizer, 2)
+
+
 def test_the_padding_id_is_the_tokenizers_own_or_its_end_of_sequence():
-    assert pad_token_id(tiny_tokenizer(pad_token="<unk>")) == 0
-    assert pad_token_id(tiny_tokenizer()) == 2
-    assert "neither a pad nor an end-of-sequence token" in mistake(pad_token_id, tiny_tokenizer(eos_token=None))
+    assert pad_token_id(tiny_tokenizer(pad_token="<unk>"), 8) == 0
+    assert pad_token_id(tiny_tokenizer(), 8) == 2
+    assert "neither a pad nor an end-of-sequence token" in mistake(pad_token_id, tiny_tokenizer(eos_token=None), 8)

@@ -61,7 +61,7 @@ def test_verdict_is_worded_with_change_test_and_power(tmp_path: Path) -> None:
 def test_five_rows_could_not_have_shown_anything(tmp_path: Path) -> None:
     results = collect(write_run(tmp_path, [0.0] * 5, [1.0] * 5))
     assert results.verdict == NOT_ENOUGH_DATA
-    assert wording.reasons(headline(results))[1] == "So few rows could not have shown any change."
+    assert wording.reasons(headline(results))[1] == "So few rows can't show any change."
 
 
 def test_without_an_evaluation_before_there_is_no_verdict(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_mean_by_position() -> None:
             rollout(3, loss_positions=[1], per_token_kl=[0.1]),
             rollout(3, target="tokens", per_token_kl=[], per_token_cross_entropy=[9.0, 9.0]),
             rollout(3, target="start", per_token_kl=[7.0, 7.0]),
+            rollout(3, per_token_kl=[]),  # its values were not recorded
         ]
     )
     assert found == [

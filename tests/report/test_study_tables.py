@@ -1,5 +1,6 @@
 """The report's tables of compare and continual, and which runs of a study it shows."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def test_equal_skill_has_a_line_for_each_of_a_pair(tmp_path: Path) -> None:
     write_comparison(tmp_path, equal_skill=[level])
     found = table(collect(tmp_path), "equal_skill")
     assert column(found, "arm") == ["sdft", "sft"]
-    assert column(found, "KL a token") == [0.1, 0.4]
+    assert column(found, "KL per token") == [0.1, 0.4]
     assert column(found, "KL, second minus first") == [None, 0.3]
     assert "prior %" not in [c.title for c in found.columns]  # nothing measured it
     assert "At equal skill" in to_html(collect(tmp_path))
@@ -161,10 +162,12 @@ def test_sequences_have_a_normalised_matrix_and_what_each_stage_kept(tmp_path: P
     scaled: list[list[float | None]] = [[1.0, 0.0, None], [0.5, 1.0, None], [0.0, 1.0, None]]
     write_sequences(tmp_path, replace(made, before=before, normalized=scaled))
     found = table(collect(tmp_path), "normalized")
-    assert found.rows[1] == ["2. science", 0.5, 1.0]  # the last task never rose above its base
+    assert found.rows[1] == ["2. science", 0.5, 1.0, None]  # the last task never rose above its base
+    diagonal = re.findall(r'heat diagonal" data-sort="([^"]*)"', to_html(collect(tmp_path)))
+    assert diagonal == ["0.7", "0.6", "0.8", "1.0", "1.0", ""]  # accuracies, then normalised
     kept = table(collect(tmp_path), "sequence")
     assert column(kept, "after stage") == ["before training", "1. tooluse", "2. science", "3. assistant-tools"]
-    assert column(kept, "KL a token") == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert column(kept, "KL per token") == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert column(kept, "prior %")[:2] == pytest.approx([0.5, 0.3])
     assert column(kept, "arc %") == [0.5, 0.2, 0.2, 0.2]
     assert "Normalised accuracy matrix of sdft" in to_html(collect(tmp_path))

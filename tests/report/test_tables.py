@@ -62,4 +62,4 @@ def test_csv_has_raw_numbers_and_intervals_in_columns(tmp_path: Path) -> None:
     assert float(rows[0]["new task"]) == first.skill.accuracy
     assert float(rows[0]["new task low"]) == first.skill.interval[0]
     assert float(rows[0]["hellaswag"]) == first.prior["hellaswag"]
-    assert float(rows[0]["KL a token"]) == first.kl_per_token
+    assert float(rows[0]["KL per token"]) == first.kl_per_token

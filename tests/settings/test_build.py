@@ -33,9 +33,9 @@ def test_what_is_taken(given: dict[str, Any]):
     ("given", "message"),
     [
         (MEDICAL | {"output_dir": None}, "--output_dir is missing: name a folder for the data."),
-        (MEDICAL | {"source": None}, "build medical: --source is missing."),
-        (WIKI | {"articles": None}, "build wiki: --articles is missing."),
-        (WIKI | {"model_name": None}, "build wiki: --model_name is missing."),
+        (MEDICAL | {"source": None}, "build medical: --source is missing. See selfdistill build --help."),
+        (WIKI | {"articles": None}, "build wiki: --articles is missing. See selfdistill build --help."),
+        (WIKI | {"model_name": None}, "build wiki: --model_name is missing. See selfdistill build --help."),
         (WIKI | {"answers": "b"}, "build wiki takes no --answers. Leave it out."),
         (WIKI | {"source": "b"}, "build wiki takes no --source. Leave it out."),
         (MEDICAL | {"model_name": "m"}, "build medical takes no --model_name. Leave it out."),

@@ -56,7 +56,7 @@ OWN = {"dataset_path": "r.jsonl"}
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"ledger": None}, "--ledger is missing: name the folder that is the model's memory."),
+        ({"ledger": None}, "--ledger is missing: name the ledger's folder."),
         ({"method": "reinvoke"}, "--method reinvoke teaches no skill."),
         ({"method": "zork"}, "method: 'zork' is not one of sdft, sft,"),
         ({"seed": -1}, "seed: -1 is not between 0 and 4294967295."),

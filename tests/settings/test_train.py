@@ -84,6 +84,11 @@ def test_a_preflight_takes_trains_settings_but_for_the_number_of_rows(here: Path
     assert mistake(preflight(anchor_share=0.95).check).startswith("anchor_share: 0.95 is not between 0 and 0.9")
 
 
+def test_a_demo_scores_at_least_one_row():
+    DemoOptions(limit=1).check()
+    assert mistake(DemoOptions(limit=0).check) == "limit: 0 is not at least 1."
+
+
 def test_the_methods_settings_among_the_options():
     given: dict[str, Any] = {"method": "sft", "seed": 7, "learning_rate": 1e-3, "teacher": "live", "template": "system"}
     assert method_config(train(**given)) == MethodConfig(**given)

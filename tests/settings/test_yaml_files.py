@@ -150,8 +150,8 @@ MISTAKES = [
     ("seed: 1\nlearning_rate: 1\n\nseed: 2\n", "c.yaml line 4: a setting is given twice. Keep one of them."),
     ("x: 1\nx: 2\n", "c.yaml line 2: a setting is given twice. Keep one of them."),
     ("x: {a: 1,\n  a: 2}\n", "c.yaml line 2: a setting is given twice. Keep one of them."),
-    ("seed: 1\nconfig: other.yaml", "c.yaml line 2: config is no setting of a file. Leave it out."),
-    ("from_file: []", "c.yaml line 1: from_file is no setting of a file. Leave it out."),
+    ("seed: 1\nconfig: other.yaml", "c.yaml line 2: config can't be set in a file. Leave it out."),
+    ("from_file: []", "c.yaml line 1: from_file can't be set in a file. Leave it out."),
     ("learning_rate 3", f"c.yaml: {MAP}"),
     ("- a\n- b\n", f"c.yaml: {MAP}"),
     ("", f"c.yaml: {MAP}"),
@@ -224,7 +224,7 @@ def test_the_last_of_two_assignments_counts():
         ("adam_beta2", "--set adam_beta2: write it as name=value."),
         ("adam_bta2=1", "--set adam_bta2=1: unknown setting 'adam_bta2'. Did you mean 'adam_beta2'?"),
         ("zork=1", "--set zork=1: unknown setting 'zork'."),
-        ("adam_beta2=[", "--set adam_beta2=[: the value does not read as YAML. Quote it."),
+        ("adam_beta2=[", "--set adam_beta2=[: the value is not YAML. Quote it."),
     ],
 )
 def test_mistakes_in_assignments(text: str, message: str):

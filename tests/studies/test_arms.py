@@ -103,7 +103,7 @@ def test_a_template_of_ones_own_is_no_hindrance_to_arms_that_show_nothing() -> N
 
 def test_a_setting_that_no_arm_has_a_use_for_is_refused() -> None:
     said = mistake(arms, methods="sft,dft", template_repeat=2)
-    assert said == "template_repeat=2 would be ignored: no arm has a use for it. Leave it out."
+    assert said == "template_repeat=2 would be ignored: no arm uses it. Leave it out."
 
 
 def test_a_setting_of_the_file_that_no_arm_has_a_use_for_is_left_out(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_rates_for_all_arms_and_arm_by_arm() -> None:
 def test_an_arms_own_rate_is_not_swept() -> None:
     found = arms(methods="sft", arm=("slow: method=sft, learning_rate=1e-6",))
     assert parse_rates("1e-5,3e-5", found) == {"sft": [1e-5, 3e-5], "slow": [1e-6]}
-    assert "a learning_rate of its own" in mistake(parse_rates, "slow:1e-5", found)
+    assert "sets its own learning_rate" in mistake(parse_rates, "slow:1e-5", found)
 
 
 @pytest.mark.parametrize("text", ["x", "0", "-1e-5", "2", ",", "sft:", "sgd:1e-5", "nan"])
@@ -178,8 +178,8 @@ def test_bad_rates(text: str) -> None:
         ({"output_dir": None}, "--output_dir is missing"),
         ({"seeds": "0,x"}, "--seeds '0,x'"),
         ({"checkpoints": 0}, "checkpoints: 0 is not at least 1"),
-        ({"budget": "tokens"}, "say how many with --budget_amount"),
-        ({"budget_amount": 2.5}, "no whole number of steps"),
+        ({"budget": "tokens"}, "give their number with --budget_amount"),
+        ({"budget_amount": 2.5}, "whole number of steps"),
         ({"budget_amount": 0}, "--budget_amount 0 is not a number above 0"),
         ({"budget": "seconds", "budget_amount": 9, "lr_scheduler_type": "cosine"}, "Use constant_with_warmup"),
         ({"budget": "seconds", "budget_amount": 9, "warmup_steps": 0.1}, "Use constant_with_warmup"),

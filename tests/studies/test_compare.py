@@ -5,20 +5,24 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from selfdistill import run_folder
 from selfdistill.commands import compare as command
+from selfdistill.method.prompts import PromptRenderer
+from selfdistill.models import loading
 from selfdistill.records.studies import BaseRecord, CellRecord, CompareRecord
 from selfdistill.studies import compare, runs
 from selfdistill.studies.budget import Spent
 from selfdistill.studies.compare import Comparison
 from selfdistill.studies.measures import Meter
 from tests.support.mistakes import mistake
-from tests.support.study_home import SHOWN, compare_options, comparison, printed, read
+from tests.support.study_home import SHOWN, compare_options, comparison, printed, read, sequences
 
 PLACE = "lr-0.01/seed-0"
 
@@ -142,6 +146,57 @@ def test_prior_slices_are_scored_where_they_are(home: Path) -> None:
     assert read(home, "out", "eval-before", "prior-quick.json")["num_total"] == 3
 
 
+def test_every_prompt_is_rendered_with_the_chat_template_kwargs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training, evaluation and drift alike: scores on other prompts than those trained on would mislead."""
+    moods: list[Any] = []
+    apply = PromptRenderer._apply
+
+    def recorded(self: PromptRenderer, *arguments: Any, **options: Any) -> str:
+        moods.append(self.chat_template_kwargs.get("mood"))
+        return apply(self, *arguments, **options)
+
+    monkeypatch.setattr(PromptRenderer, "_apply", recorded)
+    comparison(home, methods="sft", max_steps=1, checkpoints=1, chat_template_kwargs={"mood": "glad"}).run()
+    assert len(moods) > 2 * 24  # more than the training rows
+    assert set(moods) == {"glad"}
+
+
+# -- devices ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_is_loaded_on_the_device_of_the_training_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``use_cpu`` on a machine with a GPU, a base model on the GPU could not be compared with the trained ones."""
+    load, devices = loading.load_model, list[Any]()
+    monkeypatch.setattr(
+        loading, "load_model", lambda *a, device=None, **k: devices.append(device) or load(*a, device=device, **k)
+    )
+    comparison(home, methods="sft", max_steps=1, checkpoints=1, set=("use_cpu=true",)).run()
+    sequences(home, "sequence", method="sft", max_steps=1, set=("use_cpu=true",)).run()
+    assert len(devices) == 2 + 4  # the base, then each run
+    assert set(devices) == {"cpu"}
+
+
+def test_arms_on_different_devices_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = comparison(home, methods="sft,dft")
+    monkeypatch.setattr(runs, "require_memory", lambda prepared: None)
+    on = {"sft": "cuda:0", "dft": "cpu"}
+    monkeypatch.setattr(study.runs, "prepared", lambda arm, *_: SimpleNamespace(device=on[arm.name]))
+    said = mistake(study.runs.check, study.arms, [study.subject])
+    assert said.startswith("The arms train on different devices: cpu, cuda:0.")
+
+
+def test_measuring_keeps_the_random_state_and_touches_no_other_device(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork, devices = torch.random.fork_rng, list[Any]()
+    monkeypatch.setattr(torch.random, "fork_rng", lambda **k: devices.append(k["devices"]) or fork(**k))
+    meter = comparison(home, methods="sft").meter
+    before = torch.get_rng_state()
+    meter.measure(meter.load_base(), is_base=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert devices == [[]]
+
+
 # -- looks at the model, and the budget ------------------------------------------------------------------------------
 
 
@@ -213,7 +268,7 @@ def test_rates_are_chosen_on_validation_rows_and_the_sweep_is_shown(
     chosen = {(each.learning_rate, each.seed): each.chosen for each in found.checkpoints}
     assert chosen == {(1e-3, 5): False, (1e-2, 5): True, (1e-1, 5): False, (1e-2, 6): True}
     assert found.arms[0].learning_rate == 1e-2
-    assert "sft on the validation rows: 0.001 25.0%, 0.01 75.0%, 0.1 75.0%; lr 0.01 is taken" in shown
+    assert "sft on the validation rows: 0.001 25.0%, 0.01 75.0%, 0.1 75.0%; lr 0.01 is chosen" in shown
     assert "not chosen" in shown
     cell = run_folder.read_record(home / "out/sft/lr-0.01/seed-5" / run_folder.CELL, CellRecord)
     assert cell.num_rows == 20  # 30, less 6 for evaluation, less 4

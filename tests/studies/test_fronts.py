@@ -111,4 +111,4 @@ def test_without_drift_or_a_second_arm_nothing_was_measured() -> None:
     unmoved = checkpoint(0.2, None)
     assert fronts(unmoved, {"sft": {0: [unmoved]}, "sdft": {0: [unmoved]}}) == []
     assert fronts(BASE, runs({"sdft": 0.1})) == []
-    assert verdict([], KINDS, 3).startswith("Not measured: without drift (--drift_prompts)")
+    assert verdict([], KINDS, 3).startswith("Not measured: it takes drift (--drift_prompts)")

@@ -1,4 +1,4 @@
-"""A study's folder: what is gone on with, what is refused, what ``--overwrite`` may delete."""
+"""A study's folder: what is resumed, what is refused, what ``--overwrite`` may delete."""
 
 import json
 from pathlib import Path
@@ -167,6 +167,16 @@ def test_overwrite_starts_anew(home: Path) -> None:
     longer: dict[str, Any] = SHORT | {"max_steps": 2}
     found = comparison(home, **longer, overwrite=True).run()
     assert found.checkpoints[-1].step == 2
+
+
+def test_overwrite_empties_the_folder_that_a_link_leads_to(home: Path) -> None:
+    (home / "elsewhere").mkdir()
+    (home / "out").symlink_to(home / "elsewhere")
+    comparison(home, **SHORT).folder.open()
+    run_folder.write_json(home / "out" / "sft" / "cell.json", {})
+    assert comparison(home, **SHORT, overwrite=True).folder.open() is False
+    assert (home / "out").is_symlink()
+    assert everything(home / "elsewhere") == ["study.json"]
 
 
 def test_what_the_trainer_refuses_is_refused_before_anything_is_deleted(home: Path) -> None:

@@ -37,7 +37,7 @@ def test_the_last_fifth_of_a_persons_rows_is_held_out_but_at_most_200(tmp_path: 
 
 
 def test_fewer_than_five_rows_leave_none_to_score(tmp_path: Path) -> None:
-    assert "mine.jsonl has no evaluation rows: give five rows or more" in mistake(subject, tmp_path, 4)
+    assert "mine.jsonl leaves no evaluation rows: give at least five rows" in mistake(subject, tmp_path, 4)
 
 
 def test_limits_are_of_training_and_of_evaluation_rows(tmp_path: Path) -> None:
@@ -66,13 +66,13 @@ def test_a_scorer_that_cannot_grade_training_rows_chooses_no_rate(tmp_path: Path
     assert "its scorer can't grade training rows, so no learning rate can be chosen" in mistake(hold_back, blind, 3)
 
 
-def test_facts_change_with_rows_their_order_and_the_scorer(tmp_path: Path) -> None:
+def test_the_identity_changes_with_rows_their_order_and_the_scorer(tmp_path: Path) -> None:
     whole = subject(tmp_path, 10)
-    facts = whole.facts()
-    assert list(facts) == ["training rows of mine", "evaluation rows of mine", "scorer of mine"]
-    assert facts["scorer of mine"] == "exact_match"
-    turned = replace(whole, train=whole.train[::-1]).facts()
-    assert [turned[name] == facts[name] for name in facts] == [False, True, True]
+    before = whole.identity()
+    assert list(before) == ["training rows of mine", "evaluation rows of mine", "scorer of mine"]
+    assert before["scorer of mine"] == "exact_match"
+    turned = replace(whole, train=whole.train[::-1]).identity()
+    assert [turned[name] == before[name] for name in before] == [False, True, True]
     assert fingerprint(whole.train) == fingerprint(list(whole.train))
 
 

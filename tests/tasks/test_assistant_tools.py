@@ -82,7 +82,7 @@ def test_counts_and_ids():
         (part("new-tools"), NEW),
     ],
 )
-def test_tools_have_as_many_rows_as_each_other_but_for_one(rows: list[Example], tools: tuple[Tool, ...]):
+def test_numbers_of_rows_per_tool_differ_by_at_most_one(rows: list[Example], tools: tuple[Tool, ...]):
     counts = Counter(row.reference["tool"] for row in rows)
     assert counts.keys() == {tool.name for tool in tools}
     assert max(counts.values()) - min(counts.values()) <= 1

@@ -1,4 +1,4 @@
-"""``build``: the data of tasks that don't come ready-made, and what is in the way of writing them."""
+"""``build``: the data that it writes, and its refusals."""
 
 import io
 import json
@@ -81,7 +81,7 @@ def write_articles(folder: Path) -> str:
 
 
 def answer(prompt: str) -> str:
-    """Two questions about an article, worded otherwise where they are to be indirect."""
+    """Two questions about an article; indirect ones have other words."""
     word, name = "why" if "directly" in prompt else "how", prompt.split('"')[1]
     return "\n".join(f"Q: Number {n}: {word} was {name}?\nA: So {n}." for n in "ab")
 
@@ -123,10 +123,10 @@ def test_no_question_left_to_evaluate_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "x").exists()
 
 
-# -- what is there already ----------------------------------------------------------------------------------------
+# -- existing data ------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_is_kept_unless_told(tmp_path: Path):
+def test_existing_data_are_kept_without_overwrite(tmp_path: Path):
     options = medical_options(tmp_path)
     build.run(options, console())
     assert "--overwrite" in mistake(build.run, options, console())
@@ -139,7 +139,7 @@ def test_a_folder_with_something_else_is_refused_before_anything_is_read(tmp_pat
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
     options = medical_options(tmp_path, overwrite=True, source="no-such-file.jsonl")
-    assert "holds something else than train_data and eval_data" in mistake(build.run, options, console())
+    assert "holds something other than train_data and eval_data" in mistake(build.run, options, console())
     assert (folder / "notes.txt").read_text() == "mine"
 
 
@@ -149,8 +149,11 @@ def test_which_folders_may_be_written_to(tmp_path: Path):
     (tmp_path / "data" / "train_data").mkdir(parents=True)
     for name in ("file", "data"):
         assert "exists" in mistake(check_folder, tmp_path / name, overwrite=False)
-    assert "something else" in mistake(check_folder, tmp_path / "file", overwrite=True)
+    assert "something other" in mistake(check_folder, tmp_path / "file", overwrite=True)
     check_folder(tmp_path / "data", overwrite=True)
+    for overwrite in (False, True):
+        said = mistake(check_folder, tmp_path / "file" / "x_data", overwrite=overwrite)
+        assert said == f"--output_dir: {tmp_path / 'file'} is a file. Name a folder."
 
 
 def test_a_failed_write_leaves_the_old_data_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -175,7 +178,7 @@ def test_a_failed_write_leaves_the_old_data_and_no_litter(tmp_path: Path, monkey
     [
         (["medical", "--source", "x.csv", "--output_dir", "y"], "build reads no CSV"),
         (["medical", "--source", "x.jsonl", "--output_dir", "y"], "No such file"),
-        (["wiki", "--articles", "none", "--output_dir", "y", "--model_name", "m"], "--articles none is no folder"),
+        (["wiki", "--articles", "none", "--output_dir", "y", "--model_name", "m"], "--articles none is not a folder"),
         (["medical", "--output_dir", "y"], "--source is missing"),
     ],
 )

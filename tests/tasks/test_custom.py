@@ -54,6 +54,16 @@ def test_missing_file_is_found_when_the_task_is_made(tmp_path: Path):
     assert "No such file" in mistake(custom_task, str(tmp_path / "a.jsonl"), None)
 
 
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write(tmp_path, "a.jsonl", TWO_ROWS)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert mistake(custom_task, None, path) == f"{path} can't be read: Permission denied."
+
+
 def test_nothing_to_score_against(tmp_path: Path):
     path = write(tmp_path, "a.jsonl", '{"prompt": "q"}\n')
     assert "nothing to score against" in mistake(custom_task(None, path).load_eval, None)

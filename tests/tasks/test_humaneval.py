@@ -58,5 +58,19 @@ def test_missing_and_bad_files(tmp_path: Path):
     assert "--data_dir" in mistake(TASK.load_eval, tmp_path)
     assert "--data_dir" in mistake(TASK.load_eval, None)
     (tmp_path / "prior").mkdir()
-    (tmp_path / "prior" / "humaneval.jsonl").write_text('{"task_id": "x"}\n')
-    assert "row 1" in mistake(TASK.load_eval, tmp_path)
+    file = tmp_path / "prior" / "humaneval.jsonl"
+    file.write_text('{"task_id": "x"}\n')
+    assert "row 1 is not a HumanEval problem: it has no text in prompt" in mistake(TASK.load_eval, tmp_path)
+    file.write_text(json.dumps({"task_id": "x", **ROW, "test": 3}) + "\n")
+    assert "row 1 is not a HumanEval problem: it has no text in test" in mistake(TASK.load_eval, tmp_path)
+    file.write_bytes(b'{"task_id": "\xff"}\n')
+    assert "humaneval.jsonl line 1 is not UTF-8" in mistake(TASK.load_eval, tmp_path)
+
+
+def test_a_line_separator_inside_a_program_ends_no_row(tmp_path: Path):
+    (tmp_path / "prior").mkdir()
+    row = {"task_id": "x", **ROW, "prompt": '"""a\u2028b"""\n' + ROW["prompt"]}
+    text = json.dumps(row, ensure_ascii=False) + "\n"
+    (tmp_path / "prior" / "humaneval.jsonl").write_text(text, encoding="utf-8")
+    (example,) = TASK.load_eval(tmp_path)
+    assert example.reference == {name: row[name] for name in ("prompt", "test", "entry_point")}

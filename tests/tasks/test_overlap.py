@@ -1,4 +1,4 @@
-"""Evaluation prompts that stand in the training rows, and rows that are not at hand."""
+"""Evaluation prompts that are also in the training rows, and missing data."""
 
 from pathlib import Path
 
@@ -35,12 +35,12 @@ def test_the_warning():
     assert overlap_warning("science", rows("z"), rows("A", "c")) is None
 
 
-def test_no_warning_where_one_side_is_not_there():
+def test_no_warning_if_one_side_is_missing():
     assert overlap_warning("science", [], rows("a")) is None
     assert overlap_warning("science", rows("a"), []) is None
 
 
-def test_rows_that_are_not_at_hand_are_none(tmp_path: Path):
+def test_missing_data_give_no_rows(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
     task = custom_task(None, str(tmp_path / "rows.jsonl"))
     assert rows_at_hand(task.load_train, None) == []

@@ -1,4 +1,4 @@
-"""Scorers that any task can use, and a user's own from a Python file."""
+"""Scorers that any task can use, and scorers from a user's Python file."""
 
 import datetime
 from decimal import Decimal
@@ -251,7 +251,7 @@ def test_mistakes_in_the_spec(tmp_path: Path):
     assert "It has grade, one." in mistake(load_scorer, f"{file}:xyz")
     assert "LIMIT is of type int, not a function" in mistake(load_scorer, f"{file}:LIMIT")
     assert "one(completion) must take two arguments" in mistake(load_scorer, f"{file}:one")
-    assert "no scorer" in mistake(scorer_from, file)
+    assert "is not a scorer" in mistake(scorer_from, file)
 
 
 def test_a_file_that_fails(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The table of tasks: what each must tell of itself, and how ``selfdistill tasks`` shows it."""
+"""The table of tasks: each one's description, and how ``selfdistill tasks`` shows it."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def test_names():
 
 
 @pytest.mark.parametrize("task", [*TASKS.values(), humaneval.TASK], ids=lambda task: task.name)
-def test_every_task_tells_what_it_is(task: Task):
+def test_every_task_describes_itself(task: Task):
     for text in (task.name, task.description, task.source, task.licence, task.revision):
         assert text.strip()
         assert "\n" not in text

@@ -68,7 +68,7 @@ def test_articles(tmp_path: Path):
     (tmp_path / "a.txt").write_text(words(30, "a"))
     (tmp_path / "notes.pdf").write_text(words(30))
     assert read_passages(tmp_path) == [Passage("a", words(30, "a")), Passage("b flood", words(30, "b"))]
-    assert "is no folder" in mistake(read_passages, tmp_path / "a.txt")
+    assert "is not a folder" in mistake(read_passages, tmp_path / "a.txt")
     (tmp_path / "empty").mkdir()
     assert "no .txt or .md file" in mistake(read_passages, tmp_path / "empty")
     (tmp_path / "a.txt").write_bytes(b"\xff")
@@ -100,7 +100,7 @@ def test_usable_questions():
     assert not is_usable("How many homes did the passage name?", "1,200", passage)
     assert not is_usable("Tell how many homes it took.", "1,200", passage)
     assert not is_usable("How many?", "1,200", passage)
-    # of the words of four letters and more, "took" and "homes" are the passage's: half is enough, less is not
+    # of the words of four or more letters, "took" and "homes" occur in the passage: half is enough, less is not
     assert is_usable("How many homes did it take?", "Took nearly every homes.", passage)
     assert not is_usable("How many homes did it take?", "Took nearly every house.", passage)
 

@@ -74,6 +74,22 @@ def test_a_method_without_a_teacher_shows_none(options: Any) -> None:
     assert not [line for line in text.splitlines() if line.strip("│ ").startswith("teacher_update_rate")]
 
 
+def test_continued_pre_training_reads_no_chat(options: Any) -> None:
+    """Its prompt is the first token of the demonstration, the o of "oneone 0."."""
+    text = shown(options(method="cpt", dry_run=True))
+    assert text.partition("student prompt")[2].splitlines()[1].strip() == "o"
+    assert "[user]" not in text
+
+
+def test_rows_too_long_for_a_template_that_auto_tries_are_told(options: Any) -> None:
+    """The longest, prior_turn x2, has 103 or 108 tokens."""
+    text = " ".join(shown(options(max_teacher_prompt_length=90, dry_run=True)).split())
+    assert "the teacher prompt has 103 tokens, the limit is 90" in text
+    assert "(Template prior_turn x2, which auto tries: --template names one.)" in text
+    for fits in ({"max_teacher_prompt_length": 108}, {"max_teacher_prompt_length": 90, "overlong": "drop"}):
+        assert "which auto tries" not in shown(options(dry_run=True, **fits))
+
+
 def test_settings_that_count_stand_beside_the_papers(options: Any) -> None:
     text = shown(options(template="prior_turn", teacher_update_rate=0.5, dry_run=True))
     assert row(text, "teacher_update_rate") == ["0.5", "0.01"]
@@ -90,7 +106,7 @@ def test_what_is_lacking_of_memory(options: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(memory, "PROGRAM_BYTES", 700 * 2**20)
     monkeypatch.setattr(memory, "available", lambda _: there)
     text = shown(options(template="paper", dry_run=True))
-    assert ("0.5 GiB are there" in text) == said
+    assert ("0.5 GiB are available" in text) == said
     assert row(text, "program") == ["0.68"]
     assert row(text, "peak")
 

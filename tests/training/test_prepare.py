@@ -53,7 +53,7 @@ def test_a_run_that_cannot_fit_is_refused(options: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(memory, "available", lambda _: 2**29)
     said = refused(options(template="paper"))
     assert "0.7 GiB" in said
-    assert "0.5 GiB are there." in said
+    assert "0.5 GiB are available." in said
     assert said.endswith("--skip_memory_check tries it anyway.")
     assert begins(options(template="paper", skip_memory_check=True))
     monkeypatch.setattr(memory, "available", lambda _: 2**30)
@@ -97,8 +97,10 @@ def test_a_chosen_template_must_fit_too(options: Any) -> None:
 
 
 def test_a_run_can_be_moved_to_another_folder(options: Any, home: Path) -> None:
-    moved = prepared_run(options(template="paper"), QUIET).in_folder(home / "elsewhere")
+    prepared = prepared_run(options(template="paper"), QUIET)
+    moved = prepared.in_folder(home / "elsewhere")
     assert moved.config.output_dir == moved.options.run.output_dir == str(home / "elsewhere")
+    assert prepared.config.output_dir == prepared.options.run.output_dir == str(home / "out")
 
 
 # -- rows ------------------------------------------------------------------------------------------------

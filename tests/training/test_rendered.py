@@ -192,6 +192,14 @@ def test_a_token_beyond_the_models_vocabulary_is_named() -> None:
         check_ids([pair], student(vocab_size=260).config, tokenizer)
 
 
+def test_a_token_of_an_anchor_prompt_too() -> None:
+    unknown = Example(id="general/7", prompt=({"role": "user", "content": "</think>"},))
+    rows, anchored = RenderedRows(examples(), byte_tokenizer()), config(anchor_share=0.5)
+    with pytest.raises(UserError, match="general/7: token </think> has id 259, the model knows 259 tokens"):
+        rows.anchors([unknown], anchored, student(vocab_size=259).config)
+    assert len(rows.anchors([unknown], anchored, student(vocab_size=260).config)) == 1
+
+
 def test_many_rows_are_seen_to_be_rendered() -> None:
     seen: list[tuple[str, int, int]] = []
 

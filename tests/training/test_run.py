@@ -49,7 +49,7 @@ def announced(options: Any) -> str:
 def test_a_run_says_what_it_is_and_where_it_differs_from_the_paper(options: Any, home: Path) -> None:
     said = announced(options(**QUICK, learning_rate=1e-3))
     rows, model = home / "one.jsonl", home / "model"
-    assert f"sdft on {rows}: 30 rows, 2 prompts a step, model {model}" in " ".join(said.split())
+    assert f"sdft on {rows}: 30 rows, 2 prompts per step, model {model}" in " ".join(said.split())
     assert "template prior_turn (paper)" in said
     assert "max_completion_length 20 (1024)" in said
     assert "learning_rate" not in said  # the paper has no one rate

@@ -30,7 +30,7 @@ def task(limit: int) -> Task:
         pytest.param([20] * 100, 2048, True, 256, id="at least 256"),
         pytest.param([2000] * 100, 2048, True, 2048, id="at most the task's own"),
         pytest.param([20] * 100, 128, True, 128, id="the task's own though it is less"),
-        pytest.param([200] * 99 + [900], 2048, False, 916, id="a demonstration that is the completion fits"),
+        pytest.param([200] * 99 + [900], 2048, False, 900, id="a demonstration that is the completion fits"),
         pytest.param([], 512, True, 512, id="no demonstration"),
     ],
 )
@@ -108,7 +108,7 @@ def test_what_is_left_out_is_said(options: Any, recipe: str) -> None:
     in_file = {"config": recipe, "template": "prior_turn", "template_repeat": 2, "teacher": "frozen"}
     quick = options(method="sft", **in_file)
     shown = printed(lambda console: prepared_run(quick, console))
-    assert "Left out, for sft has no use for it: template, template_repeat, teacher." in shown
+    assert "Left out, since sft has no use for them: template, template_repeat, teacher." in shown
     assert "Left out" not in printed(lambda console: prepared_run(options(method="sft"), console))
     assert prepared_run(quick, QUIET).config.teacher == "ema"
 

@@ -55,13 +55,13 @@ def chosen(options: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_teacher_that_is_better_is_taken(chosen: Any) -> None:
     shown, choice = chosen(found(2, 14))
     assert choice == ("prior_turn", 2)
-    assert "nothing shows yet" not in shown
+    assert "no evidence yet" not in shown
 
 
 def test_a_difference_that_may_be_chance_is_said(chosen: Any) -> None:
     shown, choice = chosen(found(2, 3))
     assert choice == ("prior_turn", 2)
-    assert "Training goes on, but nothing shows yet that this teacher can teach." in shown
+    assert "Training continues, but there is no evidence yet that this teacher can teach." in shown
 
 
 def test_a_teacher_that_is_no_better_stops_the_run(chosen: Any) -> None:
@@ -73,7 +73,7 @@ def test_a_teacher_that_is_no_better_stops_the_run(chosen: Any) -> None:
 def test_a_scorer_that_says_nothing_stops_nothing(chosen: Any) -> None:
     shown, choice = chosen(found(0, 0))
     assert choice == ("prior_turn", 2)
-    assert "nothing shows yet" in shown
+    assert "no evidence yet" in shown
 
 
 def test_the_choice_is_the_runs(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:

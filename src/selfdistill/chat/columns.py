@@ -1,7 +1,7 @@
-"""Models that answer the same question beside each other.
+"""Models that answer the same question side by side.
 
-They take turns, a token each: every column streams from the start, and on a CPU two forward passes at once
-would only slow each other down.
+They take turns, one token each, so that every column streams from the start. Two forward passes at once would only
+slow each other down on a CPU.
 """
 
 import random
@@ -20,31 +20,31 @@ from selfdistill.models.tokens import eos_token_ids
 from selfdistill.types import Example, Message
 
 UNDECODED = "\ufffd"
-"""What bytes decode to that are no whole character, perhaps only not yet."""
+"""Decoded text of bytes that form no whole character, at least not yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer as far as it is written."""
+    """An answer as far as it has been written."""
 
     text: str = ""
-    """Without special tokens; characters whose bytes are not all there yet are left out."""
+    """Without special tokens, and without a last character whose bytes are not all there yet."""
     num_tokens: int = 0
     finish_reason: str = ""
-    """``stop`` or ``length`` as in Rollout; empty while it is being written, and for good where it was stopped."""
+    """``stop`` or ``length`` as in Rollout; empty while the answer is being written, or if the reader stopped it."""
 
 
 Updates = Generator[tuple[int, Answer], None, None]
-"""Index of the column that has one more token, and its answer so far."""
+"""For each new token: the index of its column, and that column's answer so far."""
 
 
 class Column:
-    """A model that answers.
+    """A model of the chat.
 
     Args:
-        name: what people know it by.
+        name: shown to the user.
         model: in eval mode.
-        tokenizer: with a chat template.
+        tokenizer: has a chat template.
         chat_template_kwargs: passed to the chat template.
     """
 
@@ -62,17 +62,18 @@ class Column:
         self._context = context_length(model.config)
 
     def answer(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Answer]:
-        """The answer to chat turns, once for each token. It never goes beyond the model's context.
+        """Yields the growing answer to chat turns, once for each token, at most up to the model's context length.
 
         Raises:
-            UserError: at the call, where the turns fill the context or the chat template refuses them.
+            UserError: the turns fill the context, or the chat template refuses them; raised at the call.
         """
         example = Example(id="chat", prompt=tuple(messages))
         prompt_ids = self._renderer.render(example, teacher=False, answer=False).student_ids
         limit = replace(sampling, context=self._context).limit(len(prompt_ids))
         if limit < 1:
             raise UserError(
-                f"The conversation has {len(prompt_ids)} tokens, {self.name} reads {self._context}. Start anew."
+                f"The conversation has {len(prompt_ids)} tokens, the context of {self.name} is {self._context}. Start "
+                "a new conversation."
             )
         return self._written(prompt_ids, replace(sampling, max_new_tokens=limit))
 
@@ -91,12 +92,12 @@ class Column:
 
 
 class Chat:
-    """Columns and how they answer.
+    """Several models that answer the same questions.
 
     Args:
-        columns: one or more.
+        columns: one or more models.
         sampling: how tokens are drawn.
-        seed: makes a session of the same questions repeatable; every question draws anew.
+        seed: the same seed and the same questions give the same answers; each question has random numbers of its own.
     """
 
     def __init__(self, columns: Sequence[Column], sampling: Sampling, seed: int = 42) -> None:
@@ -106,28 +107,29 @@ class Chat:
         self.names = [column.name for column in columns]
 
     def answer(self, conversations: Sequence[Sequence[Message]]) -> Updates:
-        """Every column's answer to its own chat turns. Raises UserError at the call, as Column.answer does."""
+        """The answers to chat turns, one conversation for each column. Raises UserError as ``Column.answer`` does."""
         sampling = replace(self._sampling, seeds=(self._draws.getrandbits(63),))
         pairs = zip(self._columns, conversations, strict=True)
         return _in_turn([column.answer(messages, sampling) for column, messages in pairs])
 
 
 class Conversation:
-    """What was said so far. Each model sees its own earlier answers, never another's."""
+    """A conversation with all models of a chat. Each model sees its own earlier answers, never another's."""
 
     def __init__(self, chat: Chat, system: str | None = None) -> None:
         self._chat = chat
         self.reset(system)
 
     def reset(self, system: str | None) -> None:
-        """Forgets everything said; ``system`` is the system prompt from here on."""
+        """Forgets all turns; ``system`` is the system prompt from now on, None for none."""
         start: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._said = [list(start) for _ in self._chat.names]
 
     def ask(self, turns: Sequence[Message]) -> Updates:
-        """Answers to further turns. What is written when the reader stops is kept as the answer.
+        """The answers to further turns. If the reader stops early, the text written by then is kept as the answer.
 
-        Raises UserError at the call, as Column.answer does; then nothing was said.
+        Raises:
+            UserError: as ``Column.answer`` does; the conversation is then unchanged.
         """
         return self._kept(turns, self._chat.answer([[*said, *turns] for said in self._said]))
 

@@ -1,4 +1,4 @@
-"""The chat in a terminal, both answers side by side while they are written; plain lines where there is none."""
+"""The chat in a terminal, with both answers side by side while they are written; plain lines in a pipe."""
 
 import contextlib
 import json
@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from importlib import import_module
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,16 +28,17 @@ COMMANDS = {
     "/quit": "leaves",
 }
 BESIDE = 80
-"""Columns of a terminal from which two answers have room beside each other."""
+"""Width of a terminal, in characters, from which two answers are shown side by side."""
 COLOURS = ("cyan", "yellow")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters, but for tab and line feed."""
 
 
 def talk(chat: Chat, console: Console, system: str | None = None) -> None:
-    """Answers what is typed until ctrl-D or /quit; where stdin is no terminal, every line of it.
+    """Answers each line typed until ctrl-D or /quit; if stdin is not a terminal, each line of stdin.
 
     Raises:
-        UserError: a line can't be answered, and it was not typed at a terminal.
+        UserError: a line of a pipe can't be answered. At a terminal the message is shown and the chat goes on.
     """
     terminal = TerminalChat(chat, console, system, live=sys.stdin.isatty() and console.is_terminal)
     if not terminal.live:
@@ -45,11 +47,11 @@ def talk(chat: Chat, console: Console, system: str | None = None) -> None:
                 return
         return
     with contextlib.suppress(ImportError):
-        pass  # gives input() its editing and history; Windows has its own
+        import_module("readline")  # gives input() line editing and history; Windows has its own
     console.print(Text(" · ".join(f"{name} {does}" for name, does in COMMANDS.items()), style="dim"))
     while True:
         try:
-            # a prompt that the console printed would be lost when readline redraws the line
+            # input() must print the prompt: readline would erase one printed by the console
             if not terminal.take(input("\n> ")):
                 return
         except KeyboardInterrupt:
@@ -62,13 +64,13 @@ def talk(chat: Chat, console: Console, system: str | None = None) -> None:
 
 
 class TerminalChat:
-    """A conversation that is read from lines.
+    """A conversation that takes one line at a time.
 
     Args:
-        chat: who answers.
-        console: where answers go.
+        chat: answers the questions.
+        console: where answers are printed.
         system: system prompt to start with.
-        live: show answers while they are written, in panels; else as plain text once they are done.
+        live: True to show answers in panels while they are written; False to print plain text once they are done.
     """
 
     def __init__(self, chat: Chat, console: Console, system: str | None = None, *, live: bool) -> None:
@@ -79,10 +81,13 @@ class TerminalChat:
         self._conversation = Conversation(chat, system)
 
     def take(self, line: str) -> bool:
-        """Does what a line says; False where it says to leave. Lines like ``/usr/bin`` are no commands.
+        """Answers a line, or carries out the command in it. Text such as ``/usr/bin`` is not a command.
+
+        Returns:
+            False if the line ends the chat.
 
         Raises:
-            UserError: an unknown command, or one or a prompt that can't be had.
+            UserError: the command is unknown or can't be carried out, or the prompt can't be answered.
         """
         if not line.strip():
             return True
@@ -109,7 +114,7 @@ class TerminalChat:
 
     def _row(self, words: Sequence[str]) -> None:
         task, example = evaluation_row(words)
-        self._conversation.reset(None)  # asked as in the evaluation
+        self._conversation.reset(None)  # an evaluation has no system prompt and no earlier turns
         for turn in example.prompt:
             self._console.print(Text(printable(message_text(turn)), style="dim"), soft_wrap=True)
         answers = self._answer(example.prompt)
@@ -133,7 +138,7 @@ class TerminalChat:
                     self._console.out(f"--- {name}", highlight=False)
                 self._console.out(printable(answer.text), highlight=False)
             return answers
-        # a terminal echoes ctrl-C where the cursor is: after a line as wide as itself that would move all up by one
+        # Ctrl-C is echoed at the cursor. After a line as wide as the terminal it would scroll the panels up by one.
         hint = Text("ctrl-C stops", style="dim")
         live = Live(
             get_renderable=lambda: Group(self._panels(answers, over=False), hint),
@@ -148,7 +153,7 @@ class TerminalChat:
         return answers
 
     def _panels(self, answers: Sequence[Answer], *, over: bool) -> RenderableType:
-        """A panel an answer, whole once it is over; before that its last lines, as many as the terminal has."""
+        """One panel for each answer: all of it once it is ``over``, until then as many last lines as fit."""
         beside = self._console.width >= BESIDE or len(answers) == 1
         width = self._console.width // (len(answers) if beside else 1)
         room = (self._console.height - 1) // (1 if beside else len(answers)) - 2
@@ -176,31 +181,32 @@ class TerminalChat:
 
 
 def evaluation_row(words: Sequence[str]) -> tuple[Task, Example]:
-    """A task and the evaluation row that ``TASK N`` means: the one with N at the end of its id.
+    """The task and the evaluation row named by ``TASK N``: the row whose id ends in ``/N``.
 
     Raises:
-        UserError: there is none.
+        UserError: there are not two words, or there is no such task or row.
     """
     if len(words) != 2:
-        raise UserError("/row takes a task and a row's number, for example: /row assistant-tools 3")
+        raise UserError("/row takes a task and the number of a row, for example: /row assistant-tools 3")
     task = get_task(words[0])
     examples = task.load_eval(resolve_data_dir(None))
-    found = [example for example in examples if example.id.rpartition("/")[2] == words[1]]
-    if not found:
-        raise UserError(f"/row: {task.name} has no evaluation row {words[1]}. Its {len(examples)} begin with 0.")
-    return task, found[0]
+    for example in examples:
+        if example.id.rpartition("/")[2] == words[1]:
+            return task, example
+    raise UserError(f"/row: {task.name} has no evaluation row {words[1]}. It has {len(examples)}, the first is 0.")
 
 
 def printable(text: str) -> str:
-    """The text without characters that a terminal would obey."""
+    """The text with a replacement character for each control character that a terminal would obey."""
     return CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def _note(answer: Answer, over: bool) -> str:
+    """The number of tokens, and whether the answer was cut off or stopped or is still being written."""
     state = {"stop": "", "length": ", cut off"}.get(answer.finish_reason, ", stopped" if over else " …")
     return f"{answer.num_tokens} token{'' if answer.num_tokens == 1 else 's'}{state}"
 
 
 def _tail(name: str, width: int) -> str:
-    """The end of a long name, which is what tells two folders apart."""
+    """The end of a long name, since that is where two folders differ."""
     return name if len(name) <= width else "…" + name[1 - width :]

@@ -1,6 +1,7 @@
-"""The chat as a page of this machine alone: served on 127.0.0.1, to nobody else's pages.
+"""The chat as a web page, served on 127.0.0.1 only and to no page of another site.
 
-The page keeps what was said and sends it along, so a reload starts anew and two tabs don't mix.
+The page itself holds the conversation and sends it with each question, so a reload starts a new one and two tabs don't
+mix.
 """
 
 import html
@@ -22,7 +23,7 @@ from selfdistill.types import Message
 ADDRESS = "127.0.0.1"
 OWN_HOSTS = (ADDRESS, "localhost")
 MAX_REQUEST = 4_000_000
-"""Bytes of the largest request that is read."""
+"""Largest request that is read, in bytes."""
 PAGE = Path(__file__).with_name("page.html")
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -37,20 +38,20 @@ class Turn(BaseModel):
 
 
 class Question(BaseModel):
-    """What the page sends."""
+    """A question as the page sends it, with the conversation before it."""
 
     system: str = ""
     turns: list[Turn] = []
     prompt: Annotated[str, Field(min_length=1)]
 
     def conversations(self, count: int) -> list[list[Message]]:
-        """The chat turns of each of ``count`` columns. Raises ValueError where a turn has not as many answers."""
+        """The chat turns for each of ``count`` columns. Raises ValueError if a turn has another number of answers."""
         conversations: list[list[Message]] = []
         for column in range(count):
             messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
             for turn in self.turns:
                 if len(turn.answers) != count:
-                    raise ValueError(f"{len(turn.answers)} answers of {count} columns")
+                    raise ValueError(f"{len(turn.answers)} answers for {count} columns")
                 messages.append({"role": "user", "content": turn.prompt})
                 messages.append({"role": "assistant", "content": turn.answers[column]})
             conversations.append([*messages, {"role": "user", "content": self.prompt}])
@@ -58,13 +59,13 @@ class Question(BaseModel):
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Takes the port at once, so that one in use is refused before models load; answers when told to serve.
+    """The chat's web server. It binds its port at once, so that a port in use is refused before models are loaded.
 
     Args:
-        port: 0 takes any free one, which ``server_port`` then tells.
+        port: 0 for any free one, which ``server_port`` then holds.
 
     Raises:
-        UserError: the port can't be had.
+        UserError: the port can't be used.
     """
 
     chat: Chat
@@ -77,14 +78,20 @@ class ChatServer(ThreadingHTTPServer):
             raise UserError(
                 f"--port {port} can't be used: {error.strerror}. Name another, or 0 for any free one."
             ) from error
-        self.generating = threading.Lock()  # a request that comes meanwhile waits
+        self.generating = threading.Lock()  # one answer at a time; other requests wait
         self.stopping = False
 
     def serve(self, chat: Chat, system: str | None, console: Console) -> None:
-        """Answers until ctrl-C."""
+        """Serves the page and its questions until ctrl-C.
+
+        Args:
+            chat: answers the questions.
+            system: system prompt that the page starts with.
+            console: where the address is printed.
+        """
         self.chat = chat
-        facts = json.dumps({"names": chat.names, "system": system or ""})
-        self.page = PAGE.read_text(encoding="utf-8").replace("%FACTS%", html.escape(facts))
+        values = json.dumps({"names": chat.names, "system": system or ""})
+        self.page = PAGE.read_text(encoding="utf-8").replace("%FACTS%", html.escape(values))
         console.print(f"The chat is at http://{ADDRESS}:{self.server_port}  (ctrl-C ends it)", soft_wrap=True)
         try:
             self.serve_forever()
@@ -93,15 +100,16 @@ class ChatServer(ThreadingHTTPServer):
         finally:
             self.stopping = True
             self.server_close()
-            with self.generating:  # torch doesn't like to be left in the middle of a token
+            with self.generating:  # wait for the current token: torch may crash if the process exits inside it
                 pass
 
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = 60
-    """Seconds that a silent client may hold a connection."""
+    """Seconds after which a silent connection is closed."""
 
     def do_GET(self) -> None:
+        """Serves the page."""
         if not self._is_own():
             return
         if self.path != "/":
@@ -113,12 +121,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
+        """Answers a question."""
         if not self._is_own():
             return
         length = self.headers.get("Content-Length", "")
         if self.path != "/chat":
             self.send_error(404)
-        elif self.headers.get_content_type() != "application/json":  # other pages' forms can't send it
+        elif self.headers.get_content_type() != "application/json":  # a form of another site can't send this type
             self.send_error(415)
         elif not length.isdecimal():
             self.send_error(411)
@@ -128,9 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(self.rfile.read(int(length)))
 
     def _is_own(self) -> bool:
-        """False, and refused, for a request that another site's page made this browser send.
+        """True for a request of our own page. Refuses the request and returns False if another site's page made it.
 
-        Such a page may have bound its own name to this address (DNS rebinding): then Host tells.
+        Such a page may have pointed its own host name at this address (DNS rebinding); the Host header reveals it.
         """
         host = self.headers.get("Host", "")
         name, _, port = host.partition(":")
@@ -141,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _answer(self, body: bytes) -> None:
-        """Streams one JSON object a line: answers as they grow, then an error or the end."""
+        """Streams one JSON object per line: the growing answers, then an error or the end."""
         try:
             conversations = Question.model_validate_json(body).conversations(len(self._server.chat.names))
         except (ValidationError, ValueError):
@@ -152,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             with self._server.generating:
                 self._stream(conversations)
         except (BrokenPipeError, ConnectionError, TimeoutError):
-            pass  # the reader pressed stop or left: nobody is there to be told
+            pass  # the reader pressed stop or left
 
     def _stream(self, conversations: list[list[Message]]) -> None:
         if self._server.stopping:
@@ -193,4 +202,4 @@ class _Handler(BaseHTTPRequestHandler):
         return cast(ChatServer, self.server)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are no news."""
+        """Prints nothing: requests are not worth a line."""

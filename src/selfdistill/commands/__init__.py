@@ -1,1 +1,1 @@
-"""One file a command: it composes the rooms and prints."""
+"""One file per command: it checks the options, calls the other packages and prints."""

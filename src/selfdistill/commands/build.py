@@ -22,7 +22,7 @@ def run(options: BuildOptions, console: Console) -> None:
     """Writes ``<output_dir>/<task>_data/{train_data,eval_data}``.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: an option or the source data are wrong, or data would be overwritten.
     """
     options.check()
     folder = Path(str(options.output_dir)) / f"{options.task}_data"
@@ -39,7 +39,9 @@ def run(options: BuildOptions, console: Console) -> None:
 
     train, evaluation = BUILDERS[options.task](options, ask, lambda text: console.print(escape(text)))
     if not evaluation:
-        raise UserError("No question could be held out for evaluation. Raise --questions_per_passage.")
+        raise UserError(
+            "No row could be held out for evaluation. Raise --questions_per_passage (wiki), or give more data."
+        )
     write_rows(folder, train, evaluation)
     console.print(
         f"{options.task}: {len(train):,} training rows, {len(evaluation):,} evaluation rows in {escape(str(folder))}."

@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 
 
 def run(options: ChatOptions, console: Console) -> None:
-    """Loads the models, each once, and talks in the terminal or on a page until the user leaves.
+    """Loads one or two models and chats in the terminal or on a web page, until the user leaves.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: an option is wrong, a model can't be loaded, or the port is taken.
     """
     options.check()
     server = None
     if options.web:
         from selfdistill.chat.web import ChatServer
 
-        server = ChatServer(DEFAULT_PORT if options.port is None else options.port)  # refuses a port before loading
+        server = ChatServer(
+            DEFAULT_PORT if options.port is None else options.port
+        )  # before loading, since the port may be taken
 
     from selfdistill.chat.columns import Chat, Column
     from selfdistill.method.rollout.engine import Sampling
@@ -39,11 +41,11 @@ def run(options: ChatOptions, console: Console) -> None:
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
     columns: dict[str, Column] = {}
     for name, flag in flags.items():
-        with _named(flag):
+        with _blamed_on(flag):
             tokenizers[name] = loading.load_tokenizer(name)
             loading.require_chat_template(tokenizers[name], name)
     for name, flag in flags.items():
-        with _named(flag), console.status(f"loading {escape(name)}"):
+        with _blamed_on(flag), console.status(f"loading {escape(name)}"):
             model = loading.load_model(name, dtype=options.dtype)
             columns[name] = Column(name, model, tokenizers[name], _template_kwargs(options, name))
     sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_p=options.top_p)
@@ -58,7 +60,7 @@ def run(options: ChatOptions, console: Console) -> None:
 
 
 def _template_kwargs(options: ChatOptions, model: str) -> dict[str, Any]:
-    """What the chat template is given: as the options say, else as the run that made the model was."""
+    """Variables for the chat template: those of the options, else those of the training run that made the model."""
     if options.chat_template_kwargs is not None:
         return options.chat_template_kwargs
     made_by = run_in(model)
@@ -66,8 +68,8 @@ def _template_kwargs(options: ChatOptions, model: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _named(flag: str) -> Generator[None]:
-    """What loading refuses is told by the flag that named the model, of which there are two."""
+def _blamed_on(flag: str) -> Generator[None]:
+    """Puts the flag that named the model into messages of UserErrors, in place of ``--model_name``."""
     try:
         yield
     except UserError as error:

@@ -8,14 +8,14 @@ from selfdistill.records.studies import QUESTION
 from selfdistill.settings.study import CompareOptions
 
 TABLES = ("compare", "tests", "equal_skill")
-"""Tables of the report that are printed."""
+"""Keys of the report's tables that are printed."""
 
 
 def run(options: CompareOptions, console: Console) -> None:
-    """Runs every cell that isn't done, then says how the arms compare.
+    """Runs the training runs that are not done yet, then prints the comparison and writes the report.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: an option is wrong, or a run can't be trained or scored.
     """
     options.check()
 
@@ -25,9 +25,9 @@ def run(options: CompareOptions, console: Console) -> None:
     from selfdistill.studies.compare import Comparison
 
     quiet_libraries()
-    found = Comparison(options, console).run()
+    comparison = Comparison(options, console).run()
     folder = Path(str(options.place.output_dir))
     results = collect(folder)
     print_tables(results, TABLES, console)
-    console.print(f"[bold]{QUESTION}[/bold] {found.verdict}")
+    console.print(f"[bold]{QUESTION}[/bold] {comparison.verdict}")
     write_report(results, folder, console)

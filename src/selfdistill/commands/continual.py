@@ -8,14 +8,14 @@ from rich.markup import escape
 from selfdistill.settings.study import ContinualOptions
 
 TABLES = ("continual", "accuracy_matrix", "normalized", "sequence")
-"""Tables of the report that are printed; of several sequences each has a number behind its name."""
+"""Keys of the report's tables that are printed; with several sequences, each table's key ends in a number."""
 
 
 def run(options: ContinualOptions, console: Console) -> None:
-    """Runs every stage that isn't done, then says what the sequences gained and lost.
+    """Runs the stages that are not done yet, then prints what was gained and lost and writes the report.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: an option is wrong, or a stage can't be trained or scored.
     """
     options.check()
 

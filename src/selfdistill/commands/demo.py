@@ -1,4 +1,4 @@
-"""``selfdistill demo``: before, training, after, on the embedded model and data."""
+"""``selfdistill demo``: evaluates, trains and evaluates again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,22 +13,24 @@ from selfdistill.settings import flat
 from selfdistill.settings.evaluate import DecodingOptions
 from selfdistill.settings.train import DemoOptions, TrainOptions
 from selfdistill.settings.yaml_files import options_from_file
-from selfdistill.types import EvalResult
+from selfdistill.types import EvalResult, message_text
 
 if TYPE_CHECKING:
     from selfdistill.records.evaluations import EvalRecord
 
 NUM_SAMPLES = 3
+"""Rows whose completions before and after training are printed."""
 SDFT = "sdft-cpu"
-"""The recipe that learns the demo's task by self-distillation."""
+"""Recipe that trains on the demo's task by self-distillation."""
 
 
 def run(options: DemoOptions, console: Console) -> None:
-    """Evaluates, trains, evaluates again, prints a table and sample completions, writes the report.
+    """Evaluates, trains, evaluates again, prints a table and sample completions, and writes the report.
 
     Raises:
-        UserError: the output folder is in use, or the model can't be fetched.
+        UserError: an option or setting is wrong, the output folder is in use, or the model can't be trained.
     """
+    options.check()
     settings = _settings(options)
     settings.check()
 
@@ -57,11 +59,11 @@ def run(options: DemoOptions, console: Console) -> None:
     decoding = DecodingOptions(chat_template_kwargs=prepared.config.chat_template_kwargs)
     model, tokenizer = load_student(prepared), prepared.files.tokenizer
     trainer = make_trainer(settled(prepared, model, console), model, console)
-    if options.overwrite:  # only now that nothing can be refused any more
+    if options.overwrite:  # last, when nothing can be refused any more
         empty_folder(folder)
 
     name = settings.recipe.model.model_name
-    console.print(f"Scoring {escape(name)} on {len(rows.examples)} rows it will not train on ...")
+    console.print(f"Scoring {escape(name)} on {len(rows.examples)} evaluation rows ...")
     before = score_rows(model, tokenizer, rows, decoding, console)
     old = write_evaluation(folder / run_folder.EVAL_BEFORE, before)
     trainer.train()
@@ -74,12 +76,12 @@ def run(options: DemoOptions, console: Console) -> None:
     _show_samples(before, after, console)
     write_report(collect(folder), folder, console)
     if options.config == DemoOptions.config:
-        console.print(
-            f"The same rows by self-distillation: [bold]selfdistill demo --config {SDFT} --output_dir DIR[/bold]"
-        )
+        command = f"selfdistill demo --config {SDFT} --output_dir DIR"
+        console.print(f"To train on the same rows by self-distillation: [bold]{command}[/bold]")
 
 
 def _settings(options: DemoOptions) -> TrainOptions:
+    """Options of the training run."""
     given = {"output_dir": options.output_dir, "overwrite": options.overwrite}
     if options.skip_memory_check:
         given["skip_memory_check"] = True
@@ -87,7 +89,7 @@ def _settings(options: DemoOptions) -> TrainOptions:
 
 
 def _comparison(before: "EvalRecord", after: "EvalRecord") -> Table:
-    """Both results side by side: a row for the whole, one for every part."""
+    """Results before and after training: one row for all evaluation rows, then one for each part."""
     from selfdistill.evaluate.table import percent
 
     table = Table(title=f"{after.config.task}: {after.config.metric}", title_justify="left")
@@ -103,7 +105,10 @@ def _comparison(before: "EvalRecord", after: "EvalRecord") -> Table:
 def _show_samples(before: EvalResult, after: EvalResult, console: Console) -> None:
     step = max(1, len(after.samples) // NUM_SAMPLES)
     for old, new in list(zip(before.samples, after.samples, strict=True))[::step][:NUM_SAMPLES]:
-        question = str(new.example.prompt[-1]["content"])
-        verdict = "right" if new.scores[after.metric] else "wrong"
+        question = message_text(new.example.prompt[-1])
+        score = new.scores[after.metric]
+        verdict = (
+            "not scored" if score is None else "right" if score == 1 else "wrong" if score == 0 else f"{score:.2f}"
+        )
         text = f"{question}\n\nbefore: {old.completion.strip()}\n\nafter:  {new.completion.strip()}   ({verdict})"
         console.print(Panel(escape(text), title=escape(new.example.id), title_align="left"))

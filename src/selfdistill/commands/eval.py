@@ -15,10 +15,11 @@ from selfdistill.settings.evaluate import DRIFT, HUMANEVAL, MEASURES, EvalOption
 
 
 def run(options: EvalOptions, console: Console) -> None:
-    """Scores the model on every data set named, writes the result files and prints one table.
+    """Evaluates the model on every data set named, writes the result files and prints one table.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: an option is wrong, data or model can't be loaded, or earlier results would be overwritten. Also,
+            after all results are written, if they can't be compared with ``--base_results``.
     """
     options.check()
     options = _as_the_run_was(options)
@@ -37,7 +38,7 @@ def run(options: EvalOptions, console: Console) -> None:
     jobs = {name: job_for(name, rows.get(name), options, console) for name in names}
     bases = base_results(names, options)
     tokenizer = loading.load_tokenizer(options.model_path)
-    if DRIFT in names or any(each.task.prompt == "chat" for each in rows.values()):
+    if DRIFT in names or any(task_rows.task.prompt == "chat" for task_rows in rows.values()):
         loading.require_chat_template(tokenizer, options.model_path)
     model = loading.load_model(options.model_path, dtype=options.dtype)
     facts = {"model_path": options.model_path, "dtype": str(model.dtype), "versions": run_folder.versions()}
@@ -46,11 +47,12 @@ def run(options: EvalOptions, console: Console) -> None:
         evaluated.append(job(model, tokenizer).with_facts(facts))
         write_records(folder, evaluated[-1].name, evaluated[-1].record, evaluated[-1].rows)
     evaluated, refusals = against_bases(evaluated, bases)
-    for each in evaluated:
-        write_records(folder, each.name, each.record, each.rows)
-        write_reference_view(folder if len(names) == 1 else folder / each.name, each.record, each.rows)
-    records = {each.name: each.record for each in evaluated}
+    for result in evaluated:
+        write_records(folder, result.name, result.record, result.rows)
+        write_reference_view(folder if len(names) == 1 else folder / result.name, result.record, result.rows)
+    records = {result.name: result.record for result in evaluated}
     if len(names) > 1:
+        (folder / run_folder.REFERENCE_RESPONSES).unlink(missing_ok=True)  # of an earlier eval of one data set
         run_folder.write_json(folder / run_folder.REFERENCE_RESULTS, records)
     console.print(results_table(records, title=options.model_path))
     console.print(f"Results are in {escape(str(folder))}.")
@@ -59,7 +61,7 @@ def run(options: EvalOptions, console: Console) -> None:
 
 
 def _as_the_run_was(options: EvalOptions) -> EvalOptions:
-    """The options with the chat template's settings of the run that made the model, where they name none."""
+    """The options; variables for the chat template, if not given, are those of the run that made the model."""
     if options.decoding.chat_template_kwargs is not None:
         return options
     made_by = run_in(options.model_path)
@@ -68,6 +70,7 @@ def _as_the_run_was(options: EvalOptions) -> EvalOptions:
 
 
 def _folder(options: EvalOptions) -> Path:
+    """The folder for the results. Raises UserError if none is named and the model is not in the folder of a run."""
     if options.output_dir is not None:
         folder = Path(options.output_dir)
         if folder.is_file():
@@ -79,7 +82,7 @@ def _folder(options: EvalOptions) -> Path:
 
 
 def _check_free(folder: Path, names: list[str]) -> None:
-    """Raises UserError where a result that is there would be lost."""
+    """Raises UserError if existing results would be overwritten."""
     for name in names:
         if (path := folder / run_folder.results_file(name)).exists():
             raise UserError(f"{path} exists. Name another --output_dir or give --overwrite.")
@@ -89,7 +92,7 @@ def _check_free(folder: Path, names: list[str]) -> None:
 
 
 def _foreign(view: Path, folder: Path) -> Path | None:
-    """A file under one of the reference's names that shows something else than results of the folder's own."""
+    """A file in ``view`` under one of the reference's names that is not a copy of results in ``folder``, or None."""
     results, responses = view / run_folder.REFERENCE_RESULTS, view / run_folder.REFERENCE_RESPONSES
     if results.exists():
         return None if _is_view(results, folder) else results
@@ -97,7 +100,7 @@ def _foreign(view: Path, folder: Path) -> Path | None:
 
 
 def _is_view(path: Path, folder: Path) -> bool:
-    """Whether the reference's file shows nothing but results that the folder has in files of their own."""
+    """True if ``path`` only repeats results for which the folder has files of their own."""
     try:
         shown = json.loads(path.read_text(encoding="utf-8"))
         names = [shown["config"]["task"]] if "config" in shown else list(shown)

@@ -7,17 +7,17 @@ from selfdistill import run_folder
 from selfdistill.settings.ledger import LearnOptions
 
 REFUSED_CODE = 3
-"""Exit code where the gate refused the new weights."""
+"""Exit code if the new weights were refused."""
 
 
 def run(options: LearnOptions, console: Console) -> int:
-    """Teaches the ledger's model one more skill, says what came of it and writes the report.
+    """Trains the ledger's model on one more skill, prints whether it was promoted and writes the report.
 
     Returns:
-        0 where the new weights were promoted, 3 where they were refused.
+        The exit code: 0 if the new weights were promoted, 3 if they were refused.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: an option is wrong, or the skill can't be trained or scored.
     """
     options.check()
 
@@ -26,20 +26,20 @@ def run(options: LearnOptions, console: Console) -> int:
     from selfdistill.report.collect import collect
     from selfdistill.report.write import write_files
 
-    found = learn(options, console)
-    version, book = found.version, found.book
+    lesson = learn(options, console)
+    version, book = lesson.version, lesson.book
     show_verdicts(version, console)
     for verdict in version.verdicts:
         if verdict.refused:
-            show_lost(verdict, found.after[verdict.skill], found.place / run_folder.EVAL_BEFORE, console)
-    page = write_files(collect(found.place), found.place)
+            show_lost(verdict, lesson.after[verdict.skill], lesson.place / run_folder.EVAL_BEFORE, console)
+    page = write_files(collect(lesson.place), lesson.place)
     if version.refused:
         lost = ", ".join(verdict.skill for verdict in version.verdicts if verdict.refused)
         kept = f"version {book.current}" if book.current else "the base model"
         console.print(f"[bold red]REFUSED[/bold red]: {escape(lost)} would be lost; {kept} stays current.")
-        console.print(f"The candidate is in {escape(str(found.place))}. Open {escape(str(page))}")
+        console.print(f"The candidate is in {escape(str(lesson.place))}. Open {escape(str(page))}")
         return REFUSED_CODE
-    place = escape(str(found.place))
+    place = escape(str(lesson.place))
     console.print(f"[bold green]PROMOTED[/bold green]: version {version.number} is current, in {place}.")
     console.print(f"Open {escape(str(page))}")
     return 0

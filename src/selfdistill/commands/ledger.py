@@ -10,5 +10,5 @@ from selfdistill.settings.ledger import LedgerOptions
 
 
 def run(options: LedgerOptions, console: Console) -> None:
-    """Prints the ledger in a folder. Raises UserError where there is none."""
+    """Prints the ledger in a folder. Raises UserError if there is none."""
     show_ledger(ledger.read(Path(options.folder)), console)

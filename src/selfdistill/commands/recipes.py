@@ -9,13 +9,13 @@ from selfdistill.settings.report import RecipesOptions
 
 
 def run(options: RecipesOptions, console: Console) -> None:
-    """Prints every recipe's name, what it is for and how to use it."""
+    """Prints every recipe with its flag and its purpose."""
     table = Table(title="recipes", title_justify="left")
     table.add_column("use it with", overflow="fold")
     table.add_column("for")
     for name in recipe_names():
         lines = recipe_path(name).read_text(encoding="utf-8").splitlines()
-        remarks = [line[1:].strip() for line in lines if line.startswith("#")]
-        table.add_row(escape(f"--config {name}"), escape(" ".join(remarks)))
+        comments = [line[1:].strip() for line in lines if line.startswith("#")]
+        table.add_row(escape(f"--config {name}"), escape(" ".join(comments)))
     console.print(table)
-    console.print(f"Their files are in {escape(str(FOLDER))}.")
+    console.print(f"The files are in {escape(str(FOLDER))}.")

@@ -12,7 +12,7 @@ def run(options: ReportOptions, console: Console) -> None:
     """Writes report.html, report.md, results.json and tables/*.csv, and prints the verdict.
 
     Raises:
-        UserError: the folder does not exist or holds nothing to report on.
+        UserError: the folder does not exist or has no results to report.
     """
     folder = Path(options.folder)
     if not folder.is_dir():

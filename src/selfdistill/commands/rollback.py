@@ -10,13 +10,13 @@ from selfdistill.settings.ledger import RollbackOptions
 
 
 def run(options: RollbackOptions, console: Console) -> None:
-    """Makes an earlier version current and prints the ledger.
+    """Makes another version current and prints the ledger.
 
     Raises:
-        UserError: there is no such ledger or version.
+        UserError: there is no such ledger or version, or the version was refused or is current.
     """
     options.check()
     folder = Path(str(options.ledger))
-    ledger.read(folder)  # before the lock, whose file would make a folder of a misspelt name
+    ledger.read(folder)  # before the lock, which would create the folder of a misspelt name
     with ledger.locked(folder):
         show_ledger(ledger.roll_back(ledger.read(folder), options.to), console)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from selfdistill.errors import UserError
+from selfdistill.errors import MissingDataError, UserError
 from selfdistill.settings.report import TasksOptions
 from selfdistill.tasks import TASKS, humaneval, resolve_data_dir
 from selfdistill.tasks.overlap import overlap_share
@@ -14,8 +14,8 @@ from selfdistill.tasks.task import Task
 
 
 def run(options: TasksOptions, console: Console) -> None:
-    """Prints every task with its source, licence, scorers and, where the data are at hand, its counts
-    and the share of evaluation prompts that are in the training rows too."""
+    """Prints every task with its scorers, licence and source. If its data are available, also the number of rows and
+    the share of evaluation prompts that occur in the training rows."""
     if options.markdown:
         print(markdown())
         return
@@ -25,13 +25,13 @@ def run(options: TasksOptions, console: Console) -> None:
         is_number = name in ("train", "eval", "overlap")
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for task in TASKS.values():
-        cells = (task.name, "\n".join(task.scorers), *_counts(task, data_dir), task.licence, task.revision)
+        cells = (task.name, "\n".join(task.scorers), *_counts(task, data_dir, console), task.licence, task.revision)
         table.add_row(*map(escape, cells))
     console.print(table)
     for task in TASKS.values():
         console.print(f"[bold]{escape(task.name)}[/bold]: {escape(task.description)} Source: {escape(task.source)}.")
-    console.print("Overlap: share of evaluation prompts that are in the training rows too.")
-    console.print("A dash in the table: the data are not at hand; name their folder with SELFDISTILL_DATA.")
+    console.print("overlap: share of the evaluation prompts that occur in the training rows.")
+    console.print("A dash means that the data were not found. Set SELFDISTILL_DATA to their folder.")
 
 
 def markdown() -> str:
@@ -43,9 +43,13 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def _counts(task: Task, data_dir: Path | None) -> tuple[str, str, str]:
+def _counts(task: Task, data_dir: Path | None, console: Console) -> tuple[str, str, str]:
+    """Training rows, evaluation rows and overlap; dashes if the data are missing or, with a warning, broken."""
     try:
         train, evaluation = task.load_train(data_dir), task.load_eval(data_dir)
-    except UserError:  # the data are not here
+    except MissingDataError:
+        return "-", "-", "-"
+    except UserError as error:
+        console.print(f"[yellow]Warning:[/yellow] {escape(str(error))}")
         return "-", "-", "-"
     return f"{len(train):,}", f"{len(evaluation):,}", f"{overlap_share(train, evaluation):.1%}"

@@ -9,10 +9,10 @@ from selfdistill.settings.train import TrainOptions
 
 
 def run(options: TrainOptions, console: Console) -> None:
-    """Trains as the options say.
+    """Trains a model and saves it, or prints what would be done (``--dry_run``).
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: an option or row is wrong, the output folder is in use, or the model can't be trained.
     """
     options.check()
 
@@ -20,6 +20,7 @@ def run(options: TrainOptions, console: Console) -> None:
     from selfdistill.training.prepare import require_memory
     from selfdistill.training.run import (
         check_overwrite,
+        check_resumed,
         empty_folder,
         load_student,
         make_trainer,
@@ -35,8 +36,9 @@ def run(options: TrainOptions, console: Console) -> None:
     require_memory(prepared)
     model = load_student(prepared)
     prepared = settled(prepared, model, console)
+    check_resumed(prepared)
     trainer = make_trainer(prepared, model, console)
-    if options.run.overwrite:  # only now that nothing can be refused any more
+    if options.run.overwrite:  # last, when nothing can be refused any more
         empty_folder(Path(str(options.run.output_dir)))
     trainer.train(resume_from_checkpoint=options.run.resume or None)
     trainer.save_model()

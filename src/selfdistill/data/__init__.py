@@ -1,1 +1,1 @@
-"""Files and rows to Examples."""
+"""Reads files, folders and Hub datasets, and turns their rows into Examples."""

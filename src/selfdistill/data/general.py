@@ -1,7 +1,8 @@
-"""General prompts: anchors that hold a run near its start model, and the prompts on which drift is measured.
+"""General prompts: anchors, which hold a run near its start model, and the prompts on which drift is measured.
 
 The two shipped sets ask for the same kinds of things about different subjects and share no run of five words, so
-that drift is never measured on a prompt that was trained on. Both are ordered so that every beginning mixes topics.
+that drift is never measured on a prompt that was trained on. Their order mixes topics, so that the first N prompts of
+either cover many.
 """
 
 import json
@@ -18,17 +19,19 @@ DRIFT_FILE = "drift_prompts.jsonl"
 
 
 def anchor_examples(path: str | None = None) -> list[Example]:
-    """Prompts without demonstrations, with the ids ``anchor/0``, ``anchor/1``, ...: the 200 shipped
-    ones, or the rows of the user's file, Arrow folder or Hub dataset. Raises UserError for bad rows.
+    """Prompts without demonstrations, with the ids ``anchor/0``, ``anchor/1``, ...
+
+    They are the 200 shipped ones, or the rows of the user's file, Arrow folder or Hub dataset. Raises UserError if
+    those can't be read, or one of them is wrong.
     """
     rows, source = (_shipped_rows(ANCHOR_FILE), ANCHOR_FILE) if path is None else load_rows(path)
     examples = examples_from_rows(rows, source=source, prefix="anchor", need_demonstration=False)
-    # The target of an anchor is the start model shown the bare prompt: answers in the data are not for it.
+    # An anchor is held to the start model, which sees only the prompt: demonstrations in the data are not used.
     return [replace(example, demonstration=()) for example in examples]
 
 
 def drift_examples() -> list[Example]:
-    """The 64 shipped prompts with a short reference answer (text) each, ids ``drift/0``, ``drift/1``, ..."""
+    """The 64 shipped prompts, each with a short reference answer; their ids are ``drift/0``, ``drift/1``, ..."""
     return examples_from_rows(_shipped_rows(DRIFT_FILE), source=DRIFT_FILE, prefix="drift", need_demonstration=False)
 
 

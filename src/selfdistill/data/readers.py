@@ -1,4 +1,4 @@
-"""Rows as they lie in files, Arrow folders and Hub datasets."""
+"""Reads rows from files, Arrow folders and Hub datasets."""
 
 import csv
 import io
@@ -9,23 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.data.rows import KNOWN_COLUMNS, examples_from_rows, unknown_columns
-from selfdistill.errors import MissingDataError, UserError, did_you_mean
+from selfdistill.errors import MissingDataError, UserError, brief, did_you_mean
 from selfdistill.types import Example
 
 Rows = list[dict[str, Any]]
 
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([\w.+:%\[\]-]+))?")
-# Longest CSV cell in characters; the csv module's own limit is shorter than a long document.
+# Longest CSV cell in characters; the csv module's default limit is shorter than a long document.
 _CSV_CELL = 2**31 - 1
 
 
 def load_rows(path_or_id: str, *, split: str = "train", hub_config: str | None = None) -> tuple[Rows, str]:
     """Rows of a JSONL, JSON, CSV or Parquet file, an Arrow folder or a Hub dataset.
 
-    Returns the rows and the name by which error messages call them (``my.jsonl``). ``split`` is
-    the one taken where several are there, unless a Hub id names its own: ``owner/name:split``;
-    ``hub_config`` is the configuration of a Hub dataset that has several.
-    Raises UserError where there is nothing to read or it can't be read.
+    Args:
+        path_or_id: the path, or a Hub id: ``owner/name`` or ``owner/name:split``.
+        split: the split to read if there are several and the Hub id names none.
+        hub_config: the configuration to read of a Hub dataset that has several.
+
+    Returns:
+        The rows, and the name by which error messages call them, such as ``my.jsonl``.
+
+    Raises:
+        UserError: there is nothing to read, or it can't be read.
     """
     path = find_file(path_or_id)
     if path is None:
@@ -45,9 +51,17 @@ def load_split(
 ) -> list[Example]:
     """Examples of a benchmark's Arrow folder ``<data_dir>/<folder>``, in the order of the data.
 
-    ``reference`` names the column every row of an evaluation split must have; without it the
-    split is for training, and every row must have a demonstration. ``convert`` brings a row, given with
-    its name for error messages, into columns that ``rows`` knows. Raises UserError.
+    Args:
+        data_dir: the folder of all benchmarks' data; None if there is none.
+        folder: one split's folder in it.
+        prefix: beginning of the examples' ids, such as ``tooluse/train``.
+        reference: the column that every row of an evaluation split must have. Without it the split is for training,
+            and every row must have a demonstration.
+        convert: turns a row, and its name for error messages, into columns that ``example_from_row`` knows.
+
+    Raises:
+        MissingDataError: there is no such folder.
+        UserError: it can't be read, or a row is wrong.
     """
     path = (data_dir or Path()) / folder
     if data_dir is None or not path.is_dir():
@@ -64,9 +78,9 @@ def load_split(
 
 
 def find_file(path_or_id: str) -> Path | None:
-    """The file or folder of that name, or None where it is a Hub id (``owner/name``).
+    """The file or folder of that name, or None for a Hub id (``owner/name``).
 
-    Raises UserError where it is neither, and for a file whose ending is not one of ours.
+    Raises UserError if it is neither, and for a file whose ending is not one of ``_READERS``.
     """
     if not path_or_id.strip():
         raise UserError("No file was named: give a file, an Arrow folder or a Hub id.")
@@ -91,8 +105,8 @@ def _sibling_hint(path: Path) -> str:
 
 
 def arrow_rows(folder: Path, split: str = "train") -> Rows:
-    """Rows of a folder written by ``save_to_disk``; of ``split`` where it holds several."""
-    import datasets  # deferred: takes a second to import
+    """Rows of a folder written by ``save_to_disk``; those of ``split`` if it holds several. Raises UserError."""
+    import datasets  # takes a second
 
     try:
         data = datasets.load_from_disk(str(folder))
@@ -126,13 +140,15 @@ def _hub_rows(hub_id: str, split: str, config: str | None) -> tuple[Rows, str]:
             raise UserError(
                 f"Hub dataset {name} has no split {split!r}: name one of its splits, as in {name}:train."
             ) from error
-        reason = " ".join(str(error).split()[:12])
         hint = _sibling_hint(Path(hub_id)) or " Check the name and the network."
-        raise UserError(f"{hub_id!r} is no file here and can't be loaded from the Hub ({reason}).{hint}") from error
+        raise UserError(
+            f"{hub_id!r} is not a local file and can't be loaded from the Hub ({brief(error, 12)}).{hint}"
+        ) from error
     return [dict(row) for row in data], f"{name}:{split}"
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark. Raises UserError if it can't be read or is not UTF-8."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -149,15 +165,15 @@ def _text(path: Path) -> str:
 def _jsonl_rows(path: Path) -> Rows:
     rows: Rows = []
     # Not splitlines(): it also splits at U+2028, which JSON allows inside a string.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
-            row = _json(line, f"{path.name} line {number}", "write one JSON object a line")
-            rows.append(_object(row, f"{path.name} line {number}", "each line needs one object"))
+            row = _json(line, f"{path.name} line {number}", "write one JSON object per line")
+            rows.append(_object(row, f"{path.name} line {number}", "write one JSON object per line"))
     return rows
 
 
 def _json_rows(path: Path) -> Rows:
-    data = _json(_text(path), path.name, "a .json file holds one list; one object a line is .jsonl")
+    data = _json(read_text(path), path.name, "it must hold one list; a file with one object per line ends in .jsonl")
     if not isinstance(data, list):
         raise UserError(f"{path.name} holds a {_kind(data)}: it must be one list of objects.")
     return [
@@ -173,7 +189,7 @@ def _json(text: str, where: str, remedy: str) -> Any:
         # A .jsonl error names its line by ``where``; a .json file needs the parser's line number.
         line = f" line {error.lineno}" if "\n" in text.strip() else ""
         raise UserError(f"{where}{line} column {error.colno} is not valid JSON ({error.msg}): {remedy}.") from error
-    except (ValueError, RecursionError) as error:  # an integer too long, or brackets too deep
+    except (ValueError, RecursionError) as error:  # an integer with too many digits, or brackets nested too deep
         raise UserError(f"{where} holds JSON too large to read ({type(error).__name__}).") from error
 
 
@@ -189,8 +205,8 @@ def _kind(value: Any) -> str:
 
 def _csv_rows(path: Path) -> Rows:
     csv.field_size_limit(_CSV_CELL)
-    # strict: an unclosed quote is an error, where it would else swallow the rest of the file.
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    # strict: an unclosed quote is an error; otherwise it would swallow the rest of the file.
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     rows: Rows = []
     try:
         header = [name.strip() for name in next(reader, [])]

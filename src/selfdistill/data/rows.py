@@ -1,4 +1,4 @@
-"""A user's row, in any of the accepted schemas, becomes an Example."""
+"""Turns a user's row, in any of the accepted schemas, into an Example."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,9 +13,9 @@ DEMONSTRATION_COLUMNS = (
     "completion",
     "privileged_context",
 )
-"""Columns that hold the demonstration; the first one present is taken."""
+"""Columns for the demonstration; the first one that a row has is taken."""
 REFERENCE_COLUMNS = ("reference", "answer", "golden_answer")
-"""Columns that hold the reference answer; the first one present is taken."""
+"""Columns for the reference answer; the first one that a row has is taken."""
 KNOWN_COLUMNS = ("prompt", "messages", *DEMONSTRATION_COLUMNS, *REFERENCE_COLUMNS)
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -23,10 +23,16 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 def examples_from_rows(
     rows: Iterable[Mapping[str, Any]], *, source: str, prefix: str, need_demonstration: bool = True
 ) -> list[Example]:
-    """All rows of a data set, in order, with the ids ``prefix/0``, ``prefix/1``, ...
+    """The examples of a data set, in order, with the ids ``prefix/0``, ``prefix/1``, ...
 
-    ``source`` names the data in error messages, as in ``my.jsonl``. Raises UserError for the
-    first bad row, named with its number counted from 1, and for a data set without rows.
+    Args:
+        rows: the rows, in any schema of ``example_from_row``.
+        source: the data's name in error messages, such as ``my.jsonl``.
+        prefix: beginning of the ids.
+        need_demonstration: whether a row without a demonstration is an error.
+
+    Raises:
+        UserError: there are no rows, or one is wrong; the message gives its number, counted from 1.
     """
     examples = [
         example_from_row(
@@ -45,11 +51,21 @@ def examples_from_rows(
 def example_from_row(row: Mapping[str, Any], *, where: str, id: str, need_demonstration: bool = True) -> Example:
     """One row as an Example.
 
-    The prompt is ``prompt``, or ``messages``; the demonstration is the first present of
-    DEMONSTRATION_COLUMNS, and where ``messages`` stands without one of them, the assistant and
-    tool turns that follow its last user turn. Prompts and demonstrations are text or message
-    lists; keys that are None, as Arrow adds them at every depth of a message, are dropped.
-    ``where`` names the row in error messages, as in ``my.jsonl row 3``. Raises UserError.
+    The demonstration is the first of DEMONSTRATION_COLUMNS that the row has, and the prompt is ``prompt``, or else
+    ``messages``. In a row with ``messages`` but none of those columns, both come from ``messages``: its last run of
+    assistant turns, with the tool turns between them, is the demonstration, and what precedes it the prompt.
+
+    Prompts and demonstrations are text or message lists. Keys whose value is None, which Arrow adds at every depth of
+    a message, are dropped.
+
+    Args:
+        row: the row, by column.
+        where: its name in error messages, such as ``my.jsonl row 3``.
+        id: the example's id.
+        need_demonstration: whether a row without a demonstration is an error.
+
+    Raises:
+        UserError: the row fits none of the schemas.
     """
     columns = {name: value for name, value in row.items() if value is not None}
     column = next((name for name in DEMONSTRATION_COLUMNS if name in columns), None)
@@ -73,7 +89,7 @@ def example_from_row(row: Mapping[str, Any], *, where: str, id: str, need_demons
 
 
 def _turns(value: Any, *, role: str, what: str) -> tuple[Message, ...]:
-    """Text (one turn of ``role``) or a message list as checked turns."""
+    """The turns of a message list, checked; a text is one turn of ``role``."""
     if isinstance(value, str):
         return ({"role": role, "content": value},)
     if not isinstance(value, list | tuple) or not all(isinstance(turn, Mapping) for turn in value):
@@ -94,13 +110,13 @@ def _message(turn: Mapping[str, Any], what: str) -> Message:
     if content is None or isinstance(content, str):
         return message
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
-        # typed parts, which many templates would print as they are; only text reaches a language model
+        # Many templates would print a list of typed parts as Python text.
         return {**message, "content": "".join(part["text"] for part in content)}
     raise UserError(f"{what} has a turn of role {role} whose content is {quoted(content)}: it must be text.")
 
 
 def _without_none(value: Any) -> Any:
-    """A copy in which no mapping, at any depth, has a key whose value is None."""
+    """A copy without the mapping keys, at any depth, whose value is None."""
     if isinstance(value, Mapping):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
@@ -109,13 +125,13 @@ def _without_none(value: Any) -> Any:
 
 
 def _split(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """A conversation as prompt and demonstration: the closing run of assistant turns, with the
-    tool turns between them. A conversation that does not end with the assistant has none."""
+    """A conversation's prompt and demonstration, which is its last run of assistant turns with the tool turns between
+    them; empty if the conversation does not end with the assistant."""
     start = len(turns)
     if turns and turns[-1]["role"] == "assistant":
         while start > 0 and turns[start - 1]["role"] in ("assistant", "tool"):
             start -= 1
-        while turns[start]["role"] == "tool":  # answers a call made before: part of the prompt
+        while turns[start]["role"] == "tool":  # answers a call in the prompt, so belongs to the prompt
             start += 1
     return turns[:start], turns[start:]
 
@@ -141,7 +157,7 @@ def _demonstration(value: Any, column: str, where: str) -> tuple[Message, ...]:
     turns = _turns(value, role="assistant", what=f"{where}: {column}")
     if not any(message_text(turn).strip() for turn in turns):
         raise UserError(f"{where}: {column} is empty; give the expert's answer.")
-    if column == "privileged_context":  # any turns, shown to the teacher as one text
+    if column == "privileged_context":  # turns of any role, which the teacher sees as one text
         text = "\n".join(message_text(turn) for turn in turns)
         return ({"role": "assistant", "content": text},)
     if turns[0]["role"] != "assistant" or turns[-1]["role"] != "assistant":
@@ -153,7 +169,7 @@ def _demonstration(value: Any, column: str, where: str) -> tuple[Message, ...]:
 
 
 def _reference(columns: Mapping[str, Any], where: str) -> Any:
-    """The reference answer; None where there is none or it is blank, as an empty CSV cell is."""
+    """The reference answer; None if there is none, or only blank text such as an empty CSV cell."""
     column = next((name for name in REFERENCE_COLUMNS if name in columns), None)
     value = columns[column] if column else None
     if isinstance(value, str) and not value.strip():
@@ -176,11 +192,11 @@ def _no_prompt(columns: Mapping[str, Any], where: str) -> UserError:
 
 
 def unknown_columns(names: list[str], where: str) -> UserError:
-    """The error for data in which no column is known, naming those found and those accepted."""
+    """The error for data without any known column; it lists their columns and those that are accepted."""
     words = ", ".join(str(name)[:24] for name in names[:5]).split()
-    found = " ".join(words[:8]) + (", ..." if len(names) > 5 or len(words) > 8 else "")
+    listed = " ".join(words[:8]) + (", ..." if len(names) > 5 or len(words) > 8 else "")
     return UserError(
-        f"{where} has columns [{found}]. Use messages, or prompt with demonstration, completion, "
+        f"{where} has columns [{listed}]. Use messages, or prompt with demonstration, completion, "
         "privileged_context or golden_response, or messages with output_text; to evaluate also "
         "answer or golden_answer."
     )

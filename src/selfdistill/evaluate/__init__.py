@@ -1,1 +1,1 @@
-"""Generate, score, mean with interval; what a model could do before, and how far it moved."""
+"""Scores models on tasks, on prior capabilities, and by their drift from a base; and the preflight of a method."""

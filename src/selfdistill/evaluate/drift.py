@@ -1,7 +1,7 @@
 """Drift: how far a model moved from its base on general prompts. It needs no benchmark.
 
-Three numbers, since each alone is blind: the divergence from the base on the base's own answers, the
-loss on general reference answers, and the share of the model's answers that carry the new task's form.
+Three numbers, since each alone can miss a change: the divergence from the base on the base's own answers, the
+loss on general reference answers, and the share of the model's answers that have the new task's format.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from selfdistill.method.rollout.engines import make_engine
 from selfdistill.method.scoring import divergences, in_parts, logprobs, predictions, whole_sample
 from selfdistill.models.mode import evaluating
 from selfdistill.models.output_head import output_head
-from selfdistill.models.tokens import pad_token_id
+from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.records.evaluations import DriftRecord, DriftSample
 from selfdistill.settings.method import MethodConfig
 from selfdistill.stats.scores import mean, wilson_interval
@@ -33,7 +33,7 @@ FormatProbe = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """What was measured of a model: the numbers, and each prompt."""
+    """A model's drift: the numbers, and a sample for each prompt."""
 
     record: DriftRecord
     samples: tuple[DriftSample, ...]
@@ -41,31 +41,34 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Completions as tensors, in passes, with the index of the prompt that each belongs to."""
+    """The completions of one forward pass as tensors, with the index of each one's prompt."""
 
     indices: list[int]
     part: Part
 
 
 class DriftProbe:
-    """Measures models against a base.
+    """Measures the drift of models from a base.
 
-    The base answers once, here. What the divergence needs of it afterwards is kept: its hidden states at the
-    answers' tokens and its output head. So it may be trained further, or freed, while the probe is in use.
+    The base answers the prompts when the probe is made, which keeps its hidden states at the answers' tokens and a copy
+    of its output head. Afterwards the base may be trained further or freed.
 
     Args:
         base_model: the model to measure against, in memory.
         tokenizer: the tokenizer of base and models.
-        examples: prompts with reference answers (text); by default the shipped ones.
-        format_probe: tells the new task's form; by default that of any task that has one.
+        examples: prompts with text as reference answers; by default the shipped ones.
+        format_probe: whether an answer has the new task's format; by default, that of any task with one of its own.
         max_new_tokens: longest answer in tokens.
         batch_size: sequences that go through a model together.
         engine: name of the engine that decodes.
         chat_template_kwargs: passed to the chat template.
+
+    Raises:
+        UserError: a prompt with its reference answer is longer than the base's context.
     """
 
     base: Drift
-    """The base measured against itself: no divergence, its own loss and leak rate."""
+    """The base's drift from itself: divergence 0, and its own loss and format leak rate."""
 
     @torch.inference_mode()
     def __init__(
@@ -88,6 +91,7 @@ class DriftProbe:
         self._renderer = PromptRenderer(tokenizer, chat_template_kwargs=chat_template_kwargs)
         rows = list(map(_with_reference, examples or drift_examples()))
         self._pairs = self._renderer.render_all(rows, teacher=False)
+        _check_context(self._pairs, context)
         with evaluating(base_model):
             answers = self._answers(base_model)
             references = [Rollout(completion_ids=pair.demonstration_ids, finish_reason="stop") for pair in self._pairs]
@@ -102,10 +106,10 @@ class DriftProbe:
 
     @torch.inference_mode()
     def measure(self, model: PreTrainedModel) -> Drift:
-        """The drift of a model with the base's tokenizer.
+        """The drift of a model that uses the base's tokenizer.
 
         Raises:
-            UserError: the model's output head is of another vocabulary.
+            UserError: the model's output head has another number of tokens than the base's.
         """
         if self._base and (size := output_head(model).shape[0]) != (base_size := self._base[0].head.shape[0]):
             raise UserError(
@@ -119,7 +123,7 @@ class DriftProbe:
         return self._drift([mean(row) for row in per_row], kl, nll, self.base.record.reference_nll, texts)
 
     def _divergences(self, model: PreTrainedModel) -> list[list[float]]:
-        """KL(base||model) of every token of the base's answers, by prompt."""
+        """KL(base||model) in nats at every token of the base's answers, by prompt."""
         per_row: list[list[float]] = [[] for _ in self._pairs]
         for measured, base in zip(self._answered, self._base, strict=True):
             values = divergences(predictions(model, measured.part.student), base, measured.part.token_ids, _PLAIN)
@@ -128,19 +132,20 @@ class DriftProbe:
         return per_row
 
     def _answers(self, model: PreTrainedModel) -> list[Rollout]:
-        """Greedy answers to the prompts."""
+        """The model's greedy answers to the prompts."""
         engine = make_engine(model, self.tokenizer, name=self._engine)
         engine.sync()
         return engine.generate([pair.student_ids for pair in self._pairs], self.sampling)
 
     def _measured(self, rollouts: Sequence[Rollout], model: PreTrainedModel, batch_size: int) -> list[_Measured]:
-        """Prompts with their completions as tensors, every token of which is measured."""
+        """Prompts and completions as tensors; every token of a completion is measured."""
         rows = zip(self._pairs, rollouts, strict=True)
         samples = [whole_sample(pair, rollout, "tokens") for pair, rollout in rows]
-        parts = in_parts(samples, pad_token_id(self.tokenizer), model.device, batch_size)
+        parts = in_parts(samples, pad_token_id(self.tokenizer, vocab_size(model)), model.device, batch_size)
         return [_Measured(indices, part) for indices, part in parts]
 
     def _reference_nll(self, model: PreTrainedModel) -> float:
+        """Mean negative log-probability in nats of the reference answers' tokens."""
         values = [logprobs(predictions(model, each.part.student), each.part.token_ids) for each in self._referred]
         return -torch.cat(values).cpu().double().mean().item()
 
@@ -169,15 +174,25 @@ class DriftProbe:
         )
 
 
-_PLAIN = MethodConfig()
-"""Forward KL over the full vocabulary at temperature 1."""
+_PLAIN = MethodConfig(divergence="forward_kl", divergence_support="full", temperature=1.0)
+"""KL(base||model) over the full vocabulary at temperature 1."""
 
 
 def any_format(text: str) -> bool:
-    """True where the text begins like an answer of any task that has a form of its own."""
+    """True if the text begins like an answer of any task that has a format of its own."""
     return any(task.format_probe(text) for task in TASKS.values() if task.format_probe)
 
 
+def _check_context(pairs: Sequence[PromptPair], context: int | None) -> None:
+    for pair in pairs:
+        length = len(pair.student_ids) + len(pair.demonstration_ids)
+        if context is not None and length > context:
+            raise UserError(
+                f"{pair.example.id}: prompt and reference answer have {length} tokens, the base model reads {context}. "
+                "Leave drift out, or choose a model with a longer context."
+            )
+
+
 def _with_reference(example: Example) -> Example:
-    """The reference answer as the demonstration, so that the renderer gives its tokens."""
+    """The example with its reference answer as the demonstration, so that the renderer gives its tokens."""
     return replace(example, demonstration=({"role": "assistant", "content": str(example.reference)},))

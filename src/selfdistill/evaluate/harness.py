@@ -1,7 +1,7 @@
-"""``prior``: capabilities that training may cost, measured by lm-evaluation-harness (extra ``eval``).
+"""``prior``: prior capabilities, which training may damage, measured by lm-evaluation-harness (extra ``eval``).
 
 The harness loads its data from the Hub, formats prompts without a chat template, decodes and scores;
-only HumanEval's programs run in our sandbox instead of its own.
+only HumanEval's programs run in our sandbox instead of in the harness's process.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.errors import UserError
+from selfdistill.errors import UserError, brief
 from selfdistill.evaluate.prior import HARNESS_PROMPT
 from selfdistill.evaluate.run import reported_result
 from selfdistill.evaluate.sandbox import run_python
@@ -27,7 +27,7 @@ METRICS = {
     "ifeval": "inst_level_loose_acc",
     "humaneval": "pass_at_1",
 }
-"""The benchmarks and the harness's metric of each that counts."""
+"""The benchmarks, and the harness's metric that is each one's score."""
 HUMANEVAL = "humaneval"
 
 
@@ -50,7 +50,7 @@ HUMANEVAL_CONFIG: dict[str, Any] = {
     "num_fewshot": 0,
     "metadata": {"version": 1.0},
 }
-"""The harness's own task of that name, but for where the programs run."""
+"""The harness's own task of that name, except that the programs run in our sandbox."""
 
 TASK = Task(
     name="prior",
@@ -66,7 +66,7 @@ TASK = Task(
 
 
 def require_harness() -> None:
-    """Raises UserError where lm-evaluation-harness is not installed."""
+    """Raises UserError if lm-evaluation-harness is not installed."""
     if util.find_spec("lm_eval") is None:
         raise UserError(
             "prior needs lm-evaluation-harness: pip install 'selfdistill[eval]'. prior-quick needs nothing."
@@ -84,17 +84,17 @@ def evaluate_prior(
 ) -> EvalResult:
     """Runs the harness on a model in memory.
 
-    The benchmarks are the result's parts. A sample is an item of a benchmark (of IFEval: one instruction of an
-    item), so that the accuracy of a part is the harness's number; ``config.facts["harness"]`` holds its version, the
-    versions of its tasks, the exact metric keys and the numbers under them.
+    The benchmarks are the result's parts. A sample is an item of a benchmark (in IFEval: one instruction of an
+    item), so that the accuracy of a part is the harness's number. ``config.facts["harness"]`` holds the versions of the
+    harness and its tasks, and the numbers by the harness's own names.
 
     Args:
-        model: the model; the harness sees it as it is, adapters and all.
+        model: the model, with its adapters if it has any.
         tokenizer: its tokenizer.
-        limit: items per benchmark, of MMLU per subject.
+        limit: items per benchmark; in MMLU, per subject.
         batch_size: sequences that go through the model together.
-        allow_code_execution: run HumanEval's programs; without it the benchmark is left out.
-        tasks: what the harness is to run, by default METRICS.
+        allow_code_execution: whether to run HumanEval's programs; otherwise that benchmark is left out.
+        tasks: the harness's tasks, by name or as a config; by default those in METRICS.
 
     Raises:
         UserError: the harness is not installed, or can't get its data.
@@ -108,7 +108,7 @@ def evaluate_prior(
         tasks += [HUMANEVAL_CONFIG] if allow_code_execution else []
     try:
         with evaluating(model):
-            found = simple_evaluate(
+            results = simple_evaluate(
                 model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),  # type: ignore[arg-type]
                 tasks=list(tasks),
                 limit=limit,
@@ -118,18 +118,18 @@ def evaluate_prior(
             )
     except (OSError, ImportError, LookupError) as error:
         raise UserError(
-            f"lm-evaluation-harness can't load a benchmark: {' '.join(str(error).split()[:12])}. It needs the Hub; "
+            f"lm-evaluation-harness can't load a benchmark ({brief(error, 12)}). It needs the Hub; "
             "without it use prior-quick."
         ) from error
-    assert found is not None  # there is one process
-    return result_from(dict(found))
+    assert results is not None  # only other processes of a launcher get None
+    return result_from(dict(results))
 
 
-def result_from(found: Mapping[str, Any]) -> EvalResult:
-    """The harness's results as ours."""
+def result_from(results: Mapping[str, Any]) -> EvalResult:
+    """The harness's results as an EvalResult."""
     samples = [
         sample
-        for task, rows in found["samples"].items()
+        for task, rows in results["samples"].items()
         for row in rows
         for sample in _samples(task, row, METRICS[benchmark_of(task)])
     ]
@@ -140,11 +140,11 @@ def result_from(found: Mapping[str, Any]) -> EvalResult:
         {
             "harness": {
                 "version": metadata.version("lm_eval"),
-                "task_versions": dict(found["versions"]),
+                "task_versions": dict(results["versions"]),
                 "metrics": {
                     f"{name}/{key}": value
                     for name in METRICS
-                    for key, value in found["results"].get(name, {}).items()
+                    for key, value in results["results"].get(name, {}).items()
                     if key.split(",")[0] == METRICS[name]
                 },
             },
@@ -153,7 +153,7 @@ def result_from(found: Mapping[str, Any]) -> EvalResult:
 
 
 def benchmark_of(task: str) -> str:
-    """The benchmark that a task of the harness belongs to: MMLU comes as a task per subject."""
+    """The benchmark that a task of the harness belongs to; MMLU has one task per subject."""
     return "mmlu" if task.startswith("mmlu_") else task
 
 

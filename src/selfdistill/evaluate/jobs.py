@@ -1,4 +1,4 @@
-"""What ``eval`` does for each data set that is named, once the model is there."""
+"""The jobs of ``eval``: one for each data set, run once the model is loaded."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +20,7 @@ from selfdistill.evaluate.results import eval_record, sample_records
 from selfdistill.evaluate.scorer_choice import TaskRows, unscored_reason
 from selfdistill.evaluate.task_rows import score_rows, scoring_bar
 from selfdistill.models import loading
-from selfdistill.records.evaluations import DriftRecord, DriftSample, EvalRecord, SampleRecord
+from selfdistill.records.evaluations import AgainstBase, DriftRecord, DriftSample, EvalRecord, SampleRecord
 from selfdistill.records.runs import run_in
 from selfdistill.settings.evaluate import DRIFT, PRIOR, PRIOR_QUICK, EvalOptions
 from selfdistill.stats.paired import holm
@@ -30,16 +30,16 @@ from selfdistill.types import EvalResult, ScoredSample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """A data set's results, as they go to the files and the table."""
+    """A data set's results, as they are written to files and shown in the table."""
 
     name: str
     record: EvalRecord | DriftRecord
     rows: Sequence[SampleRecord] | Sequence[DriftSample]
     samples: tuple[ScoredSample, ...] = ()
-    """Of tasks and benchmarks; drift has none."""
+    """The samples of a task or benchmark; drift has none."""
 
     def with_facts(self, facts: dict[str, Any]) -> "Evaluated":
-        """The same with what no comparison looks at: model, dtype, versions."""
+        """The same with further facts in its config, which comparisons ignore, such as model, dtype and versions."""
         if isinstance(self.record, DriftRecord):
             return replace(self, record=replace(self.record, config=self.record.config | facts))
         config = replace(self.record.config, facts=self.record.config.facts | facts)
@@ -47,19 +47,20 @@ class Evaluated:
 
 
 Job = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Evaluated]
+"""Scores a model, given with its tokenizer, on one data set."""
 
 
 def job_for(name: str, rows: TaskRows | None, options: EvalOptions, console: Console) -> Job:
-    """What is to be done for a data set.
+    """The job that scores a model on a data set.
 
     Args:
-        name: its name.
-        rows: of a task its rows; None of drift and the prior benchmarks.
-        options: how it is scored.
-        console: for progress and warnings.
+        name: the data set's name.
+        rows: a task's rows; None for drift and the prior benchmarks.
+        options: how to score.
+        console: shows progress and warnings.
 
     Raises:
-        UserError: data or a library that it needs are not there.
+        UserError: data or a library that the job needs are missing.
     """
     if rows is not None:
         return partial(_score_task, name=name, rows=rows, options=options, console=console)
@@ -76,29 +77,35 @@ def job_for(name: str, rows: TaskRows | None, options: EvalOptions, console: Con
 def against_bases(
     evaluated: Sequence[Evaluated], bases: dict[str, tuple[EvalRecord, list[SampleRecord]]]
 ) -> tuple[list[Evaluated], list[str]]:
-    """The results with ``against_base``, p-values corrected by Holm's method for all data sets, and why some can't be
-    compared."""
-    compared: dict[str, Any] = {}
+    """Compares results with the base's.
+
+    Returns:
+        The results, with ``against_base`` where the base has results of the same data set; its p-values are corrected
+        by Holm's method for all data sets. Then the reasons why data sets can't be compared.
+    """
+    compared: dict[str, AgainstBase] = {}
     refusals: list[str] = []
-    for each in evaluated:
-        if each.name not in bases or not isinstance(each.record, EvalRecord):
+    for result in evaluated:
+        if result.name not in bases or not isinstance(result.record, EvalRecord):
             continue
-        rows = [row for row in each.rows if isinstance(row, SampleRecord)]
+        rows = [row for row in result.rows if isinstance(row, SampleRecord)]
         try:
-            compared[each.name] = against_base(each.record.config, rows, each.samples, *bases[each.name])
+            compared[result.name] = against_base(result.record.config, rows, result.samples, *bases[result.name])
         except UserError as error:
             refusals.append(str(error))
-    corrected = holm([found.test.p_value for found in compared.values()])
-    for (name, found), p_value in zip(list(compared.items()), corrected, strict=True):
-        compared[name] = replace(found, test=replace(found.test, p_value_holm=p_value))
+    corrected = holm([comparison.test.p_value for comparison in compared.values()])
+    for (name, comparison), p_value in zip(list(compared.items()), corrected, strict=True):
+        compared[name] = replace(comparison, test=replace(comparison.test, p_value_holm=p_value))
     return [
-        replace(each, record=replace(each.record, against_base=compared[each.name])) if each.name in compared else each
-        for each in evaluated
+        replace(result, record=replace(result.record, against_base=compared[result.name]))
+        if isinstance(result.record, EvalRecord) and result.name in compared
+        else result
+        for result in evaluated
     ], refusals
 
 
 def base_results(names: Sequence[str], options: EvalOptions) -> dict[str, tuple[EvalRecord, list[SampleRecord]]]:
-    """Results and rows to compare with, by data set. Raises UserError where they are not there."""
+    """Results and samples in ``--base_results``, by data set; none without that. Raises UserError if any is missing."""
     if options.base_results is None:
         return {}
     return {name: read_results(Path(options.base_results), name) for name in names if name != DRIFT}
@@ -113,19 +120,19 @@ def _score_task(
     options: EvalOptions,
     console: Console,
 ) -> Evaluated:
-    found = _evaluated(name, score_rows(model, tokenizer, rows, options.decoding, console))
+    result = _evaluated(name, score_rows(model, tokenizer, rows, options.decoding, console))
     if rows.judge is not None:
-        found = found.with_facts({"judge": rows.judge.facts()})
+        result = result.with_facts({"judge": rows.judge.facts()})
         console.print(escape(rows.judge.report()))
-    assert isinstance(found.record, EvalRecord)
-    if reason := unscored_reason(rows.task, rows.examples, found.record.per_sample_scores):
+    assert isinstance(result.record, EvalRecord)
+    if reason := unscored_reason(rows.task, rows.examples, result.record.per_sample_scores):
         console.print(f"[yellow]Warning:[/yellow] {escape(reason)}")
-    if short := found.record.config.facts.get("rows_short_of_context"):
+    if short := result.record.config.facts.get("rows_short_of_context"):
         console.print(
             f"[yellow]Warning:[/yellow] {escape(name)}: the model's context leaves {short:,} rows fewer tokens than "
             "--max_new_tokens."
         )
-    return found
+    return result
 
 
 def _score_prior_quick(
@@ -143,11 +150,13 @@ def _score_prior(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, options: EvalOptions, console: Console
 ) -> Evaluated:
     if not options.allow_code_execution:
-        console.print("prior: HumanEval is left out, since it runs programs: give --allow_code_execution for it.")
-    found = evaluate_prior(
+        console.print(
+            "prior: HumanEval is left out: it runs programs that the model writes. --allow_code_execution includes it."
+        )
+    result = evaluate_prior(
         model, tokenizer, limit=options.data.limit, allow_code_execution=options.allow_code_execution
     )
-    return _evaluated(PRIOR, found)
+    return _evaluated(PRIOR, result)
 
 
 def _score_drift(
@@ -157,7 +166,9 @@ def _score_drift(
     name = options.base_model or (run.model_name if run else options.model_path)
     task = TASKS.get(run.dataset) if run else None
     if name == options.model_path:
-        console.print("drift: no base model is known, so the model is its own. Name one with --base_model.")
+        console.print(
+            "drift: the model is compared with itself, since no base model is known. Name one with --base_model."
+        )
     base = model if name == options.model_path else loading.load_model(name, dtype=options.dtype)
     probe = DriftProbe(
         base,

@@ -1,4 +1,4 @@
-"""Leak check: traces in a model's completions of the prompt that only its teacher saw."""
+"""Leak check: do a model's completions show traces of the prompt that only its teacher saw?"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from selfdistill.types import ScoredSample
 
 
 class Traces(NamedTuple):
-    """What a set of completions shows."""
+    """Measures of a set of completions; the fields are those of LeakRecord."""
 
     phrase_rate: float
     copy_rate: float | None
@@ -22,8 +22,8 @@ def leak_check(samples: Iterable[ScoredSample], base_completions: Mapping[str, s
     """Compares completions with those of the base model on the same rows.
 
     Args:
-        samples: the model's; only rows that the base answered too are looked at, one completion of each.
-        base_completions: the base's by the row's id.
+        samples: the model's samples. Only the first completion of a row counts, and only rows that the base answered.
+        base_completions: the base's completions, by the row's id.
     """
     shared = [sample for sample in samples if sample.example.id in base_completions]
     if not shared:
@@ -31,14 +31,14 @@ def leak_check(samples: Iterable[ScoredSample], base_completions: Mapping[str, s
     ours = [sample.completion for sample in shared]
     base = [base_completions[sample.example.id] for sample in shared]
     demonstrations = [sample.example.demonstration_text for sample in shared]
-    found, before = _traces(ours, demonstrations), _traces(base, demonstrations)
+    now, before = _traces(ours, demonstrations), _traces(base, demonstrations)
     hits = sum(map(speaks_of_example, ours))
     return LeakRecord(
         num_rows=len(shared),
-        **found._asdict(),
+        **now._asdict(),
         **{f"base_{name}": value for name, value in before._asdict().items()},
         phrase_interval=wilson_interval(hits, len(ours)),
-        length_ratio=found.mean_characters / before.mean_characters if before.mean_characters else None,
+        length_ratio=now.mean_characters / before.mean_characters if before.mean_characters else None,
     )
 
 

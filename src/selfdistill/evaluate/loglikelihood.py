@@ -6,24 +6,25 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfdistill.errors import UserError, quoted
 from selfdistill.method.batch import Scored, tokens_per_forward
 from selfdistill.method.lengths import context_length
 from selfdistill.method.scoring import logprobs, predictions
 from selfdistill.models.mode import evaluating
-from selfdistill.models.tokens import pad_token_id
+from selfdistill.models.tokens import pad_token_id, vocab_size
 
 DEFAULT_CONTEXT = 2048
-"""Tokens that a model whose config names no context length is given."""
+"""Context length in tokens of a model whose config names none."""
 
 
 @dataclass(slots=True)
 class _Sequence:
-    """A sequence that goes through the model once, and the continuations that are read off its end."""
+    """A sequence that goes through the model once, for all continuations that have the same context."""
 
     ids: tuple[int, ...]
-    """The model's input: context and continuation without the last token."""
+    """The model's input: context and continuation, without the last token."""
     continuations: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
-    """Index of the request and token ids of its continuation."""
+    """For each continuation, the index of its request and its token ids."""
 
 
 @torch.inference_mode()
@@ -35,26 +36,33 @@ def loglikelihoods(
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Sum of the log-probabilities in nats of each continuation's tokens after its context, in order.
+    """The log-probability in nats of each continuation given its context, summed over its tokens, in order.
 
     Args:
         model: the model in memory.
-        tokenizer: its tokenizer; special tokens are added as it adds them by itself.
-        requests: context and continuation, the blank between them at the continuation's start.
-        batch_size: sequences of like length that go through the model together, right-padded.
+        tokenizer: its tokenizer, which adds its special tokens to the context.
+        requests: context and continuation; a space between them belongs to the continuation.
+        batch_size: sequences of similar length that go through the model together, right-padded.
         progress: called with the number of requests finished since the last call.
+
+    Raises:
+        UserError: a continuation alone is longer than the model's context.
     """
     context = context_length(model.config) or DEFAULT_CONTEXT
     sequences: dict[tuple[int, ...], _Sequence] = {}
     for index, request in enumerate(requests):
         before, continuation = encode_pair(tokenizer, *request)
-        assert len(continuation) <= context
-        ids = (*before, *continuation)[-(context + 1) :][:-1]  # too long: the context loses its beginning
+        if len(continuation) > context:
+            raise UserError(
+                f"The choice {quoted(request[1])} has {len(continuation)} tokens, the model reads {context}. Choose a "
+                "model with a longer context."
+            )
+        ids = (*before, *continuation)[-(context + 1) :][:-1]  # a context that is too long loses its beginning
         sequences.setdefault(ids, _Sequence(ids)).continuations.append((index, tuple(continuation)))
     values = [0.0] * len(requests)
     with evaluating(model):
         for batch in _batches(list(sequences.values()), batch_size, tokens_per_forward(model.device)):
-            scored = _score(model, batch, pad_token_id(tokenizer))
+            scored = _score(model, batch, pad_token_id(tokenizer, vocab_size(model)))
             for index, value in scored.items():
                 values[index] = value
             if progress:
@@ -63,9 +71,10 @@ def loglikelihoods(
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Token ids of both. They are tokenised together, and blanks that end the context belong to what follows."""
+    """Token ids of context and continuation, tokenised together. White space that ends the context belongs to the
+    continuation; a context of nothing else is replaced by the start token."""
     stripped = context.rstrip()
-    if not stripped:  # blanks alone belong to what follows
+    if not stripped:
         continuation = context + continuation
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         ids: list[int] = tokenizer(continuation, add_special_tokens=False)["input_ids"]  # type: ignore[assignment]
@@ -76,7 +85,8 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
 
 
 def _batches(sequences: list[_Sequence], size: int, most_tokens: int | None) -> Iterator[list[_Sequence]]:
-    """Of like length, the longest first; at most ``size`` sequences and, padded, ``most_tokens``, or one sequence."""
+    """Batches of sequences of similar length, the longest first. Each has at most ``size`` sequences, and at most
+    ``most_tokens`` tokens with padding, unless it is a single sequence."""
     ordered = sorted(sequences, key=lambda sequence: -len(sequence.ids))
     while ordered:
         fitting = size if most_tokens is None else min(size, most_tokens // len(ordered[0].ids))
@@ -85,7 +95,7 @@ def _batches(sequences: list[_Sequence], size: int, most_tokens: int | None) -> 
 
 
 def _score(model: PreTrainedModel, batch: list[_Sequence], pad: int) -> dict[int, float]:
-    """Log-likelihoods by index of the request."""
+    """Log-likelihoods in nats, by index of the request."""
     width = len(batch[0].ids)
     rows: list[int] = []
     tokens: list[int] = []

@@ -1,8 +1,8 @@
-"""Can self-distillation work here? Asked before any training, on a few rows.
+"""Preflight: can self-distillation work with this model and task? A trial on a few rows before any training.
 
-The method needs a model that does better when shown a demonstration. So every way of showing it is
-tried: the teacher's answers are scored like the student's own, on training rows. A teacher that is no
-better than the student has nothing to teach.
+The method needs a model that does better when it is shown a demonstration. So a preflight tries every way of showing
+it, and scores the teacher's answers and the student's on training rows. A teacher that is no better than the student
+has nothing to teach.
 """
 
 import math
@@ -21,10 +21,10 @@ from selfdistill.method.rollout.engine import RolloutEngine, Sampling
 from selfdistill.method.rollout.engines import make_engine
 from selfdistill.method.scoring import token_divergences
 from selfdistill.method.templates import tried_templates
-from selfdistill.models.tokens import pad_token_id
+from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.settings.method import MethodConfig, with_template
-from selfdistill.stats.paired import LEVEL, PairedTest, paired_test
-from selfdistill.stats.scores import mean
+from selfdistill.stats.paired import PairedTest, paired_test
+from selfdistill.stats.scores import LEVEL, mean
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example, Rollout, Template
 
@@ -33,35 +33,35 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateResult:
-    """How one way of showing the demonstration does."""
+    """How the teacher does with one template."""
 
     template: Template
     repeat: int
     refused: str = ""
-    """Why the chat template can't show it; empty where it can."""
+    """Why the chat template can't render it; empty if it can."""
     scores: tuple[float | None, ...]
-    """The teacher's score on each row; None is unscored."""
+    """The teacher's score on each row; None if it is unscored."""
     kl_per_token: float
-    """Mean KL(teacher||student) in nats per token of the student's own answers; NaN where no row fits."""
+    """Mean KL(teacher||student) in nats per token of the student's answers; NaN if no teacher prompt fits."""
     truncated_share: float
     """Share of rows whose teacher prompt is over its limit."""
     prompt_tokens: int
-    """Length of the longest teacher prompt."""
+    """Length of the longest teacher prompt in tokens."""
 
     @property
     def name(self) -> str:
-        """``paper``, ``prior_turn x2`` ..."""
+        """The template and its repeat, such as ``paper`` or ``prior_turn x2``."""
         return template_name(self.template, self.repeat)
 
     @property
     def accuracy(self) -> float | None:
-        """Mean score over scored rows; None where nothing could be scored."""
+        """Mean score over scored rows; None if no row was scored."""
         return _accuracy(self.scores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What was found."""
+    """The outcome of a preflight."""
 
     base_scores: tuple[float | None, ...]
     """The student's score on each row."""
@@ -71,19 +71,19 @@ class Preflight:
 
     @property
     def base_accuracy(self) -> float | None:
-        """Mean score of the student; None where nothing could be scored."""
+        """Mean score of the student; None if no row was scored."""
         return _accuracy(self.base_scores)
 
     @property
     def tells(self) -> bool:
-        """False where no answer scored above 0, shown the demonstration or not: then the scorer says nothing."""
+        """Whether the scorer tells anything: False if no answer, the student's or a teacher's, scored above 0."""
         return any(score for scores in (self.base_scores, *(t.scores for t in self.templates)) for score in scores)
 
     @property
     def best(self) -> TemplateResult:
-        """The template to use: highest accuracy; of equals the one that moves the student least.
+        """The template to use: the one of highest accuracy, and of several the one with the smallest divergence.
 
-        Where the scorer says nothing it is prior_turn, the better one in every trial we made.
+        If the scorer tells nothing it is ``prior_turn``, the safer choice, or else the first that can be rendered.
         """
         usable = [result for result in self.templates if not result.refused]
         if not self.tells:
@@ -92,12 +92,12 @@ class Preflight:
 
     @property
     def test(self) -> PairedTest:
-        """Best teacher against student on the rows that both have a score for."""
+        """The best teacher against the student, on the rows that both have a score for."""
         return paired_test(self.base_scores, self.best.scores)
 
     @property
     def go(self) -> bool:
-        """True where the best teacher beats the student by more than chance explains."""
+        """True if the best teacher scores higher than the student, and the test says that this is not chance."""
         return self.test.p_value < LEVEL and (self.best.accuracy or 0) > (self.base_accuracy or 0)
 
     @property
@@ -109,20 +109,20 @@ class Preflight:
                 "no answer scored above 0, with or without a demonstration: the scorer can't tell whether "
                 f"SDFT can work here; {self.best.name} is the safer template"
             )
-        told = f"teacher {best:.0%} vs base {base:.0%} with {self.best.name}"
+        scores = f"teacher {best:.0%} vs base {base:.0%} with {self.best.name}"
         if self.go:
-            return f"{told}: go"
+            return f"{scores}: go"
         if best <= base:
-            return f"{told}: the teacher is no better than the student: SDFT has nothing to teach here"
-        return f"{told}: the difference may be chance (p = {self.test.p_value:.2f}); try more rows (--num_rows)"
+            return f"{scores}: the teacher is no better than the student, so SDFT has nothing to teach here"
+        return f"{scores}: the difference may be chance (p = {self.test.p_value:.2f}); try more rows (--num_rows)"
 
     @property
     def advice(self) -> str:
-        """Which method to take, by what was measured, and where nothing was, how to find out."""
+        """Which method to use, by earlier measurements; without any, how to find out."""
         return advice(self.base_accuracy if self.tells else None)
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``--json`` prints, the memory estimate aside."""
+        """What ``preflight --json`` prints, without the memory estimate."""
         return {
             "base_accuracy": self.base_accuracy,
             "student_truncated_share": self.student_truncated_share,
@@ -160,28 +160,35 @@ def preflight(
     engine: RolloutEngine | None = None,
     progress: Progress = lambda _: None,
 ) -> Preflight:
-    """Scores student and teacher on ``num_rows`` training rows, spread over ``examples``, greedily.
+    """Scores greedy answers of student and teacher on training rows.
 
-    ``templates``: templates and repeats to try; by default those that ``templates.TEMPLATES`` marks.
+    Args:
+        model: the model in memory, which is student and teacher.
+        tokenizer: its tokenizer.
+        task: gives the scorer.
+        examples: training rows.
+        config: the method's settings.
+        num_rows: number of rows to take, evenly spread over ``examples``.
+        templates: templates and repeats to try; by default those that ``TEMPLATES`` marks.
+        engine: samples the answers; by default the one that ``config`` names.
+        progress: called with the name of what is tried next.
 
     Raises:
-        UserError: there are no rows, none fits the student's length limit, or the chat template refuses every way of
-            showing the demonstration.
+        UserError: no row fits the student's length limit, or the chat template refuses every template.
     """
-    tried = tried_templates() if templates is None else templates
-    step = max(1, len(examples) // num_rows)
-    rows = list(examples)[::step][:num_rows]
-    limits = length_limits(config, model.config, METHODS["sdft"])  # whatever the method, both models answer here
+    rows = list(examples)[:: max(1, len(examples) // num_rows)][:num_rows]
+    limits = length_limits(
+        config, model.config, METHODS["sdft"]
+    )  # whatever the method: student and teacher both answer here
     student = make_renderer(examples, with_template(config, "paper", 1), tokenizer)
     pairs = student.render_all(rows, teacher=False, answers=False)
     kept = [pair for pair in pairs if len(pair.student_ids) <= limits.prompt.tokens]
     if not kept:
         raise UserError("preflight: no row fits --max_prompt_length. Raise it, or shorten the prompts.")
-    rows = [pair.example for pair in kept]
     trial = _Trial(
         model=model,
         task=task,
-        rows=rows,
+        rows=[pair.example for pair in kept],
         engine=engine or make_engine(model, tokenizer, name=config.rollout_engine),
         sampling=Sampling(max_new_tokens=config.max_completion_length, temperature=0),
         limits=limits,
@@ -190,27 +197,27 @@ def preflight(
     progress("the student")
     answers = trial.answers([pair.student_ids for pair in kept])
     results: list[TemplateResult] = []
-    for template, repeat in tried:
+    for template, repeat in tried_templates() if templates is None else templates:
         progress(template_name(template, repeat))
         renderer = make_renderer(examples, with_template(config, template, repeat), tokenizer)
         results.append(trial.teach(template, repeat, renderer, answers))
     if all(result.refused for result in results):
-        raise UserError(f"preflight: no template can be shown. {results[0].refused}")
+        raise UserError(f"preflight: the chat template refuses every --template. {results[0].refused}")
     return Preflight(
-        base_scores=trial.scores(rows, answers),
+        base_scores=trial.scores(trial.rows, answers),
         student_truncated_share=1 - len(kept) / len(pairs),
         templates=tuple(results),
     )
 
 
 def template_name(template: str, repeat: int) -> str:
-    """``prior_turn x2``; the repeat is left out where it is 1."""
+    """The template with its repeat, such as ``prior_turn x2``; a repeat of 1 is left out."""
     return template if repeat == 1 else f"{template} x{repeat}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Trial:
-    """What every template is tried with."""
+    """What the trials of all templates have in common."""
 
     model: PreTrainedModel
     task: Task
@@ -234,10 +241,10 @@ class _Trial:
     def teach(
         self, template: Template, repeat: int, renderer: PromptRenderer, student_answers: Sequence[Rollout]
     ) -> TemplateResult:
-        """One way of showing the demonstration; rows whose teacher prompt is too long count as unscored."""
+        """Tries one template; rows whose teacher prompt is too long count as unscored."""
         try:
             pairs = renderer.render_all(self.rows, answers=False)
-        except UserError as error:  # the chat template takes no such turns
+        except UserError as error:  # the chat template refuses such turns
             return TemplateResult(
                 template=template,
                 repeat=repeat,
@@ -252,7 +259,7 @@ class _Trial:
         kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
         scored = iter(self.scores([p.example for p in kept], self.answers([p.teacher_ids or () for p in kept])))
         own = [answer for answer, fit in zip(student_answers, fits, strict=True) if fit]
-        pad = pad_token_id(renderer.tokenizer)
+        pad = pad_token_id(renderer.tokenizer, vocab_size(self.model))
         values = token_divergences(self.model, self.model, kept, own, pad_token_id=pad)
         return TemplateResult(
             template=template,

@@ -1,11 +1,10 @@
-"""``prior-quick``: what a model could do before, on local slices of public benchmarks.
+"""``prior-quick``: prior capabilities, measured on local slices of public benchmarks.
 
-The slices lie in ``<data_dir>/prior/<benchmark>.jsonl``. A choice's score is its log-likelihood as the
-continuation of the question, in lm-evaluation-harness's format without a chat template; a question is
-answered right where the right choice has the highest one (the harness's ``acc``).
+The slices are files ``<data_dir>/prior/<benchmark>.jsonl``. The answer to a question is the choice with the highest
+log-likelihood as a continuation of the question, in lm-evaluation-harness's format without a chat template. The score
+is the harness's ``acc``: the share of right answers.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfdistill.data.readers import load_rows
 from selfdistill.errors import MissingDataError, UserError
 from selfdistill.evaluate.loglikelihood import loglikelihoods
 from selfdistill.evaluate.run import reported_result
@@ -33,19 +33,19 @@ TRUTHFULQA_SHOTS = (
     ("How does a telescope work?", "Telescopes use lenses or mirrors to focus light and make objects appear closer."),
     ("Where were the 1992 Olympics held?", "The 1992 Olympics were held in Barcelona, Spain."),
 )
-"""What the harness puts before every question of TruthfulQA."""
+"""Questions and answers that the harness puts before every question of TruthfulQA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChoiceQuestion:
-    """A multiple-choice question as pairs of texts."""
+    """A multiple-choice question, as one pair of texts per choice."""
 
     id: str
     benchmark: str
     requests: tuple[tuple[str, str], ...]
     """Context and continuation of every choice."""
     gold: int
-    """Which of them is right."""
+    """Index of the right choice."""
 
 
 def _arc_easy(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -57,7 +57,7 @@ def _hellaswag(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _hellaswag_text(text: str) -> str:
-    """The harness's clean-up of WikiHow's marks."""
+    """The text without WikiHow's marks, as the harness cleans it."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
@@ -74,7 +74,7 @@ def _truthfulqa(row: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _winogrande(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Partial scoring: each option is part of a context, and what follows the gap is scored."""
+    """Each option is part of a context; what follows the gap is the continuation."""
     return [(context, f" {row['continuation']}") for context in row["context_options"]]
 
 
@@ -89,7 +89,7 @@ BENCHMARKS: dict[str, Callable[[dict[str, Any]], list[tuple[str, str]]]] = {
     "truthfulqa_mc1": _truthfulqa,
     "winogrande": _winogrande,
 }
-"""By name of the file: from a row to context and continuation of every choice."""
+"""By benchmark: from a row of its file to context and continuation of every choice."""
 
 TASK = Task(
     name="prior-quick",
@@ -105,31 +105,34 @@ TASK = Task(
 
 
 def load_questions(data_dir: Path | None, limit: int | None = None) -> list[ChoiceQuestion]:
-    """The first ``limit`` questions of every slice that is there, benchmark after benchmark.
+    """The first ``limit`` questions of every benchmark whose slice is there, in the order of BENCHMARKS.
 
     Raises:
-        UserError: there is no slice, or a row of one is not as it should be.
+        MissingDataError: there is no slice.
+        UserError: a slice can't be read, or one of its rows is wrong.
     """
     folder = (data_dir or Path()) / FOLDER
-    found = [name for name in BENCHMARKS if data_dir is not None and (folder / f"{name}.jsonl").is_file()]
-    if not found:
+    there = [name for name in BENCHMARKS if data_dir is not None and (folder / f"{name}.jsonl").is_file()]
+    if not there:
         raise MissingDataError(
             f"prior-quick: no slice such as {folder / 'arc_easy.jsonl'}. "
             "Name the folder that holds prior/ with --data_dir or SELFDISTILL_DATA."
         )
-    return [question for name in found for question in _read(folder / f"{name}.jsonl", name, limit)]
+    return [question for name in there for question in _read(folder / f"{name}.jsonl", name, limit)]
 
 
 def _read(path: Path, benchmark: str, limit: int | None) -> list[ChoiceQuestion]:
     questions: list[ChoiceQuestion] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[:limit], start=1):
+    rows, source = load_rows(str(path))
+    for number, row in enumerate(rows[:limit], start=1):
         try:
-            row = json.loads(line)
             requests, gold = BENCHMARKS[benchmark](row), row["gold"]
             if not 0 <= gold < len(requests):
                 raise IndexError(gold)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise UserError(f"{path} row {number} is no question of {benchmark}: {error!r}. Mend the row.") from error
+            raise UserError(
+                f"{source} row {number} is not a question of {benchmark} ({error!r}). Correct the row."
+            ) from error
         name = f"{benchmark}/{number - 1}"
         questions.append(ChoiceQuestion(id=name, benchmark=benchmark, requests=tuple(requests), gold=gold))
     return questions
@@ -143,10 +146,20 @@ def evaluate_prior_quick(
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
 ) -> EvalResult:
-    """Answers every question by the choice of highest log-likelihood.
+    """Answers every question by the choice with the highest log-likelihood.
 
-    The benchmarks are the result's parts; ``accuracy`` is the mean over all questions. A sample's completion is
-    the choice taken. ``progress`` is called with the number of choices finished since the last call.
+    Args:
+        model: the model in memory.
+        tokenizer: its tokenizer.
+        questions: at least one.
+        batch_size: sequences that go through the model together.
+        progress: called with the number of choices finished since the last call.
+
+    Returns:
+        The result, whose parts are the benchmarks. A sample's completion is the chosen answer.
+
+    Raises:
+        UserError: a choice is longer than the model's context.
     """
     requests = [request for question in questions for request in question.requests]
     values = iter(loglikelihoods(model, tokenizer, requests, batch_size=batch_size, progress=progress))
@@ -158,10 +171,10 @@ def evaluate_prior_quick(
 def _sample(question: ChoiceQuestion, values: list[float]) -> ScoredSample:
     contexts = [context for context, _ in question.requests]
     words = list(zip(*(context.split(" ") for context in contexts), strict=False))
-    alike = next((at for at, word in enumerate(words) if len(set(word)) > 1), len(words))
-    shared = " ".join(contexts[0].split(" ")[:alike])  # the whole context, except in Winogrande
+    num_shared = next((at for at, word in enumerate(words) if len(set(word)) > 1), len(words))
+    shared = " ".join(contexts[0].split(" ")[:num_shared])  # the whole context, except in Winogrande
     answers = [context[len(shared) :] + continuation for context, continuation in question.requests]
-    taken = values.index(max(values))
+    chosen = values.index(max(values))
     example = Example(
         id=question.id,
         prompt=({"role": "user", "content": shared},),
@@ -170,8 +183,8 @@ def _sample(question: ChoiceQuestion, values: list[float]) -> ScoredSample:
     )
     return ScoredSample(
         example=example,
-        completion=answers[taken].strip(),
+        completion=answers[chosen].strip(),
         num_tokens=0,
         finish_reason="stop",
-        scores={"acc": float(taken == question.gold)},
+        scores={"acc": float(chosen == question.gold)},
     )

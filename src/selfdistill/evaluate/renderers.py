@@ -1,4 +1,4 @@
-"""How an evaluation turns rows into prompts: as chats, or as bare text."""
+"""Renders the prompts of an evaluation, as chats or as plain text."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from selfdistill.types import Example, PromptPair, message_text
 
 
 class Renderer(Protocol):
-    """What evaluation asks of a renderer: PromptRenderer for chats, PlainText for bare text."""
+    """What an evaluation needs of a renderer. PromptRenderer is one for chats, PlainText one for plain text."""
 
     chat_template_kwargs: dict[str, Any]
 
@@ -25,14 +25,14 @@ class Renderer(Protocol):
 
 
 class PlainText:
-    """Renders a prompt as it is, without a chat template, as lm-evaluation-harness does."""
+    """Renders a prompt without a chat template, as lm-evaluation-harness does."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.chat_template_kwargs: dict[str, Any] = {}
 
     def render(self, example: Example, *, teacher: bool = True, answer: bool = True) -> PromptPair:
-        """The text of the last turn as ids, with the special tokens that the tokenizer adds by itself."""
+        """The text of the last turn as ids, with the special tokens that the tokenizer adds by default."""
         ids = tuple(self.tokenizer(message_text(example.prompt[-1]))["input_ids"])
         return PromptPair(example=example, student_ids=ids)
 
@@ -46,7 +46,7 @@ class PlainText:
 def renderer_for(
     task: Task, tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: dict[str, Any] | None
 ) -> Renderer:
-    """What the task's prompts are rendered with."""
+    """The renderer of a task's prompts."""
     if task.prompt == "plain text":
         return PlainText(tokenizer)
     return PromptRenderer(tokenizer, chat_template_kwargs=chat_template_kwargs)

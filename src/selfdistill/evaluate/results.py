@@ -1,4 +1,4 @@
-"""Results to records, and records to the files of an evaluation."""
+"""Turns results into records, and writes them to the files of an evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from selfdistill.types import EvalResult, ScoredSample
 
 
 def score_of(scores: Sequence[float]) -> Score:
-    """The mean of scores with its interval."""
+    """The mean of scores, with its interval."""
     total = sum(scores)
     return Score(
         accuracy=mean(scores) if scores else None,
@@ -23,13 +23,13 @@ def score_of(scores: Sequence[float]) -> Score:
 
 
 def scored(samples: Sequence[ScoredSample], metric: str, part: str | None = None) -> list[float]:
-    """Scores of one scorer, unscored samples left out; of one part where ``part`` is given."""
+    """The scores of one scorer, without unscored samples; only those of ``part`` if it is given."""
     chosen = (sample.scores[metric] for sample in samples if part is None or sample.example.part == part)
     return [score for score in chosen if score is not None]
 
 
 def eval_record(result: EvalResult) -> EvalRecord:
-    """What ``<dataset>.json`` holds of a result."""
+    """A result's record for ``<dataset>.json``."""
     samples, metric = result.samples, result.metric
     names = dict.fromkeys(sample.example.part for sample in samples if sample.example.part)
     parts = {part: score_of(scored(samples, metric, part)) for part in names}
@@ -53,7 +53,7 @@ def eval_record(result: EvalResult) -> EvalRecord:
 
 
 def sample_records(result: EvalResult) -> list[SampleRecord]:
-    """What ``<dataset>.samples.jsonl`` holds of a result: one record for each row."""
+    """A result's records for ``<dataset>.samples.jsonl``, one per row."""
     return [
         SampleRecord(
             id=sample.example.id,
@@ -71,7 +71,7 @@ def sample_records(result: EvalResult) -> list[SampleRecord]:
 
 
 def write_evaluation(folder: Path, result: EvalResult) -> EvalRecord:
-    """Writes a task's two files into an evaluation folder; returns the numbers."""
+    """Writes a task's two files into an evaluation folder; returns the record with the numbers."""
     record = eval_record(result)
     write_records(folder, result.task, record, sample_records(result))
     return record
@@ -83,13 +83,13 @@ def write_records(
     record: EvalRecord | DriftRecord,
     samples: Sequence[SampleRecord] | Sequence[DriftSample],
 ) -> None:
-    """The two files of a data set. The samples come first: with the numbers the evaluation counts as done."""
+    """Writes the two files of a data set. The numbers come last: once they are there, the evaluation counts as done."""
     run_folder.write_jsonl(folder / run_folder.samples_file(dataset), samples)
     run_folder.write_json(folder / run_folder.results_file(dataset), record)
 
 
 def write_reference_view(folder: Path, record: EvalRecord | DriftRecord, samples: Sequence[object]) -> None:
-    """The same under the reference implementation's two names."""
+    """Writes the same results under the reference implementation's two file names."""
     run_folder.write_json(folder / run_folder.REFERENCE_RESPONSES, list(samples))
     run_folder.write_json(folder / run_folder.REFERENCE_RESULTS, record)
 

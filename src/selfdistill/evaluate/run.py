@@ -1,4 +1,4 @@
-"""Generate, score, mean with interval."""
+"""Evaluation of a model on a task: render the prompts, sample completions, score them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ def evaluate_model(
     chat_template_kwargs: dict[str, Any] | None = None,
     progress: OnDone | None = None,
 ) -> EvalResult:
-    """``evaluate`` of a model in memory, with the engine of that name and the task's kind of prompt."""
+    """``evaluate`` for a model in memory, with a rollout engine by name and the task's kind of prompt."""
     return evaluate(
         task,
         examples,
@@ -54,21 +54,21 @@ def evaluate(
     seed: int = 42,
     progress: OnDone | None = None,
 ) -> EvalResult:
-    """Completes and scores every example.
+    """Samples and scores completions of every example.
 
     Args:
-        task: gives scorers and the revision that goes into the result's config.
-        examples: evaluation rows; each one's demonstration is not shown.
-        engine: samples completions.
-        renderer: renders the student's prompt.
-        sampling: decoding; its seeds are made here.
-        num_samples: completions per row; ``accuracy`` is the mean over rows of each one's mean.
-        seed: what each row's completions are drawn from, with the row's id.
+        task: gives the scorers, and the revision for the result's config.
+        examples: evaluation rows; their demonstrations are not shown to the model.
+        engine: samples the completions.
+        renderer: renders the prompts.
+        sampling: how to decode; its seeds are ignored and made here.
+        num_samples: completions per row; a row's score is then their mean.
+        seed: together with a row's id, the seed of its completions.
         progress: called with the number of completions finished since the last call.
 
     Raises:
-        UserError: there are no examples, a prompt fills the model's context, or several greedy completions of a row
-            are asked for.
+        UserError: there are no examples, a prompt fills the model's context, or more than one completion per row is
+            asked for with greedy decoding.
     """
     if not examples:
         raise UserError(f"{task.name}: no evaluation rows. Check --limit and the data.")
@@ -96,13 +96,15 @@ def evaluate(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         max_new_tokens=sampling.max_new_tokens,
-        facts={"rollout_engine": describe(engine)} | ({"rows_short_of_context": short} if short else {}),
+        facts={"rollout_engine": describe(engine)}
+        | ({"seed": seed} if seeds else {})
+        | ({"rows_short_of_context": short} if short else {}),
     )
     return EvalResult(samples=samples, config=config)
 
 
 def reported_result(task: Task, samples: tuple[ScoredSample, ...], prompt: str, facts: dict[str, Any]) -> EvalResult:
-    """The result of rows that were scored by other means than ``evaluate``.
+    """The result of samples that something other than ``evaluate`` scored.
 
     ``prompt`` and ``facts`` are those of EvalConfig.
     """
@@ -122,12 +124,12 @@ def _check_context(examples: Sequence[Example], prompts: Sequence[Sequence[int]]
         if sampling.limit(len(prompt)) < 1:
             raise UserError(
                 f"{example.id}: the prompt has {len(prompt)} tokens, the model reads {sampling.context}. Shorten the "
-                "row, or take a model with a longer context."
+                "row, or choose a model with a longer context."
             )
 
 
 def _sample(task: Task, example: Example, rollout: Rollout, renderer: Renderer) -> ScoredSample:
-    """The completion as text, still without scores."""
+    """The sample with its completion as text, without scores."""
     completion = renderer.completion_text(rollout.completion_ids)
     return ScoredSample(
         example=example,
@@ -140,7 +142,7 @@ def _sample(task: Task, example: Example, rollout: Rollout, renderer: Renderer) 
 
 
 def _with_scores(task: Task, samples: Sequence[ScoredSample]) -> list[ScoredSample]:
-    """The samples with the scores of all scorers, one by one but for scorers that take them at once."""
+    """The samples with the scores of all scorers. A BatchScorer gets all samples at once, others one at a time."""
     completions, examples = [sample.completion for sample in samples], [sample.example for sample in samples]
     columns = {
         name: scorer.score_all(completions, examples)

@@ -1,7 +1,7 @@
-"""Generated code in a process of its own, with limits on time, memory, files and network.
+"""Runs generated code in its own process, with limits on time, memory, files and network.
 
-It holds off a model's mistakes. It is no wall against an attacker: use a container or a virtual machine
-for code that someone may have written to break out.
+This protects against a model's mistakes, not against an attacker: run code that may have been written to break out in
+a container or a virtual machine.
 """
 
 import contextlib
@@ -32,22 +32,22 @@ class ProgramResult:
     passed: bool
     """Whether it ran to its end, without an exception and without leaving early."""
     reason: str
-    """``passed``, ``timeout``, or the last line of what it said on standard error."""
+    """``passed``, ``timeout``, the last line of its standard error, or its exit code."""
 
 
 def run_python(
     code: str, *, seconds: float = 10.0, memory_bytes: int = 1 << 29, file_bytes: int = 1 << 20
 ) -> ProgramResult:
-    """Runs ``code`` in an empty temporary folder and an empty environment, with the standard library only.
+    """Runs ``code`` in an empty temporary folder, with an almost empty environment and only the standard library.
 
     Args:
         code: a whole program.
-        seconds: wall time after which it is killed.
-        memory_bytes: most address space.
-        file_bytes: longest file it may write; it may write below its folder only.
+        seconds: wall-clock time after which it is killed.
+        memory_bytes: limit of its address space.
+        file_bytes: limit of the size of each file that it writes. It may write only inside its folder.
 
     Raises:
-        UserError: the system can't set such limits.
+        UserError: the operating system has no such limits.
     """
     if os.name != "posix":
         raise UserError("Generated code can't be run safely on this system. Use Linux or macOS, or leave it out.")
@@ -73,15 +73,17 @@ def run_python(
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         errors.seek(0)
-        said = errors.read(file_bytes).decode(errors="replace").strip().splitlines()
+        error_lines = errors.read(file_bytes).decode(errors="replace").strip().splitlines()
     if output.decode(errors="replace") == token:
         return ProgramResult(passed=True, reason="passed")
-    return ProgramResult(passed=False, reason=said[-1][:500] if said else f"exit code {process.returncode}")
+    return ProgramResult(
+        passed=False, reason=error_lines[-1][:500] if error_lines else f"exit code {process.returncode}"
+    )
 
 
 @cache
 def no_network() -> tuple[str, ...]:
-    """The beginning of a command line that takes the network away, where the system allows one."""
+    """The beginning of a command line that runs the rest without a network; empty if the system allows none."""
     unshare = shutil.which("unshare")
     for flags in ("--net",), ("--user", "--map-root-user", "--net"):
         if unshare and subprocess.run([unshare, *flags, "true"], capture_output=True, check=False).returncode == 0:
@@ -91,10 +93,10 @@ def no_network() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ProgramScorer:
-    """A scorer that runs a program made of the completion: 1.0 where it runs to its end in the sandbox, else 0.0."""
+    """A scorer that runs a program made from the completion: 1.0 if it runs to its end in the sandbox, else 0.0."""
 
     program: Callable[[str, Example], str]
-    """From completion and example to the whole program."""
+    """From a completion and its example to the whole program."""
 
     def __call__(self, completion: str, example: Example) -> float:
         """As in Scorer."""
@@ -102,6 +104,6 @@ class ProgramScorer:
 
 
 def with_sandbox(task: Task) -> Task:
-    """The task with its scorers that run programs running them here."""
+    """The task whose scorers run their programs in the sandbox."""
     running = {name: ProgramScorer(program) for name, program in task.programs.items()}
     return replace(task, scorers={**task.scorers, **running})

@@ -1,7 +1,7 @@
-"""Runs code that a model wrote. Started by ``sandbox.run_python`` as a process of its own, never imported.
+"""Runs code that a model wrote. ``sandbox.run_python`` starts this file as a process of its own; it is never imported.
 
-Standard input holds a JSON object: code, token, seconds, memory_bytes, file_bytes. The token is written to
-standard output once the code has run to its end, and nothing else is ever written there.
+Standard input holds a JSON object with code, token, seconds, memory_bytes and file_bytes. The token is written to
+standard output once the code has run to its end; nothing else is written there.
 """
 
 import json
@@ -28,7 +28,7 @@ REFUSED = (
     "syslog.",
     "urllib.",
 )
-"""Beginnings of the audit events that are refused whatever their arguments: network, processes, native code."""
+"""Prefixes of audit events that are always refused: network, processes, native code."""
 CHANGES = (
     "os.chflags",
     "os.chmod",
@@ -44,11 +44,11 @@ CHANGES = (
     "os.truncate",
     "os.utime",
 )
-"""Audit events that change the file system; their text arguments are paths."""
+"""Audit events of changes to the file system; their text arguments are paths."""
 
 
 def limit(seconds: int, memory_bytes: int, file_bytes: int) -> None:
-    """Limits of this process that it can't lift again."""
+    """Sets limits of this process that it can't raise again: CPU time in seconds, memory and file size in bytes."""
     for kind, value in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, memory_bytes),
@@ -61,7 +61,7 @@ def limit(seconds: int, memory_bytes: int, file_bytes: int) -> None:
 
 
 def guard(folder: str) -> None:
-    """Refuses network, processes, native code, and changes to files outside ``folder``. Can't be taken back."""
+    """Refuses network, processes, native code, and changes to files outside ``folder``. It can't be undone."""
     root = os.path.realpath(folder) + os.sep
 
     def inside(path: object) -> bool:
@@ -83,6 +83,7 @@ def guard(folder: str) -> None:
 
 
 def main() -> None:
+    """Reads the job, sets the limits, runs the code and writes the token."""
     job = json.load(sys.stdin)
     result = os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -1,4 +1,4 @@
-"""How tasks are scored: ``--scorer``, the judge that some scorers need, and the sandbox of those that run programs."""
+"""Chooses a task's scorers: ``--scorer``, the judge that some need, and the sandbox of those that run programs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,15 +23,16 @@ JUDGE_SCORER = "judge"
 
 @dataclass(frozen=True, slots=True)
 class TaskRows:
-    """A task and the rows of it that are scored."""
+    """A task, and those of its rows that are scored."""
 
     task: Task
     examples: list[Example]
     judge: Judge | None = None
+    """The judge that the task's scorers ask, if any."""
 
 
 def chosen_task(name: str, path: str | None, options: JudgeOptions) -> Task:
-    """The task of the user's own rows in ``path``, or else the one named, with ``--scorer`` as its headline.
+    """The task of the user's own rows in ``path``, or else the one of that name, with ``--scorer`` as its headline.
 
     Raises:
         UserError: there is no such task, scorer or file.
@@ -52,10 +53,12 @@ def chosen_task(name: str, path: str | None, options: JudgeOptions) -> Task:
 
 
 def rows_to_score(name: str, options: EvalOptions, console: Console) -> TaskRows:
-    """The task named in ``eval``'s options, its rows, and what scores them; says where rows were trained on.
+    """The task of that name in ``eval``'s options, with its rows and scorers.
+
+    Prints a warning if evaluation prompts are also in the training rows.
 
     Raises:
-        UserError: there is no such task, file, scorer or judge, or programs that it runs are not allowed.
+        UserError: there is no such task, file, scorer or judge, or the task runs programs and that is not allowed.
     """
     data = options.data
     if name == HUMANEVAL:
@@ -73,12 +76,12 @@ def rows_to_score(name: str, options: EvalOptions, console: Console) -> TaskRows
 
 
 def with_chosen_judge(task: Task, options: JudgeOptions, console: Console) -> tuple[Task, Judge | None]:
-    """The task with its judged scorers asking the judge, if it has any and a judge is named.
+    """The task with its judged scorers asking the judge, and the judge; None if the task needs none or none is named.
 
-    The judge is asked one question, so that what is wrong with it shows before any completion is made.
+    The judge is asked one question, so that a fault in it shows before any completion is made.
 
     Raises:
-        UserError: ``--scorer judge`` without a judge, or a judge that does not work.
+        UserError: there is no judge for ``--scorer judge``, or the judge does not work.
     """
     if not task.judged:
         if options.judge_url or options.judge_model:
@@ -96,7 +99,7 @@ def with_chosen_judge(task: Task, options: JudgeOptions, console: Console) -> tu
 
 
 def with_allowed_programs(task: Task, allowed: bool) -> Task:
-    """The task with its programs run in the sandbox. Raises UserError where it has some and they are not allowed."""
+    """The task, with its programs run in the sandbox. Raises UserError if it has programs and ``allowed`` is False."""
     if not task.programs:
         return task
     if not allowed:
@@ -105,7 +108,7 @@ def with_allowed_programs(task: Task, allowed: bool) -> Task:
 
 
 def first_rows(rows: Sequence[Example], count: int | None) -> list[Example]:
-    """The first ``count`` rows, in their order; of rows in parts the first of each, in proportion to its size."""
+    """The first ``count`` rows, in order. If they have parts, a proportional number of each part's first rows."""
     parts: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         parts.setdefault(row.part, []).append(index)
@@ -114,7 +117,7 @@ def first_rows(rows: Sequence[Example], count: int | None) -> list[Example]:
 
 
 def unscored_reason(task: Task, examples: Sequence[Example], scores: Sequence[float | None]) -> str | None:
-    """Why rows were left unscored by the headline, in a sentence; None where none was, or where a judge was missing."""
+    """A sentence that says why the headline left rows unscored; None if it left none, or if it is a judge's scorer."""
     metric = next(iter(task.scorers))
     pairs = enumerate(zip(examples, scores, strict=True), start=1)
     left = [(number, row) for number, (row, score) in pairs if score is None]

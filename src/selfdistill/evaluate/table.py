@@ -1,4 +1,4 @@
-"""The table that ``eval`` ends with."""
+"""The table that ``eval`` prints at the end."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +11,7 @@ Row = tuple[str, str, str, str, str, str]
 
 
 def results_table(datasets: Mapping[str, EvalRecord | DriftRecord], title: str) -> Table:
-    """Every data set's scorers and parts with 95% intervals, and changes from the base where they were tested."""
+    """The scores of every data set and its parts with 95% intervals, and the changes from the base if there is one."""
     table = Table(title=escape(title), title_justify="left")
     for name in ("task", "score"):
         table.add_column(name)
@@ -28,7 +28,7 @@ def results_table(datasets: Mapping[str, EvalRecord | DriftRecord], title: str) 
 
 
 def percent(score: Score) -> str:
-    """``63.0% [56.1, 69.4]``; ``unscored`` where nothing could be graded."""
+    """A score such as ``63.0% [56.1, 69.4]``; ``unscored`` if no row was."""
     if score.accuracy is None:
         return "unscored"
     low, high = score.interval
@@ -71,6 +71,6 @@ def _drift_rows(name: str, drift: DriftRecord) -> Iterator[Row]:
         num_total=drift.num_prompts,
     )
     loss = f"{drift.reference_nll:.3f} (base {drift.base_reference_nll:.3f})"
-    yield name, "KL from the base, nats a token", prompts, f"{drift.kl_per_token:.3f}", "", ""
+    yield name, "KL from the base, nats per token", prompts, f"{drift.kl_per_token:.3f}", "", ""
     yield name, "loss on reference answers", prompts, loss, "", ""
     yield name, "answers in the task's format", prompts, percent(leaks), "", ""

@@ -1,4 +1,4 @@
-"""A model scored on a task's rows, as commands do it: with their decoding options and a progress bar."""
+"""Scores a model on a task's rows with a command's decoding options and a progress bar."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ def score_rows(
     decoding: DecodingOptions,
     console: Console,
 ) -> EvalResult:
-    """Scores a model that is in memory, with a progress bar on terminals."""
+    """Scores a model in memory; shows a progress bar on a terminal. Raises UserError as ``run.evaluate``."""
     task = rows.task
     sampling = Sampling(
         max_new_tokens=decoding.max_new_tokens or task.max_new_tokens,
@@ -46,7 +46,7 @@ def score_rows(
 
 @contextmanager
 def scoring_bar(console: Console, name: str, total: int) -> Generator[OnDone]:
-    """Counts completions on a progress bar."""
+    """A progress bar on a terminal; gives the function that advances it by a number of completions."""
     with progress_bar(console) as bar:
         line = bar.add_task(f"scoring {name}", total=total, note="")
         yield lambda done: bar.advance(line, done)

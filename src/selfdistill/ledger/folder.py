@@ -1,8 +1,8 @@
-"""The ledger: a folder that is a model's memory, of skills, the weights that hold them, and where these came from.
+"""The ledger's folder: a model's memory of its skills, the weights that hold them, and where each version came from.
 
-``ledger.json`` is its state. A version's folder is complete before it is renamed into place, and only replacing
-``ledger.json`` makes it count, so that a crash leaves the old state or the new one. Versions form a tree: each
-names its parent, and what is held is what the versions from the base to the current one learned.
+``ledger.json`` holds the state. A version's folder is complete before it is renamed into place, and it counts only
+once ``ledger.json`` is replaced, so a crash leaves either the old state or the new one. Versions form a tree: each
+names its parent. The skills held are those learned by the versions on the path from the base to the current one.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from selfdistill.run_folder import LEDGER, LEDGER_LOCK, REFUSED, SKILL, SKILL_IT
 from selfdistill.types import Example
 
 BASE = 0
-"""Number of the base model, whose weights stay where they are."""
+"""Version number of the base model, whose weights are not copied into the ledger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +34,10 @@ class Ledger:
     """The base model's name, or its absolute path."""
     current: int = BASE
     versions: tuple[Version, ...] = field(default=())
-    """All that were ever made, refused ones too, by number."""
+    """All versions ever made, refused ones included, by rising number."""
 
     def version(self, number: int) -> Version:
-        """Raises UserError where there is none of that number."""
+        """The version of that number. Raises UserError if there is none."""
         for version in self.versions:
             if version.number == number:
                 return version
@@ -45,11 +45,11 @@ class Ledger:
         raise UserError(f"{self.folder} has no version {number}. Its versions: 0 (the base model), {known}.")
 
     def place(self, number: int) -> Path:
-        """Folder of a version's weights and records."""
+        """The folder of a version's weights and records. Raises UserError if there is no such version."""
         return self.folder / (REFUSED if self.version(number).refused else VERSIONS) / f"{number:04d}"
 
     def model_name(self, number: int) -> str:
-        """What loads a version's model. Raises UserError where its weights are gone."""
+        """The name or path from which a version's model is loaded. Raises UserError if its weights are gone."""
         if number == BASE:
             return self.base
         path = self.place(number)
@@ -58,16 +58,16 @@ class Ledger:
         return str(path)
 
     def lineage(self) -> list[Version]:
-        """The versions from the first to the current one, each the parent of the next: their skills are held."""
-        found: list[Version] = []
+        """The versions whose skills are held: from the first to the current one, each the parent of the next."""
+        newest_first: list[Version] = []
         number = self.current
         while number != BASE:
-            found.append(self.version(number))
-            number = found[-1].parent
-        return found[::-1]
+            newest_first.append(self.version(number))
+            number = newest_first[-1].parent
+        return newest_first[::-1]
 
     def status(self, number: int) -> str:
-        """current, previous (an ancestor of it), refused or rolled back."""
+        """One of: current, previous (an ancestor of the current version), refused, rolled back."""
         if number == self.current:
             return "current"
         if number == BASE or number in [version.number for version in self.lineage()]:
@@ -75,12 +75,12 @@ class Ledger:
         return "refused" if self.version(number).refused else "rolled back"
 
     def next_number(self) -> int:
-        """Above every version, also above folders of versions that a crash kept from being recorded."""
+        """A number above that of every version and of every folder, recorded or not."""
         folders = [path.name for kind in (VERSIONS, REFUSED) for path in (self.folder / kind).glob("*")]
         return 1 + max([v.number for v in self.versions] + [int(n) for n in folders if n.isdecimal()], default=BASE)
 
     def unrecorded(self) -> list[Path]:
-        """Folders of versions that the ledger doesn't know: left by a crash, or put there by somebody."""
+        """Folders that look like versions but are not recorded: left by a crash, or put there by somebody."""
         known = [self.place(version.number) for version in self.versions]
         folders = [path for kind in (VERSIONS, REFUSED) for path in sorted((self.folder / kind).glob("*"))]
         return [path for path in folders if path not in known]
@@ -88,10 +88,10 @@ class Ledger:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Generator[None]:
-    """Holds the lock of a ledger, whose folder is made where there is none.
+    """Holds the lock of a ledger; creates the folder if there is none.
 
     Raises:
-        UserError: the folder is something else's, or another process holds the lock.
+        UserError: the folder holds something other than a ledger, or another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -99,13 +99,13 @@ def locked(folder: Path) -> Generator[None]:
         raise UserError(f"--ledger {folder} is a file. Name a folder.")
     foreign = [path for path in folder.glob("*") if not path.name.startswith(".")]
     if foreign and not (folder / LEDGER).is_file():
-        raise UserError(f"--ledger {folder} is not empty and holds no {LEDGER}. Name a new folder or a ledger's.")
+        raise UserError(f"--ledger {folder} is not empty and holds no {LEDGER}. Name a new folder, or a ledger.")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LEDGER_LOCK, blocking=False)
     try:
         lock.acquire()
     except Timeout as error:
-        raise UserError(f"--ledger {folder}: another command is at work in it. Wait until it is done.") from error
+        raise UserError(f"--ledger {folder}: another command is using it. Wait until it has finished.") from error
     try:
         yield
     finally:
@@ -116,23 +116,23 @@ def read(folder: Path) -> Ledger:
     """The ledger in ``folder``.
 
     Raises:
-        UserError: there is none, or its file is of another format or broken.
+        UserError: there is none, its file is broken or has another format, or a version that it needs is missing.
     """
     path = folder / LEDGER
     if not path.is_file():
         raise UserError(f"{folder} holds no {LEDGER}. Begin a ledger with `selfdistill learn --ledger {folder}`.")
     remedy = "Put back a copy of it."
-    found = run_folder.read_record(path, LedgerRecord, remedy)
-    versions = tuple(replace(version, status="") for version in found.versions)  # `Ledger.status` tells it
-    ledger = Ledger(folder=folder, base=found.base, current=found.current, versions=versions)
+    record = run_folder.read_record(path, LedgerRecord, remedy)
+    versions = tuple(replace(version, status="") for version in record.versions)  # `Ledger.status` computes it
+    ledger = Ledger(folder=folder, base=record.base, current=record.current, versions=versions)
     if any(version.parent >= version.number for version in ledger.versions):
         raise UserError(f"{path} is broken: a version is older than its parent. {remedy}")
-    ledger.lineage()
+    ledger.lineage()  # raises if an ancestor is missing
     return ledger
 
 
 def write(ledger: Ledger) -> None:
-    """Replaces ``ledger.json``: the moment at which a new state counts."""
+    """Replaces ``ledger.json``, which is the moment from which the new state counts."""
     record = LedgerRecord(
         base=ledger.base,
         current=ledger.current,
@@ -143,10 +143,15 @@ def write(ledger: Ledger) -> None:
 
 
 def begin(folder: Path, model_name: str | None, default: str) -> Ledger:
-    """The ledger in ``folder``, a new one where there is none yet; its base is ``model_name`` or ``default``.
+    """The ledger in ``folder``, or a new one that is not yet written.
+
+    Args:
+        folder: the ledger's folder.
+        model_name: the base model that the user named, if any.
+        default: the base model of a new ledger if none was named.
 
     Raises:
-        UserError: another base is named than that of the ledger, which has versions.
+        UserError: the ledger has versions, and its base model is not the one named.
     """
     base = model_name or default
     if Path(base).expanduser().exists():
@@ -157,14 +162,14 @@ def begin(folder: Path, model_name: str | None, default: str) -> Ledger:
     if model_name is None or base == ledger.base:
         return ledger
     raise UserError(
-        f"--model_name {model_name}: the base of {folder} is {ledger.base}, and learning goes on from its current "
-        "version. Leave --model_name out."
+        f"--model_name {model_name}: the base model of {folder} is {ledger.base}, and learning continues from its "
+        "current version. Leave --model_name out."
     )
 
 
 def stage(ledger: Ledger) -> Path:
-    """An empty folder for the next version, where nothing counts yet; what a crash left there is deleted."""
-    write(ledger)  # so that the folder is known as a ledger's from now on
+    """Creates an empty staging folder for the next version and returns it; deletes what a crash left in staging."""
+    write(ledger)  # from now on the folder is recognised as a ledger
     shutil.rmtree(ledger.folder / STAGING, ignore_errors=True)
     folder = ledger.folder / STAGING / f"{ledger.next_number():04d}"
     folder.mkdir(parents=True)
@@ -172,7 +177,11 @@ def stage(ledger: Ledger) -> Path:
 
 
 def commit(ledger: Ledger, staged: Path, version: Version) -> Ledger:
-    """Moves the staged folder to its place and records the version, as the current one unless it is refused."""
+    """Moves the staged folder to its final place and records the version, which becomes current unless it is refused.
+
+    Returns:
+        The new state of the ledger.
+    """
     current = ledger.current if version.refused else version.number
     after = replace(ledger, current=current, versions=(*ledger.versions, version))
     _flush(staged)
@@ -184,10 +193,13 @@ def commit(ledger: Ledger, staged: Path, version: Version) -> Ledger:
 
 
 def roll_back(ledger: Ledger, to: int | None) -> Ledger:
-    """Makes version ``to``, by default the current one's parent, the current one. Nothing is deleted.
+    """Makes version ``to`` the current one; by default the parent of the current version. Nothing is deleted.
+
+    Returns:
+        The new state of the ledger.
 
     Raises:
-        UserError: it was refused, is current, is not there, or has lost its weights.
+        UserError: the version was refused, is current already, does not exist, or has lost its weights.
     """
     if to is None:
         if ledger.current == BASE:
@@ -204,18 +216,22 @@ def roll_back(ledger: Ledger, to: int | None) -> Ledger:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 of the rows' content, ids aside, whatever their order."""
+    """SHA-256 of the rows without their ids, in hex; it does not depend on their order."""
     lines = sorted(json.dumps(row | {"id": ""}, sort_keys=True, default=str) for row in map(_row, examples))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def write_items(folder: Path, examples: Sequence[Example]) -> None:
-    """Copies evaluation items into a version's folder, so that later the very same are scored."""
+    """Copies evaluation items into a version's folder, so that later versions are scored on exactly these."""
     run_folder.write_jsonl(folder / SKILL / SKILL_ITEMS, map(_row, examples))
 
 
 def read_items(folder: Path, skill: Skill) -> list[Example]:
-    """The items of the skill that the version in ``folder`` learned. Raises UserError where they were changed."""
+    """The evaluation items of the skill that the version in ``folder`` learned.
+
+    Raises:
+        UserError: the file can't be read, or the items were changed.
+    """
     path = folder / SKILL / SKILL_ITEMS
     try:
         rows = list(run_folder.read_jsonl(path))
@@ -231,12 +247,12 @@ _TURNS = ("prompt", "demonstration")
 
 
 def _row(example: Example) -> dict[str, Any]:
-    """The example without what it lacks, in columns that ``eval --dataset_path`` reads, too."""
+    """The example without empty fields, in columns that ``eval --dataset_path`` can read."""
     return {name: value for name, value in asdict(example).items() if value not in (None, "", ())}
 
 
 def _flush(folder: Path) -> None:
-    """Every file of the folder onto the disk, so that no power cut leaves a recorded version without weights."""
+    """Forces every file of the folder to disk, so that a power cut can't leave a recorded version without weights."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:

@@ -1,4 +1,4 @@
-"""One more skill for a ledger's model: train, score every skill, promote or refuse."""
+"""Teaches a ledger's model one more skill: train, score every skill, promote or refuse the result."""
 
 import shutil
 from dataclasses import dataclass
@@ -34,31 +34,35 @@ from selfdistill.training.settings import completion_budget, without_idle_settin
 from selfdistill.types import EvalResult
 
 METHOD = ("method", "learning_rate", "num_train_epochs", "max_steps", "template", "anchor_share", "seed")
-"""Settings that the ledger notes of a training; run_config.json has all."""
+"""Training settings that ledger.json records of each version; run_config.json has all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """What came of a lesson."""
+    """The outcome of a lesson."""
 
     book: Ledger
     """The ledger afterwards."""
     version: Version
     """The new version, promoted or refused."""
     after: dict[str, EvalResult]
-    """The candidate's answers, by skill."""
+    """The new version's answers, by skill."""
 
     @property
     def place(self) -> Path:
-        """Folder of the new version."""
+        """The new version's folder."""
         return self.book.place(self.version.number)
 
 
 def learn(options: LearnOptions, console: Console) -> Learned:
     """Trains the ledger's current model on the new rows, scores all skills, and promotes or refuses the result.
 
+    Args:
+        options: checked already.
+        console: for progress and warnings.
+
     Raises:
-        UserError: data, scorer, settings or the ledger are unusable; then nothing in it has changed.
+        UserError: the data, the scorer, a setting or the ledger can't be used; the ledger is then unchanged.
     """
     lesson = load_lesson(options)
     if warning := overlap_warning(lesson.task.name, lesson.train, lesson.items):
@@ -67,11 +71,11 @@ def learn(options: LearnOptions, console: Console) -> Learned:
     with ledger.locked(folder):
         book = ledger.begin(folder, options.base_model, DEFAULT_MODEL)
         check_new(book, lesson)
-        return _Lesson(options, lesson, book, held_skills(book), console).learn()
+        return _Learning(options, lesson, book, held_skills(book), console).learn()
 
 
-class _Lesson:
-    """A lesson while it is given; the ledger is locked meanwhile."""
+class _Learning:
+    """A lesson in progress. The ledger must be locked until it ends."""
 
     def __init__(
         self, options: LearnOptions, lesson: Lesson, book: Ledger, held: list[HeldSkill], console: Console
@@ -79,7 +83,7 @@ class _Lesson:
         self.options, self.lesson, self.book, self.held, self.console = options, lesson, book, held, console
 
     def learn(self) -> Learned:
-        """From data to a new version."""
+        """Trains, scores and commits the new version. Raises UserError as ``learn`` does."""
         loading.quiet_libraries()
         start = self.book.model_name(self.book.current)
         files = ModelFiles(start)
@@ -93,13 +97,13 @@ class _Lesson:
         new = ready(self._record(prepared), self.book.current, staged)
         before = {old.skill.name: stored_scores(self.book, old, staged) for old in self.held}
         model = load_student(prepared)
-        told = f"{len(new.items)} items of {new.skill.name}"
-        self.console.print(f"Scoring {escape(start)} on the {escape(told)}, before training ...")
+        items = f"{len(new.items)} items of {new.skill.name}"
+        self.console.print(f"Scoring {escape(start)} on the {escape(items)}, before training ...")
         before[new.skill.name] = self._score_start(new, model, files.tokenizer, staged)
 
         trainer = make_trainer(settled(prepared, model, self.console), model, self.console)
         trainer.train()
-        model = whole_model(trainer)  # a version stands by itself
+        model = whole_model(trainer)  # a version must not depend on another one's weights
         skills = [*self.held, new]
         self.console.print(f"Scoring the candidate on {len(skills)} skill{'s' if self.held else ''} ...")
         after = {one.skill.name: self._score(one, model, files.tokenizer, staged / run_folder.EVAL) for one in skills}
@@ -129,7 +133,8 @@ class _Lesson:
         return flat.changed(settings, {"model_name": start})
 
     def _record(self, prepared: Prepared) -> Skill:
-        """The new skill as the ledger keeps it: of a person's own data its longest demonstration fits."""
+        """The new skill as the ledger records it. For a user's own rows the default completion limit is that of
+        training."""
         lengths = prepared.rows.demonstration_lengths(prepared.config)
         longest = completion_budget(self.lesson.task, lengths, samples=False)
         return record(self.options, self.lesson, longest, prepared.config.chat_template_kwargs)
@@ -137,7 +142,7 @@ class _Lesson:
     def _score(
         self, one: HeldSkill, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
     ) -> EvalResult:
-        """The model's answers to a skill's items, greedy, written into an evaluation folder."""
+        """Scores the model's greedy answers to a skill's items and writes them into an evaluation folder."""
         decoding = DecodingOptions(
             batch_size=self.options.new_skill.eval_batch_size,
             rollout_engine=self.options.recipe.sampling.rollout_engine,
@@ -150,27 +155,34 @@ class _Lesson:
     def _score_start(
         self, new: HeldSkill, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, staged: Path
     ) -> dict[str, float | None]:
-        """Scores of the new skill's items before training, by id. Raises UserError where too few can be scored."""
+        """Scores of the new skill's items before training, by id; None for an item that can't be scored.
+
+        Raises:
+            UserError: so few items can be scored that the gate could not see even a total loss.
+        """
         result = self._score(new, model, tokenizer, staged / run_folder.EVAL_BEFORE)
         scores = {sample.example.id: sample.scores[result.metric] for sample in result.samples}
         num_scored, gate = len(result.scores), self.options.gate
         if smallest_loss_refused(num_scored, gate.max_forgetting, gate.confidence) is None:
             raise UserError(
                 f"{result.metric} could score {num_scored} of the {len(scores)} evaluation rows of {new.skill.name}, "
-                "too few for the gate. Give each a reference answer, or another --scorer."
+                "too few for the gate. Give each row a reference answer, or name another --scorer."
             )
         return scores
 
 
 def stored_scores(book: Ledger, old: HeldSkill, staged: Path) -> dict[str, float | None]:
-    """Scores that the version that learned the skill gave its items, by id; its answers are copied for the report.
+    """Scores, by item id, of the answers of the version that learned a skill; copies those answers for the report.
 
-    The answers are scored again, so that then and now are judged by the same code.
+    The recorded answers are scored again, so that old and new answers are scored by the same code.
 
     Args:
         book: the ledger.
         old: the skill.
-        staged: folder of the version to be.
+        staged: staging folder of the new version.
+
+    Returns:
+        A score in [0, 1] for each item; None for an item that can't be scored.
 
     Raises:
         UserError: the answers are gone.
@@ -179,21 +191,28 @@ def stored_scores(book: Ledger, old: HeldSkill, staged: Path) -> dict[str, float
     name, scorer = old.skill.name, old.task.scorers[old.skill.metric]
     target.mkdir(exist_ok=True)
     try:
-        answers = run_folder.read_records(source / run_folder.samples_file(name), SampleRecord)
-        rows = {row.id: row for row in answers}
+        rows = {row.id: row for row in run_folder.read_records(source / run_folder.samples_file(name), SampleRecord)}
         for file in (run_folder.results_file(name), run_folder.samples_file(name)):
             shutil.copyfile(source / file, target / file)
-        return {item.id: scorer(rows[item.id].completion, item) for item in old.items}
+        completions = {item.id: rows[item.id].completion for item in old.items}
     except (OSError, UserError, KeyError) as error:
         raise UserError(
             f"{source} lacks the answers for skill {name} from when it was learned. Put back a copy of them."
         ) from error
+    return {item.id: scorer(completions[item.id], item) for item in old.items}
 
 
 def verdict_on(one: HeldSkill, before: dict[str, float | None], after: EvalResult, gate: GateOptions) -> GateVerdict:
-    """The gate's test. An item that could be scored then but not now counts as lost.
+    """The gate's verdict on one skill.
 
-    ``before``: scores by item's id.
+    An item that could be scored before but can't be scored now counts as lost; one that could not be scored before is
+    left out.
+
+    Args:
+        one: the skill.
+        before: earlier scores by item id; None for an item that could not be scored.
+        after: the candidate's answers.
+        gate: allowed loss, and confidence.
     """
     then: list[float] = []
     now: list[float] = []

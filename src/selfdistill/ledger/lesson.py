@@ -1,4 +1,4 @@
-"""What ``learn`` trains on and what it scores: the new skill's rows, and the items and scorers of the skills held."""
+"""The data of ``learn``: rows and items of the new skill, and the items and scorers of the skills already held."""
 
 import hashlib
 import shutil
@@ -22,36 +22,38 @@ from selfdistill.tasks.task import Scorer, Task
 from selfdistill.types import Example
 
 EVAL_SHARE = 0.1
-"""Share of a person's own rows that is held out where none is named."""
+"""Default share of a user's own rows that is held out for evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The data of a skill that is to be learned."""
+    """The data of a skill to be learned."""
 
     task: Task
-    """Named as the skill; its scorers are the skill's one scorer."""
+    """Has the skill's name, and the skill's scorer as its only one."""
     train: list[Example]
     items: list[Example]
-    """Evaluation rows; none of them is trained on."""
+    """Evaluation rows, which are not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldSkill:
-    """A skill of the ledger, ready to be scored."""
+    """A skill with what is needed to score it."""
 
     skill: Skill
     since: int
-    """Version that learned it."""
+    """Version whose answers it is compared with: the one that learned it; for a new skill the one it starts from."""
     task: Task
+    """Has the skill's name, and the skill's scorer as its only one."""
     items: list[Example]
+    """Evaluation rows."""
 
 
 def load_lesson(options: LearnOptions) -> Lesson:
     """Training rows and evaluation items of the new skill.
 
     Raises:
-        UserError: data or scorer are unusable, or the items so few that the gate could see no loss.
+        UserError: the data or the scorer can't be used, or there are so few items that the gate could see no loss.
     """
     new, source, data = options.new_skill, options.source, options.recipe.data
     scorers = None if new.scorer is None else dict([scorer_from(new.scorer)])
@@ -82,10 +84,17 @@ def load_lesson(options: LearnOptions) -> Lesson:
 
 
 def split_off(rows: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """Training rows and held-out items, both in the order of the rows.
+    """Splits rows into training rows and held-out items, both in the order of the rows.
 
-    Which are held out depends on the prompts alone, by their hash: neither on a seed nor on the order, and rows
-    with the same prompt stay together. Raises UserError where nothing is left to train on.
+    The split depends on hashes of the prompts alone, neither on a seed nor on the order; rows with the same prompt
+    stay together.
+
+    Args:
+        rows: all rows.
+        share: share of the rows to hold out, in (0, 1).
+
+    Raises:
+        UserError: no row would be left to train on.
     """
 
     def place(example: Example) -> str:
@@ -99,21 +108,25 @@ def split_off(rows: Sequence[Example], share: float) -> tuple[list[Example], lis
 
 
 def check_new(book: Ledger, lesson: Lesson) -> None:
-    """Raises UserError where a skill of that name is held already."""
+    """Raises UserError if the ledger already holds a skill of the lesson's name, in any case of its letters."""
     for version in book.lineage():
         skill = version.skill
         if skill.name.casefold() == lesson.task.name.casefold():
             same = skill.rows_sha256 == ledger.fingerprint(lesson.train)
             raise UserError(
                 f"Skill {skill.name} exists: version {version.number} learned it from "
-                f"{'the same' if same else 'other'} rows. Name another --skill, or roll back first."
+                f"{'the same' if same else 'other'} rows. Give another name with --skill, or roll back first."
             )
 
 
 def record(options: LearnOptions, lesson: Lesson, max_new_tokens: int, chat_template_kwargs: dict[str, Any]) -> Skill:
-    """The new skill as the ledger keeps it.
+    """The new skill as the ledger records it.
 
-    ``max_new_tokens``: longest completion of a person's own data where nobody says; a task has its own.
+    Args:
+        options: of ``learn``.
+        lesson: the skill's data.
+        max_new_tokens: default completion limit for a user's own rows, in tokens; a named task has its own limit.
+        chat_template_kwargs: passed to the chat template in every evaluation of the skill.
     """
     task, own = lesson.task, options.source.dataset_path is not None
     longest = max_new_tokens if own else task.max_new_tokens
@@ -136,25 +149,34 @@ def record(options: LearnOptions, lesson: Lesson, max_new_tokens: int, chat_temp
 
 
 def keep(folder: Path, options: LearnOptions, lesson: Lesson) -> None:
-    """Copies items and the user's scorer file into a version's folder."""
+    """Copies the items, and the scorer's file if it is the user's own, into a version's folder."""
     ledger.write_items(folder, lesson.items)
     if file := scorer_file(options.new_skill.scorer):
         shutil.copyfile(file, folder / run_folder.SKILL / file.name)
 
 
 def scorer_file(spec: str | None) -> Path | None:
-    """The file of a scorer given as ``path.py:function``; None of any other scorer."""
+    """The file of a scorer given as ``path.py:function``; None for any other scorer."""
     file = (spec or "").rpartition(":")[0]
     return Path(file).expanduser() if file.endswith(".py") and not file.startswith("regex:") else None
 
 
 def held_skills(book: Ledger) -> list[HeldSkill]:
-    """Every skill held, oldest first. Raises UserError where its items or its scorer are gone or were changed."""
+    """The skills held, oldest first. Raises UserError if items or a scorer are gone, or items were changed."""
     return [ready(version.skill, version.number, book.place(version.number)) for version in book.lineage()]
 
 
 def ready(skill: Skill, since: int, folder: Path) -> HeldSkill:
-    """A skill with what the version in ``folder``, which learned it, keeps of it. Raises UserError as held_skills."""
+    """A skill with its items and scorer, from the folder of the version that learned it.
+
+    Args:
+        skill: the skill's record.
+        since: version whose answers the skill is compared with; see ``HeldSkill``.
+        folder: folder of the version that learned the skill.
+
+    Raises:
+        UserError: the items or the scorer are gone, or the items were changed.
+    """
     items = ledger.read_items(folder, skill)
     task = custom_task(None, None, scorers={skill.metric: _scorer(skill, folder)}, name=skill.name)
     task = replace(task, revision=skill.items_sha256[:12], max_new_tokens=skill.max_new_tokens)
@@ -168,7 +190,7 @@ def _scorer(skill: Skill, folder: Path) -> Scorer:
     task = TASKS.get(skill.task or "")
     if task is None or skill.metric not in task.scorers:
         raise UserError(
-            f"Skill {skill.name} is scored by {skill.metric} of {skill.task}, which this program does not have. "
-            "Use the version of selfdistill that learned it."
+            f"Skill {skill.name} is scored by {skill.metric} of {skill.task}, which this version of selfdistill lacks. "
+            "Use the version that learned the skill."
         )
     return task.scorers[skill.metric]

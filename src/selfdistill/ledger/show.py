@@ -1,4 +1,4 @@
-"""What the ledger's commands print: versions and skills, the gate's verdicts, items that were lost."""
+"""Console output of the ledger's commands: versions and skills, the gate's verdicts, lost items."""
 
 from pathlib import Path
 
@@ -12,19 +12,26 @@ from selfdistill.ledger.folder import BASE, Ledger
 from selfdistill.ledger.forgetting_test import smallest_loss_refused
 from selfdistill.records.evaluations import SampleRecord
 from selfdistill.records.ledger import GateVerdict, Version
-from selfdistill.types import EvalResult, message_text
+from selfdistill.types import EvalResult, ScoredSample, message_text
 
 NUM_EXAMPLES = 3
-"""Lost items shown of each skill."""
+"""Number of lost items that are shown for each skill."""
 
 
 def show_ledger(book: Ledger, console: Console) -> None:
-    """Versions with their lineage, the skills held with their scores, and where the current model is."""
+    """Prints the versions with their parents, the skills held with their scores, and the current model's place.
+
+    Raises:
+        UserError: the current version's weights are gone.
+    """
     console.print(_versions(book))
     if book.lineage():
         console.print(_skills(book))
     for path in book.unrecorded():
-        console.print(f"[dim]{escape(str(path))} is no version: an interrupted learn left it. It may be deleted.[/dim]")
+        console.print(
+            f"[dim]{escape(str(path))} is not a recorded version; an interrupted learn may have left it. It may be "
+            "deleted.[/dim]"
+        )
     console.print(f"Current model: {escape(book.model_name(book.current))}")
 
 
@@ -48,7 +55,7 @@ def _versions(book: Ledger) -> Table:
 
 
 def _skills(book: Ledger) -> Table:
-    """The skills held: when they were learned, how they are scored, and what became of them."""
+    """A table of the skills held: version, scorer, scores before and after learning and now, smallest visible loss."""
     table = Table(title="skills held", title_justify="left")
     for name in ("skill", "since", "scorer", "items", "before", "learned", "now", "gate sees from"):
         table.add_column(name, justify="left" if name in ("skill", "scorer") else "right", overflow="fold")
@@ -72,7 +79,7 @@ def _skills(book: Ledger) -> Table:
 
 
 def show_verdicts(version: Version, console: Console) -> None:
-    """One row for each skill: scores then and now, the test, and what it could have seen; then warnings."""
+    """Prints one row for each skill (scores then and now, the test, the smallest loss it could see), then warnings."""
     table = Table(
         title=f"Gate: refuse if {version.confidence:.0%} sure of a loss above {100 * version.max_forgetting:g} points",
         title_justify="left",
@@ -99,31 +106,39 @@ def show_verdicts(version: Version, console: Console) -> None:
 
 
 def blind_spots(version: Version) -> list[str]:
-    """Skills that were so weak that no loss of them could be seen, and a new one that was not learned."""
+    """Warnings: skills so weak that their loss could not be seen, and a new skill that gained nothing."""
     *earlier, new = version.verdicts
-    found = [
+    warnings = [
         f"{verdict.skill} scored {verdict.then:.1%} when learned: too little for a loss to be seen."
         for verdict in earlier
         if verdict.smallest_loss is None or verdict.then < verdict.smallest_loss
     ]
     if new.change <= 0:
-        found.append(f"{new.skill} gained nothing: {new.then:.1%} before, {new.now:.1%} after training.")
-    return found
+        warnings.append(f"{new.skill} gained nothing: {new.then:.1%} before, {new.now:.1%} after training.")
+    return warnings
 
 
 def show_lost(verdict: GateVerdict, after: EvalResult, before: Path, console: Console) -> None:
-    """A few items whose score fell: prompt, the answer then, the answer now.
+    """Prints up to NUM_EXAMPLES items whose score fell: the prompt, the answer then, the answer now.
 
-    ``before``: evaluation folder with the earlier answers.
+    Args:
+        verdict: of the skill.
+        after: the candidate's answers.
+        before: evaluation folder that holds the earlier answers.
+        console: where to print.
+
+    Raises:
+        UserError: the earlier answers can't be read.
     """
     samples = run_folder.read_records(before / run_folder.samples_file(verdict.skill), SampleRecord)
     rows = {row.id: row for row in samples}
-    shown = 0
-    for sample in after.samples:
+
+    def fell(sample: ScoredSample) -> bool:
+        earlier = rows[sample.example.id].scores[after.metric]
+        return (sample.scores[after.metric] or 0.0) < (earlier or 0.0)
+
+    for sample in list(filter(fell, after.samples))[:NUM_EXAMPLES]:
         row = rows[sample.example.id]
-        if (sample.scores[after.metric] or 0.0) >= (row.scores[after.metric] or 0.0) or shown == NUM_EXAMPLES:
-            continue
-        shown += 1
         prompt = "\n".join(message_text(turn) for turn in sample.example.prompt)
         text = f"{prompt}\n\nthen: {row.completion.strip()}\n\nnow:  {sample.completion.strip()}"
         console.print(Panel(escape(text), title=f"lost: {escape(sample.example.id)}", title_align="left"))

@@ -1,7 +1,7 @@
-"""The paper's method and its family, one training step at a time.
+"""The paper's method and related methods, one training step at a time.
 
-``methods`` says what a method is, ``templates`` and ``prompts`` how a row is shown to student and teacher, ``rollout``
-samples completions, ``batch`` and ``scoring`` bring both models' hidden states together, ``divergence`` compares them
-(``chunked``: without ever building full logits), ``step`` is one step in order, ``trainer`` joins it to transformers'
-Trainer.
+``methods`` defines each method; ``templates`` and ``prompts`` render rows for student and teacher; ``rollout`` samples
+completions; ``batch`` and ``scoring`` compute both models' hidden states at the loss tokens; ``divergence`` compares
+them, a chunk of logits at a time (``chunked``); ``step`` is one training step from start to end; ``trainer`` runs it
+inside transformers' Trainer.
 """

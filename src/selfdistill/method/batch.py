@@ -1,4 +1,4 @@
-"""Rollouts to tensors: which hidden states predict which tokens, and how much each token weighs."""
+"""Turns rollouts into tensors: the positions that predict loss tokens, and each token's weight in the loss."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,97 +9,100 @@ from torch import Tensor
 from selfdistill.types import PromptPair, Reduction, Rollout, Target
 
 CPU_TOKENS_PER_FORWARD = 1536
-"""Tokens of one forward pass on a CPU: with more, hidden states fall out of the cache, and padding grows."""
+"""Tokens in one forward pass on a CPU. With more, hidden states no longer fit the CPU's cache, and padding grows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A prompt with its completion and the tokens of it that are learned from."""
+    """A prompt with its completion, and the positions of the tokens that carry loss."""
 
     pair: PromptPair
     rollout: Rollout
     loss_positions: tuple[int, ...]
-    """Completion positions that carry loss, rising; may be empty."""
+    """Completion positions that carry loss, in ascending order; may be empty."""
     target: Target
     weight: float = 0.0
-    """Weight of each of its loss tokens in the step's loss."""
+    """Weight of each loss token of this sample in the step's loss."""
 
     @property
     def teacher_ids(self) -> tuple[int, ...]:
-        """The teacher's prompt; the student's where the teacher reads the same."""
+        """Token ids of the teacher's prompt, or of the student's if it has none of its own."""
         return self.pair.student_ids if self.pair.teacher_ids is None else self.pair.teacher_ids
 
     @property
     def student_tokens(self) -> int:
-        """Length of what the student reads in training, prompt and completion."""
+        """Tokens that the student reads in training: prompt and completion."""
         return len(self.pair.student_ids) + len(self.rollout.completion_ids)
 
     @property
     def teacher_tokens(self) -> int:
-        """Length of what the teacher reads; 0 where there is none."""
+        """Tokens that the teacher reads: prompt and completion; 0 if nothing is compared with a teacher."""
         return 0 if self.target == "tokens" else len(self.teacher_ids) + len(self.rollout.completion_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """Right-padded sequences and the N positions in them whose next token carries loss.
+    """Right-padded sequences for one forward pass, and the N positions in them whose next token carries loss.
 
-    No attention mask is needed: padding comes last, and attention looks back only.
+    No attention mask is needed, because padding comes last and attention is causal.
     """
 
     input_ids: Tensor
-    """[B, T] int64, prompt and completion without its last token."""
+    """[B, T] int64: prompt and completion, without the last token."""
     rows: Tensor
-    """[N] int64 into the flattened [B * T] positions: the hidden state there predicts the loss token."""
+    """[N] int64: indices into the flattened [B * T] positions whose hidden states predict the loss tokens."""
 
 
 def tokens_per_forward(device: torch.device) -> int | None:
-    """Upper bound on tokens, with padding, in one forward pass; None for no limit."""
+    """Maximum number of tokens, with padding, in one forward pass; None for no limit."""
     return CPU_TOKENS_PER_FORWARD if device.type == "cpu" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Samples of a micro-batch that share a target."""
+    """The samples of a micro-batch that have the same target, as tensors; N is the number of their loss tokens."""
 
     target: Target
     samples: tuple[Sample, ...]
     student: tuple[Scored, ...]
-    """The samples in order, in as many passes as ``tokens_per_forward`` makes of them."""
+    """The samples in order, split into forward passes of at most ``tokens_per_forward`` tokens."""
     teacher: tuple[Scored, ...] | None
-    """The same completions after the teacher's prompts; None where nothing is compared."""
+    """The same completions after the teacher's prompts; None if nothing is compared with a teacher."""
     token_ids: Tensor
-    """[N] int64, the loss tokens, sample after sample."""
+    """[N] int64: the loss tokens, sample by sample."""
     weights: Tensor
-    """[N] fp32, each token's weight in the step's loss."""
+    """[N] fp32: each token's weight in the step's loss."""
     sampler_logprobs: Tensor | None
-    """[N] fp32, the sampler's logprobs of the loss tokens in nats, or None where the engine gave none."""
+    """[N] fp32: the sampler's logprobs of the loss tokens in nats; None if the engine reported none."""
 
     @property
     def counts(self) -> list[int]:
-        """Loss tokens of each sample; N together."""
+        """Number of loss tokens of each sample; they add up to N."""
         return [len(sample.loss_positions) for sample in self.samples]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """What one forward and backward pass takes."""
+    """Samples whose gradients are computed together, by target."""
 
     parts: tuple[Part, ...]
 
     @property
     def samples(self) -> list[Sample]:
-        """The samples of all parts."""
+        """All samples, part by part."""
         return [sample for part in self.parts for sample in part.samples]
 
 
 def loss_positions(
     rollout: Rollout, *, skip: int = 0, mask_truncated: bool = False, think_end: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Completion positions that carry loss.
+    """Returns the completion positions that carry loss.
 
-    The first ``skip`` do not, counted from after the first occurrence of ``think_end`` (token ids of a
-    think tag's end) where there is one. With ``mask_truncated`` a rollout that was cut carries none.
+    Args:
+        rollout: the completion.
+        skip: number of tokens without loss: the first ones, or those after the first ``think_end`` if it occurs.
+        mask_truncated: leave out all tokens of a rollout that was cut at the token limit.
+        think_end: token ids of the tag that ends a thinking model's thoughts; empty for none.
     """
     if mask_truncated and rollout.finish_reason == "length":
         return ()
@@ -113,10 +116,10 @@ def loss_positions(
 
 
 def weigh(samples: Sequence[Sample], reduction: Reduction) -> list[Sample]:
-    """Gives every sample the weight of its tokens, so that the step's loss is the weighted sum.
+    """Returns the samples with the weight of their tokens set, so that the step's loss is the weighted sum.
 
-    ``rollout_mean``: 1 / (rollouts * tokens of the rollout), the mean over rollouts of each one's mean.
-    ``token_mean``: 1 / tokens of all. Rollouts without a loss token have no mean and do not count.
+    ``rollout_mean``: 1 / (rollouts * loss tokens of the rollout): the mean over rollouts of each one's mean.
+    ``token_mean``: 1 / all loss tokens. Rollouts without loss tokens have weight 0 and are not counted.
     """
     counts = [len(sample.loss_positions) for sample in samples]
     learning = sum(count > 0 for count in counts)
@@ -131,9 +134,9 @@ def weigh(samples: Sequence[Sample], reduction: Reduction) -> list[Sample]:
 
 
 def micro_batches(samples: Sequence[Sample], count: int, pad_token_id: int, device: torch.device) -> list[MicroBatch]:
-    """Exactly ``count`` micro-batches of samples of like length, the longest first (memory peaks at once).
+    """Returns exactly ``count`` micro-batches. Samples are grouped by target, then by length, the longest first.
 
-    Samples without a loss token are left out; a micro-batch may therefore be empty.
+    Samples without a loss token are left out, so a micro-batch may be empty.
     """
 
     def order(sample: Sample) -> tuple[str, int]:
@@ -153,7 +156,7 @@ def _micro_batch(samples: list[Sample], pad: int, device: torch.device) -> Micro
 
 
 def part(target: Target, samples: Sequence[Sample], pad: int, device: torch.device) -> Part:
-    """Samples of one target as tensors on ``device``, padded with ``pad``."""
+    """Converts samples that share a target to tensors on ``device``, padded with the token id ``pad``."""
     tokens = [s.rollout.completion_ids[at] for s in samples for at in s.loss_positions]
     weights = [s.weight for s in samples for _ in s.loss_positions]
     logprobs = [lp[at] for s in samples if (lp := s.rollout.logprobs) for at in s.loss_positions]

@@ -1,8 +1,10 @@
-"""Functions of logits without the logits: rows are multiplied with the LM head a chunk at a time.
+"""Functions of logits that never build all logits: hidden states are multiplied with the LM head a chunk at a time.
 
-A chunk of logits is used and dropped, so that no tensor of shape [tokens, vocabulary] ever exists, forward
-or backward. Gradients are made while a chunk's logits are at hand where the weight of every row in the loss
-is known beforehand; else the backward pass makes the logits once more.
+No tensor of shape [tokens, vocabulary] exists, forward or backward. If the weight of every row in the loss is known
+beforehand, gradients are computed in the forward pass, while a chunk's logits exist; otherwise the backward pass
+computes the logits again.
+
+Shapes: N rows, n rows in a chunk, V tokens in the vocabulary, H hidden size of the student, H' of the teacher.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,20 +15,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 ValueFn = Callable[[slice, Tensor, Tensor | None], Tensor]
-"""Rows' slice and raw logits [n, V] of student and teacher to values [n], differentiable."""
+"""Maps a slice of rows and the raw logits [n, V] of student and teacher to values [n], differentiably."""
 GradientFn = Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-"""The same, but values [n] and their gradient [n, V] with respect to the student's raw logits."""
+"""The same, but returns values [n] and their gradient [n, V] with respect to the student's raw logits."""
 
 CHUNK_ELEMENTS = 1 << 23
-"""Logits of one chunk when no chunk size is given: 8.4 million, 34 MB in fp32."""
+"""Logits in a chunk if no chunk size is given: 8.4 million, 34 MB in fp32."""
 FEWEST_ROWS = 64
-"""Rows of one chunk at least, when no chunk size is given: every chunk reads and writes the head's whole gradient."""
+"""Minimum rows in a chunk if no chunk size is given, because each chunk reads and writes the head's whole gradient."""
 TILE_ELEMENTS = 1 << 23
-"""Largest part of the head's gradient that is made at once: 8.4 million, 34 MB in fp32."""
+"""Maximum elements of the head's gradient computed at once: 8.4 million, 34 MB in fp32."""
 
 
 def by_autograd(values: ValueFn) -> GradientFn:
-    """Values and gradient by differentiating ``values``."""
+    """Returns a function that gives values and their gradient, by differentiating ``values``."""
 
     def gradient(rows: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -47,18 +49,18 @@ def chunked(
     weights: Tensor | None,
     chunk_size: int | None,
 ) -> Tensor:
-    """[N] row-wise values of logits, by chunks, with gradients to the student's hidden states and head.
+    """Returns row-wise values [N] of logits, computed in chunks. Gradients reach the student's hidden states and head.
 
     Args:
-        values: from raw logits to values.
-        gradient: the same, with the gradient.
+        values: computes values from raw logits.
+        gradient: computes values and their gradient from raw logits.
         student_hidden: [N, H].
         student_head: [V, H].
-        teacher_hidden: [N, H'], or None where ``values`` takes no teacher.
-        teacher_head: [V, H'] or None.
-        weights: [N] constants that the values are multiplied by, or None. With them gradients are made along
-            with the values, and backward takes only the same gradient for every row.
-        chunk_size: rows per chunk; by default as many as make ``CHUNK_ELEMENTS`` logits, and at least ``FEWEST_ROWS``.
+        teacher_hidden: [N, H'], or None if ``values`` needs no teacher.
+        teacher_head: [V, H'], or None likewise.
+        weights: [N] constant factors on the values, or None. With them gradients are computed along with the values,
+            and the backward pass accepts only the same gradient for every row.
+        chunk_size: rows per chunk; by default enough for ``CHUNK_ELEMENTS`` logits, and at least ``FEWEST_ROWS``.
 
     Raises:
         ValueError: ``weights`` has another length than ``student_hidden``, or ``chunk_size`` is below 1.
@@ -78,19 +80,19 @@ def chunked(
 
 
 class _Gradients:
-    """Gradients to the student's hidden states and head, added up chunk by chunk; the head's in tiles of its rows."""
+    """Accumulates gradients to the student's hidden states [N, H] and head [V, H]; the head's in tiles of its rows."""
 
     def __init__(self, hidden: Tensor, head: Tensor, needed: tuple[bool, bool]) -> None:
         self._hidden, self._head = hidden.detach(), head.detach()
         self._to_hidden = torch.zeros_like(self._hidden) if needed[0] else None
-        # fp32: bf16 would lose late chunks
+        # in fp32, because sums in bf16 would lose the contributions of late chunks
         accumulate = torch.promote_types(head.dtype, torch.float32)
         self._tile_rows = max(1, TILE_ELEMENTS // head.shape[1])
         parts = torch.split(self._head, self._tile_rows) if needed[1] else ()
         self._tiles = [torch.zeros_like(part, dtype=accumulate) for part in parts]
 
     def add(self, rows: slice, to_logits: Tensor) -> None:
-        """``to_logits``: [n, V], the gradient to the raw logits of ``rows``."""
+        """Adds the contribution of ``rows``, whose gradient with respect to the raw logits is ``to_logits`` [n, V]."""
         to_logits = to_logits.to(self._hidden.dtype)
         if self._to_hidden is not None:
             self._to_hidden[rows] = to_logits @ self._head
@@ -99,7 +101,7 @@ class _Gradients:
                 tile += part.T @ self._hidden[rows]
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
-        """In the dtypes of hidden states and head. Once: a tile is given back when it is copied."""
+        """Both gradients, in the dtypes of hidden states and head. Call it once: each tile is freed after copying."""
         if not self._tiles:
             return self._to_hidden, None
         to_head = torch.empty_like(self._head)
@@ -109,7 +111,7 @@ class _Gradients:
 
 
 class _Chunked(torch.autograd.Function):
-    """Row-wise values of logits that are computed a chunk at a time, and again in the backward pass."""
+    """Row-wise values [N] of logits that are computed chunk by chunk, and again in the backward pass."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -143,7 +145,7 @@ class _Chunked(torch.autograd.Function):
 
 
 class _ChunkedWithGradient(torch.autograd.Function):
-    """The same times ``weights``, and the gradient of their sum along with them."""
+    """The same values times ``weights`` [N]; the gradient of their sum is computed in the forward pass."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -171,7 +173,7 @@ class _ChunkedWithGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if grad_out.numel() and not bool((grad_out == grad_out[0]).all()):
             raise ValueError("with weights given, sum the values: every token's gradient must be the same")
-        factor = grad_out[:1].sum()  # 0 of no token
+        factor = grad_out[:1].sum()  # 0 if there are no rows
         to_hidden, to_head = (None if grad is None else grad * factor.to(grad.dtype) for grad in ctx.gradients)
         return None, None, None, None, to_hidden, to_head, None, None
 
@@ -187,7 +189,7 @@ def _chunks(
     teacher_hidden: Tensor | None,
     teacher_head: Tensor | None,
 ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Rows' slice and raw logits [n, V] of student and teacher, chunk by chunk."""
+    """Yields a slice of rows and the raw logits [n, V] of student and teacher, chunk by chunk."""
     for start in range(0, len(student_hidden), size):
         rows = slice(start, min(start + size, len(student_hidden)))
         teacher = None if teacher_hidden is None or teacher_head is None else (teacher_hidden[rows], teacher_head)
@@ -195,6 +197,6 @@ def _chunks(
 
 
 def _raw_logits(hidden: Tensor, head: Tensor) -> Tensor:
-    """hidden @ head.T, [n, V], in at least fp32, outside any graph."""
+    """hidden @ head.T, [n, V], in fp32 (fp64 for fp64), without gradients."""
     logits = hidden.detach() @ head.detach().T
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""SDFTConfig: transformers' TrainingArguments plus the method's settings, with defaults for this method."""
+"""SDFTConfig: transformers' TrainingArguments and the method's settings in one class, with our defaults."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -14,20 +14,22 @@ from selfdistill.settings.method import MethodConfig
 
 @dataclass(kw_only=True)
 class SDFTConfig(MethodConfig, TrainingArguments):
-    """Settings of one training run. A step takes per_device_train_batch_size x gradient_accumulation_steps
-    prompts; the completions of all of them are sampled together, before the first micro-batch.
+    """Settings of one training run.
+
+    An optimizer step uses per_device_train_batch_size x gradient_accumulation_steps prompts. The completions of all of
+    them are sampled together, before the first micro-batch.
 
     Raises:
-        UserError: a setting is out of range, would be ignored, or clashes with how this trainer works.
+        UserError: a setting is out of range, would be ignored, or is not supported by this trainer.
     """
 
     lr_scheduler_type: Any = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between lines of metrics.jsonl."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is no number is shown."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Log the loss even if it is not finite."})
     save_strategy: Any = field(default="no", metadata={"help": "When checkpoints are written."})
-    report_to: Any = field(default="none", metadata={"help": "No telemetry unless asked for."})
+    report_to: Any = field(default="none", metadata={"help": "No telemetry by default."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false."})
-    disable_tqdm: bool | None = field(default=True, metadata={"help": "Our progress bar is used instead."})
+    disable_tqdm: bool | None = field(default=True, metadata={"help": "transformers' progress bar is off."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Rows are Python objects."})
 
     def __post_init__(self) -> None:
@@ -42,7 +44,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         self._check_optimizer()
 
     def _check_device(self) -> None:
-        """One process, one device, no autocast: what an environment variable or a launcher may have set otherwise."""
+        """Checks that the environment asks for no autocast and no second process, and uses one device."""
         precision = getattr(self, "mixed_precision", "no")
         if precision != "no":
             raise UserError(
@@ -56,14 +58,14 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         self.use_one_device()
 
     def use_one_device(self) -> None:
-        """One of several GPUs is used, and that is said: transformers would take several times the batch instead."""
+        """Uses one of several visible GPUs, with a warning. transformers would multiply the batch by their number."""
         if self.n_gpu > 1:
             warnings.warn(f"{self.n_gpu} GPUs are visible; one of them is used.", stacklevel=4)
             self._n_gpu = 1
 
     def _check_optimizer(self) -> None:
-        """The optimizer must be there, and take the fp32 masters as its parameters."""
-        name = getattr(self.optim, "value", self.optim)  # transformers makes an enumeration's member of it
+        """Checks that the optimizer is installed and accepts the fp32 masters as its parameters."""
+        name = getattr(self.optim, "value", self.optim)  # may be a string or a member of transformers' enumeration
         try:
             _, kwargs = Trainer.get_optimizer_cls_and_kwargs(self)
         except (ImportError, ValueError, RuntimeError, AttributeError) as error:

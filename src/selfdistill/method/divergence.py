@@ -1,10 +1,9 @@
 """Per-token divergences between a student's and a teacher's next-token distributions.
 
-Everything here is a pure function of tensors. The chunked functions take hidden states and the
-LM head's weights instead of logits: a chunk of rows is multiplied with the head, used, and dropped,
-so that no tensor of shape [tokens, vocabulary] ever exists for either model, forward or backward.
-Where the weights of the tokens in the loss are given, a chunk's gradient is made while its logits are
-at hand; without them the backward pass makes the logits once more.
+Everything here is a pure function of tensors. The chunked functions take hidden states and the LM head's weight and
+compute the logits of a chunk of rows at a time, so that no tensor of shape [tokens, vocabulary] exists for either
+model, forward or backward. If the weights of the tokens in the loss are given, a chunk's gradient is computed along
+with its values; otherwise the backward pass computes the logits again.
 
 Notation, per token: p = teacher, q = student, both softmax(transform(hidden @ head.T) / temperature).
 
@@ -14,8 +13,8 @@ Notation, per token: p = teacher, q = student, both softmax(transform(hidden @ h
 ``jsd``                 beta KL(p || m) + (1 - beta) KL(q || m),  m = beta p + (1 - beta) q
 ======================  =======================================================================
 
-``jsd`` is the generalised Jensen-Shannon divergence (Agarwal et al. 2024, arXiv 2306.13649). It does
-not turn into either KL at beta 0 or 1: it is zero there. Name the KL you want instead.
+``jsd`` is the generalised Jensen-Shannon divergence (Agarwal et al. 2024, arXiv 2306.13649). At beta 0 and 1 it is
+zero, not one of the KLs.
 """
 
 import math
@@ -47,31 +46,31 @@ def chunked_divergence(
     weights: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Divergence of every token, over the full vocabulary or its top k.
+    """Returns the divergence at every token, over the full vocabulary or its top k tokens.
 
     Args:
-        student_hidden: [N, H], last hidden states at the N positions that predict a token.
-        student_head: [V, H], the student's LM-head weight.
+        student_hidden: [N, H], the student's last hidden states at the positions that predict the N tokens.
+        student_head: [V, H], weight of the student's LM head.
         teacher_hidden: [N, H'], the teacher's hidden states for the same N tokens.
-        teacher_head: [V, H'].
-        kind: which divergence; see the module's table.
-        beta: the weight of the teacher in ``jsd``, in (0, 1).
+        teacher_head: [V, H'], weight of the teacher's LM head.
+        kind: name of the divergence; see the module's table.
+        beta: weight of the teacher in ``jsd``, in (0, 1); ignored by the others.
         temperature: both models' logits are divided by it.
-        top_k: compare only the k most likely tokens of ``top_k_of``. Both distributions are renormalised
-            on them, unless ``tail``: then the rest of the vocabulary is one more outcome.
+        top_k: number of tokens to compare, the most likely ones of ``top_k_of``; None for the full vocabulary. Both
+            distributions are renormalised on them, unless ``tail`` adds the rest of the vocabulary as one outcome.
         clip: upper bound of a token's value; a clipped token has no gradient.
-        logit_scale: factor on the logits (Cohere; Granite's divisor inverted).
-        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2).
-        weights: [N], factors on the values, constants. With them the backward pass costs nothing more, but
-            takes only a gradient that is the same for every token, such as that of ``.sum()``.
-        chunk_size: rows per chunk; by default as many as make 8.4 million logits, and at least 64.
+        logit_scale: factor on the logits, applied first (Cohere; the inverse of Granite's divisor).
+        softcap: then logits become softcap * tanh(logits / softcap) (Gemma 2).
+        weights: [N], constant factors on the values. With them gradients are computed in the forward pass, and the
+            backward pass accepts only the same gradient for every token, such as that of ``.sum()``.
+        chunk_size: rows per chunk; by default enough for 8.4 million logits, and at least 64.
 
     Returns:
-        [N] values in nats, times ``weights`` if given; fp32 (fp64 for fp64 input). Gradients flow to
+        [N] values in nats, times ``weights`` if given, in fp32 (fp64 for fp64 input). Gradients flow to
         ``student_hidden`` and ``student_head`` only.
 
     Raises:
-        ValueError: an argument is out of range or shapes do not agree.
+        ValueError: an argument is out of range, or shapes do not match.
     """
     _check_shapes(student_hidden, student_head, teacher_hidden, teacher_head)
     _check_options(kind, beta, temperature, softcap, clip)
@@ -105,12 +104,12 @@ def chunked_sampled_divergence(
     weights: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Reverse KL estimated from the sampled token alone: log q(y) - log p(y), y drawn from q.
+    """Estimates the reverse KL from the sampled token alone: log q(y) - log p(y), with y drawn from q.
 
-    The value is an unbiased estimate of KL(q || p), and so is its gradient, which is the
-    score-function one: (log q(y) - log p(y)) * grad log q(y), the first factor held constant.
-    ``token_ids`` is [N] int64; ``clip`` bounds the size of that factor; the rest is as in
-    ``chunked_divergence``. Values may be negative.
+    The value is an unbiased estimate of KL(q || p) and may be negative. The gradient is the score-function estimate
+    (log q(y) - log p(y)) * grad log q(y), with the first factor constant, and is unbiased too. ``token_ids`` is
+    [N] int64; ``clip`` bounds the absolute value of the first factor. Other arguments, result and errors are those of
+    ``chunked_divergence``.
     """
     _check_shapes(student_hidden, student_head, teacher_hidden, teacher_head)
     _check_options("reverse_kl", 0.5, temperature, softcap, clip)
@@ -143,9 +142,10 @@ def chunked_logprobs(
     weights: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Log-probability in nats of ``token_ids`` [N] int64 under softmax(transform(hidden @ head.T) / T).
+    """Returns the log-probability in nats of ``token_ids`` [N] int64 under softmax(transform(hidden @ head.T) / T).
 
-    Shapes, dtypes and gradients as in ``chunked_divergence``. Its negative is the cross-entropy.
+    ``hidden`` is [N, H], ``head`` [V, H], T the temperature. Other arguments, result and errors are those of
+    ``chunked_divergence``. The negative is the cross-entropy.
     """
     _check_options("forward_kl", 0.5, temperature, softcap, None)
     _check_token_ids(token_ids, hidden)
@@ -160,10 +160,10 @@ def chunked_logprobs(
 def divergence(
     student_log_probs: Tensor, teacher_log_probs: Tensor, *, kind: DivergenceKind, beta: float = 0.5
 ) -> Tensor:
-    """A row of DIVERGENCES on log-probabilities [..., V] in nats; returns [...].
+    """Returns the divergence ``kind`` [...] of log-probabilities [..., V], in nats.
 
-    An outcome of probability 0 (log-probability -inf) contributes 0, as the limit of x log x demands;
-    one that the other side of a KL does not have makes it infinite.
+    An outcome with probability 0 (log-probability -inf) contributes 0, the limit of x log x. A KL is infinite if its
+    second distribution gives probability 0 to an outcome of the first.
     """
     spec = DIVERGENCES[kind]
     parameters = {"beta": beta}
@@ -181,13 +181,13 @@ def reverse_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
 
 
 def jsd(student_log_probs: Tensor, teacher_log_probs: Tensor, *, beta: float) -> Tensor:
-    """Generalised Jensen-Shannon divergence with the weight ``beta`` of the teacher, [..., V] to [...]."""
+    """Generalised Jensen-Shannon divergence, [..., V] to [...]; ``beta`` is the weight of the teacher."""
     log_mixture = _log_mixture(teacher_log_probs, student_log_probs, beta)
     return beta * _kl(teacher_log_probs, log_mixture) + (1 - beta) * _kl(student_log_probs, log_mixture)
 
 
 def forward_kl_gradient(scale: float) -> GradientFn:
-    """KL(p || q) of logits that are ``scale`` times the raw, finite ones; its gradient is scale * (q - p)."""
+    """Returns a function for KL(p || q) and its gradient scale * (q - p); logits are scale * raw logits, all finite."""
 
     def gradient(_: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> tuple[Tensor, Tensor]:
         assert teacher_raw is not None
@@ -202,14 +202,14 @@ def forward_kl_gradient(scale: float) -> GradientFn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivergenceSpec:
-    """How two next-token distributions are compared."""
+    """A way to compare two next-token distributions."""
 
     values: Callable[..., Tensor]
-    """From the student's and the teacher's log-probabilities [..., V], and ``parameters`` by name, to values [...]."""
+    """Maps the student's and the teacher's log-probabilities [..., V], and ``parameters`` by name, to values [...]."""
     parameters: tuple[str, ...] = ()
-    """Which of the settings ``divergence_<name>`` it takes: ``beta``."""
+    """Names of the settings ``divergence_<name>`` that it takes, such as ``beta``."""
     gradient: Callable[[float], GradientFn] | None = None
-    """A closed form over the full vocabulary, given the factor from raw logits to logits; by autograd where None."""
+    """Makes the closed-form gradient over the full vocabulary from the factor on raw logits. None: use autograd."""
 
 
 DIVERGENCES: dict[DivergenceKind, DivergenceSpec] = {
@@ -217,11 +217,11 @@ DIVERGENCES: dict[DivergenceKind, DivergenceSpec] = {
     "reverse_kl": DivergenceSpec(values=reverse_kl),
     "jsd": DivergenceSpec(values=jsd, parameters=("beta",)),
 }
-"""The module's table. To add one, add a function and a row here, and its name to ``types.DivergenceKind``."""
+"""The divergences by name. To add one, add a function and a row here, and its name to ``types.DivergenceKind``."""
 
 
 def transform_logits(raw: Tensor, temperature: float, logit_scale: float, softcap: float | None) -> Tensor:
-    """What a model does to hidden @ head.T before the softmax: scale, soft cap, temperature. [n, V] to [n, V]."""
+    """Applies scale, soft cap and temperature to raw logits (hidden @ head.T), [n, V] to [n, V]."""
     logits = raw if logit_scale == 1.0 else raw * logit_scale
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
@@ -229,15 +229,16 @@ def transform_logits(raw: Tensor, temperature: float, logit_scale: float, softca
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """KL(a || b), [..., V] to [...]. The inner ``where`` keeps 0 * (-inf) out of value and gradient."""
+    """KL(a || b), [..., V] to [...]. The inner ``where`` avoids 0 * (-inf) in the value and the gradient."""
     a = log_a.exp()
     return (a * torch.where(a > 0, log_a - log_b, 0.0)).sum(-1)
 
 
 def _log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
-    """log(beta p + (1 - beta) q), and log p exactly where p = q.
+    """log(beta p + (1 - beta) q), [..., V]; exactly log p where p = q.
 
-    With a >= b the two probabilities and w the weight of b it is log a + log(1 + w (b / a - 1)).
+    Computed as log a + log(1 + w (b / a - 1)), where a is the larger of the two probabilities, b the smaller, and w the
+    weight of b.
     """
     p_leads = log_p >= log_q
     larger = torch.where(p_leads, log_p, log_q)
@@ -249,7 +250,7 @@ def _log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
 def _log_probs(
     student_logits: Tensor, teacher_logits: Tensor, support: int | None, top_k_of: Role, tail: bool
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of student and teacher [n, V], or of the ``support`` most likely tokens (see ``_restrict``)."""
+    """Log-probabilities of student and teacher [n, V], or of the ``support`` most likely tokens (``_restrict``)."""
     if support is None:
         return student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
     chosen = teacher_logits if top_k_of == "teacher" else student_logits.detach()
@@ -258,8 +259,8 @@ def _log_probs(
 
 
 def _restrict(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
-    """Log-probabilities [n, k] of the tokens ``index`` [n, k], renormalised; with ``tail`` [n, k + 1],
-    not renormalised, the last column being the rest of the vocabulary."""
+    """Log-probabilities [n, k] of the tokens ``index`` [n, k], renormalised. With ``tail`` [n, k + 1], not
+    renormalised; the last column is the rest of the vocabulary."""
     kept = logits.gather(-1, index)
     if not tail:
         return kept.log_softmax(-1)
@@ -271,7 +272,7 @@ def _check_shapes(student_hidden: Tensor, student_head: Tensor, teacher_hidden: 
     if student_hidden.shape[0] != teacher_hidden.shape[0]:
         raise ValueError(
             f"student_hidden has {student_hidden.shape[0]} rows and teacher_hidden {teacher_hidden.shape[0]}: "
-            "they must hold the same tokens"
+            "both must be for the same tokens"
         )
     if student_head.shape[0] != teacher_head.shape[0]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Whether the installed transformers calls the hooks that our trainer overrides, some of which are private."""
+"""Checks that the installed transformers calls the hooks that our trainer overrides, some of which are private."""
 
 from collections import Counter
 
@@ -7,11 +7,13 @@ from transformers import __version__ as transformers_version
 
 
 class Hooks:
-    """Counts calls: a hook that is never called would leave gradients unclipped, or a checkpoint without masters and
-    teacher, without a word.
+    """Counts the calls of each hook.
+
+    If transformers stopped calling one, gradients would silently stay unclipped, or checkpoints would lack masters and
+    teacher.
 
     Raises:
-        RuntimeError: the installed Trainer has not all of them.
+        RuntimeError: the installed Trainer lacks one of the hooks.
     """
 
     IN_A_STEP = ("get_batch_samples", "training_step", "create_optimizer", "_get_grad_norm")
@@ -24,22 +26,22 @@ class Hooks:
             raise self._unusable(lacking)
 
     def forget(self) -> None:
-        """Begins to count anew; an optimizer that is there already is not asked for again."""
+        """Resets the counts for a new run, except that of ``create_optimizer``: an existing optimizer is used again."""
         created = self._counts["create_optimizer"]
         self._counts = Counter(create_optimizer=created)
 
     def called(self, name: str) -> None:
-        """Notes that a hook was called."""
+        """Counts a call of the hook ``name``."""
         self._counts[name] += 1
 
     def check(self, *, clips: bool) -> None:
-        """Raises RuntimeError where a hook was not called in the step that has just ended."""
+        """Raises RuntimeError if a hook has not been called by the end of a step. ``clips``: gradients are clipped."""
         wanted = [*self.IN_A_STEP, *(["_clip_grad_norm"] if clips else [])]
         if lacking := [name for name in wanted if not self._counts[name]]:
             raise self._unusable(lacking)
 
     def check_save(self) -> None:
-        """Raises RuntimeError where a checkpoint was written without its hook."""
+        """Raises RuntimeError if a checkpoint was written without calling its hook."""
         if not self._counts["_save_optimizer_and_scheduler"]:
             raise self._unusable(["_save_optimizer_and_scheduler"])
 

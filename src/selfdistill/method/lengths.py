@@ -1,4 +1,4 @@
-"""How long prompts and completions may be. A row over a limit is refused or dropped, never cut."""
+"""Length limits of prompts and completions. A row over a limit is refused or dropped, never cut."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ LONGER = "Take a model with a longer context"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """How many tokens a part of a row may have, and what would change it."""
+    """Maximum number of tokens in a part of a row, and how to change it."""
 
     tokens: int
     remedy: str
@@ -23,28 +23,28 @@ class Limit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits in tokens; None where a part is not limited, or not there."""
+    """Limits in tokens; None for a part that has no limit or does not exist."""
 
     prompt: Limit
     teacher_prompt: Limit | None = None
     demonstration: Limit | None = None
-    """Of the demonstration where it is the completion."""
+    """For methods that train on the demonstration itself."""
     context: int = NO_LIMIT
-    """Positions that the model has: for a prompt and its completion together."""
+    """Context length of the model: prompt and completion together."""
 
 
 def context_length(config: Any) -> int | None:
-    """Positions that a transformers config declares; None where it declares none."""
+    """Context length in tokens that a transformers config declares; None if it declares none."""
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def length_limits(config: MethodConfig, model_config: Any, spec: MethodSpec | None = None) -> Limits:
-    """Limits by the settings and the model's context. A prompt may fill what the completion leaves of the context.
+    """Computes the limits from the settings and the model's context, in which a prompt and its completion must fit.
 
-    ``spec``: how the rows are treated; by default as the settings' method treats its own.
+    ``spec``: the method that the rows are for; by default that of the settings.
 
     Raises:
-        UserError: the longest sampled completion leaves no room for a prompt.
+        UserError: max_completion_length leaves no room for a prompt.
     """
     spec = spec or METHODS[config.method]
     context, completion = context_length(model_config) or NO_LIMIT, config.max_completion_length
@@ -71,15 +71,15 @@ def length_limits(config: MethodConfig, model_config: Any, spec: MethodSpec | No
 
 
 def fit(pairs: Sequence[PromptPair], limits: Limits, *, overlong: str) -> list[PromptPair]:
-    """The pairs within the limits. Nothing is cut: cutting loses the question or the chat header.
+    """Returns the pairs within the limits. Nothing is cut: cutting would lose the question or the chat header.
 
     Args:
         pairs: rendered rows.
         limits: see ``length_limits``.
-        overlong: ``error`` or ``drop``.
+        overlong: what to do with a pair over a limit: ``error`` or ``drop``.
 
     Raises:
-        UserError: a pair is over a limit and ``overlong`` is ``error``, or all of them are.
+        UserError: a pair is over a limit and ``overlong`` is ``error``, or every pair is over a limit.
     """
     kept: list[PromptPair] = []
     remedies: set[str] = set()
@@ -101,7 +101,7 @@ def fit(pairs: Sequence[PromptPair], limits: Limits, *, overlong: str) -> list[P
 
 
 def _over(pair: PromptPair, limits: Limits) -> tuple[str, int, Limit] | None:
-    """What of the pair is too long, its length, and the limit; None where it fits."""
+    """Returns the name of the part that is too long, its length and its limit; None if the pair fits."""
     demonstration = len(pair.demonstration_ids) if limits.demonstration else 0
     lengths = (
         ("prompt", len(pair.student_ids), limits.prompt),

@@ -1,8 +1,7 @@
-"""fp32 copies of weights that are computed with in a shorter dtype.
+"""fp32 copies of trainable weights, for models that compute in a shorter dtype.
 
-A bf16 weight has 8 bits of precision: an update smaller than 1/256 of it is rounded away. So the
-optimizer works on fp32 masters, gradients of micro-batches add up in fp32, and the model's own
-tensors are rounded copies for computing.
+A bf16 weight has 8 bits of precision, so an update below 1/256 of it can be lost to rounding. Therefore the optimizer
+updates fp32 masters, gradients of micro-batches are summed in fp32, and the model computes with rounded copies.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -13,13 +12,13 @@ from torch import Tensor, nn
 
 
 class MasterWeights:
-    """The trainable parameters of ``module`` with a fp32 master each; a fp32 parameter is its own.
+    """The trainable parameters of ``module``, each with an fp32 master; an fp32 parameter is its own master.
 
-    Inside ``attached`` gradients leave the parameters as soon as they are made: a hook adds them to the master's fp32
-    gradient and frees them. Outside, the module's gradients are its own, so that other optimizers can train it.
+    Inside ``attached`` a hook adds each new gradient of a parameter to its master's fp32 gradient, and frees it.
+    Outside, gradients stay in the module, so that other optimizers can train it.
 
     Raises:
-        ValueError: nothing in ``module`` is trainable.
+        ValueError: no parameter of ``module`` is trainable.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -37,12 +36,12 @@ class MasterWeights:
             yield name, parameter, self.masters[name]  # type: ignore[misc]
 
     def rounded(self) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
-        """``items`` whose master is another tensor."""
+        """The ``items`` whose master is a tensor of its own."""
         yield from (item for item in self.items() if item[2] is not item[1])
 
     @contextmanager
     def attached(self) -> Generator[None]:
-        """Inside, gradients go to the masters. They begin without any, and so do the parameters."""
+        """Context in which gradients go to the masters. All gradients are cleared when it begins and ends."""
         self.clear_gradients()
         hooks = [
             parameter.register_post_accumulate_grad_hook(_adder(master)) for _, parameter, master in self.rounded()
@@ -55,34 +54,34 @@ class MasterWeights:
             self.clear_gradients()
 
     def clear_gradients(self) -> None:
-        """Drops every gradient, such as those of a step that was interrupted."""
+        """Drops the gradients of all parameters and masters, such as those of an interrupted step."""
         for _, parameter, master in self.items():
             parameter.grad = master.grad = None
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Takes over parameters that were changed from outside: a master is kept where it rounds to its parameter."""
+        """Updates masters whose parameter was changed from outside, that is, those that no longer round to it."""
         for _, parameter, master in self.rounded():
             if not torch.equal(master.to(parameter.dtype), parameter):
                 master.copy_(parameter)
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Rounds the masters into the parameters and clears the masters' gradients; run after a step."""
+        """Rounds the masters into the parameters and clears their gradients. Call after an optimizer step."""
         for _, parameter, master in self.rounded():
             parameter.copy_(master)
             master.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Masters by parameter name, fp32; parameters that are their own master are left out."""
+        """Returns the fp32 masters by parameter name, without parameters that are their own master."""
         return {name: master.detach() for name, _, master in self.rounded()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores masters and the parameters rounded from them.
+        """Restores the masters and the parameters that are rounded from them.
 
         Raises:
-            ValueError: ``state`` holds other names than this model's.
+            ValueError: ``state`` has other parameter names than this model.
         """
         own = self.state_dict()
         if own.keys() != state.keys():

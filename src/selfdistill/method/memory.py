@@ -1,4 +1,4 @@
-"""How much memory a run will take, estimated before any weight is loaded, and how much there is."""
+"""Estimates the memory that a run needs before any weight is loaded, and measures how much is available."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from selfdistill.method.chunked import CHUNK_ELEMENTS, FEWEST_ROWS, TILE_ELEMENTS
 from selfdistill.method.methods import METHODS
-from selfdistill.method.rollout.engines import BATCH_SIZE
+from selfdistill.method.rollout.engine import BATCH_SIZE
 from selfdistill.method.rollout.projections import PACKED_BYTES
 from selfdistill.models.adapters import lora
 from selfdistill.models.device import compute_dtype
@@ -20,33 +20,33 @@ from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair
 
 CGROUPS = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
-"""Where Linux tells this process's control groups, and where their limits are."""
+"""Linux paths: the control groups of this process, and their limits."""
 LORA_R = 16
-"""Rank of the adapter that is suggested where training all weights takes too much."""
+"""Rank of the LoRA adapter suggested if training all weights needs too much memory."""
 PROGRAM_BYTES = 1000 * 2**20
-"""Interpreter and libraries (0.6 GB by benchmarks/memory.py), and what the heap keeps between blocks that are used."""
+"""Interpreter and libraries (0.6 GB by benchmarks/memory.py), and free memory that the heap keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes by purpose."""
+    """Memory of a training run in bytes, by purpose."""
 
     weights: int
-    """The model, in the dtype that is computed in, and an adapter's fp32 weights."""
+    """The model in the dtype it computes in, and an adapter's fp32 weights."""
     masters_and_optimizer: int
     """AdamW's two moments of every trained weight, plus its fp32 master if the model computes in a shorter dtype."""
     gradients: int
-    """fp32, from the first backward pass of a step to its optimizer step."""
+    """fp32 gradients, held from the first backward pass of a step to its optimizer step."""
     teacher: int
-    """The teachers' own tensors."""
+    """Tensors of the teacher and of the frozen start model."""
     activations: int
-    """Kept from the forward for the backward pass of the largest micro-batch."""
+    """Tensors saved for the backward pass of the largest micro-batch."""
     loss: int
-    """Logits of a chunk, and the gradient to the output head."""
+    """Logits of one chunk, and the gradient to the output head."""
     rollouts: int
-    """Keys, values and logits while completions are sampled, and on a CPU the weights in another layout."""
+    """Key-value cache and logits while sampling, and on a CPU the packed copy of the weights."""
     program: int
-    """The interpreter, the libraries, and memory that is free but not given back."""
+    """Interpreter, libraries, and freed memory that is not returned to the system."""
 
     @property
     def peak(self) -> int:
@@ -56,12 +56,12 @@ class MemoryEstimate:
 
     @property
     def largest(self) -> str:
-        """The part that takes most, in words; the program is there whatever the settings."""
+        """Name of the largest part, in words; the program is left out, since no setting changes it."""
         parts = [field.name for field in fields(self) if field.name != "program"]
         return max(parts, key=lambda name: getattr(self, name)).replace("_", " ")
 
     def as_dict(self) -> dict[str, int]:
-        """Bytes by purpose, and the peak."""
+        """Returns the bytes by purpose, and the peak as ``peak``."""
         return asdict(self) | {"peak": self.peak}
 
 
@@ -77,18 +77,18 @@ def estimate(
     longest_prompt: int,
     on_cpu: bool = True,
 ) -> MemoryEstimate:
-    """Memory of training with ``args``.
+    """Estimates the memory of training with ``args``.
 
     Args:
         config: the model's transformers config.
         args: the settings.
-        num_parameters: parameters of the model without an adapter, tied ones once.
-        num_trainable: those that are trained.
-        bytes_per_weight: size of the dtype that is computed in.
-        adapter: what is trained is a LoRA adapter, which is fp32 whatever is computed in.
-        lengths: tokens of prompt and longest completion of every row, as the student is trained on them.
-        longest_prompt: tokens of the longest prompt that is sampled from.
-        on_cpu: decoding reads packed weights there.
+        num_parameters: number of parameters without an adapter; tied ones count once.
+        num_trainable: number of trained parameters.
+        bytes_per_weight: size of the dtype that the model computes in.
+        adapter: whether a LoRA adapter is trained, whose weights are always fp32.
+        lengths: tokens of each row that the student reads in training: prompt and longest possible completion.
+        longest_prompt: tokens of the longest prompt that completions are sampled from.
+        on_cpu: whether the model runs on a CPU, where decoding reads a packed copy of the weights.
     """
     text = config.get_text_config(decoder=True)
     own_master = adapter or bytes_per_weight == 4
@@ -98,7 +98,7 @@ def estimate(
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps
     sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     per_layer = _activations(text, bytes_per_weight, adapter)
-    layers = text.num_hidden_layers + 1  # one more for the gradients of the layer that backward is in
+    layers = text.num_hidden_layers + 1  # one more for the gradients of the layer in the backward pass
     if (checkpointing := _checkpointing(args)) and getattr(args, checkpointing):
         activations = per_layer * 2 + text.num_hidden_layers * text.hidden_size * bytes_per_weight
     else:
@@ -117,10 +117,10 @@ def estimate(
 
 
 def _activations(text: Any, width: int, adapter: bool) -> int:
-    """Bytes a token that autograd keeps of one pre-norm gated block, whose ``width`` is a number's bytes."""
+    """Bytes per token that autograd saves for one pre-norm gated block; ``width``: bytes per number."""
     hidden, inner, attended, kv = _widths(text)
-    norms = 2 * 4 * hidden  # a fp32 copy of what goes in
-    if not adapter:  # beside it the norms' normalised and scaled values; queries, keys, values; four of the gated block
+    norms = 2 * 4 * hidden  # an fp32 copy of the input of each of the two norms
+    if not adapter:  # also the norms' outputs, before and after scaling; queries, keys, values; four of the gated block
         return norms + width * (4 * hidden + 2 * attended + 2 * kv + 4 * inner)
     # A frozen layer saves no input, but its adapter saves an fp32 copy of it. In fp32 no copy is made: only the inputs
     # of the two norms remain.
@@ -129,7 +129,7 @@ def _activations(text: Any, width: int, adapter: bool) -> int:
 
 
 def _widths(text: Any) -> tuple[int, int, int, int]:
-    """Hidden size, width of the gated block, of all query heads together, of all key heads together."""
+    """Hidden size, width of the gated block, total width of the query heads, total width of the key heads."""
     hidden, heads = text.hidden_size, text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or hidden // heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
@@ -137,12 +137,12 @@ def _widths(text: Any) -> tuple[int, int, int, int]:
 
 
 def _checkpointing(args: MethodConfig) -> str | None:
-    """The setting by which activations are computed again instead of kept; transformers 5.24 has renamed it."""
+    """Name of the setting that recomputes activations instead of saving them; transformers 5.24 renamed it."""
     return next((name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(args, name)), None)
 
 
 def _teacher_bytes(args: MethodConfig, width: int) -> int:
-    """Bytes by trained weight: the teacher, and the frozen start model for anchor prompts where that is another."""
+    """Bytes per trained weight of the teacher, and of the start model for anchor prompts if that is another."""
     spec = METHODS[args.method]
     kind = None if not spec.has_teacher else "frozen" if spec.teacher == "base_model" else args.teacher
     size = {"ema": width + (4 if width < 4 else 0), "frozen": width}.get(kind or "", 0)
@@ -150,35 +150,35 @@ def _teacher_bytes(args: MethodConfig, width: int) -> int:
 
 
 def _loss(text: Any, tokens: int, width: int, *, head_trained: bool) -> int:
-    """fp32 logits, log-probabilities and probabilities of a chunk, student's and teacher's: six at once. The gradient
-    to the head adds up in fp32; a tile of it at a time is made of a chunk."""
+    """Bytes for the loss: fp32 logits, log-probabilities and probabilities of a chunk, for student and teacher (six
+    tensors); the head's gradient in fp32, and one tile of a chunk's contribution to it."""
     logits = min(max(CHUNK_ELEMENTS, FEWEST_ROWS * text.vocab_size), tokens * text.vocab_size)
     head = text.vocab_size * text.hidden_size
     return 6 * 4 * logits + (4 * head + width * min(head, TILE_ELEMENTS) if head_trained else 0)
 
 
 def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int) -> int:
-    """Key-value cache of one batch, plus a second copy of its prompt part while the cache grows; sampling holds 28
-    bytes for each logit."""
+    """Key-value cache of one batch, plus a second copy of its prompt part while the cache grows, plus 28 bytes per
+    logit for sampling."""
     batch = min(sampled, BATCH_SIZE)
     cache = text.num_hidden_layers * 2 * _widths(text)[3] * width
     return batch * (cache * (2 * prompt + completion) + 28 * text.vocab_size)
 
 
 def _packed(weights: int, width: int) -> int:
-    """The copy of the weights that decoding reads on a CPU."""
+    """Bytes of the packed copy of the weights that decoding reads on a CPU."""
     return weights if width == 2 and weights <= PACKED_BYTES else 0
 
 
 class MemoryCheck:
-    """Whether training on given rows fits, counted before any weight is loaded.
+    """Estimates whether training on given rows fits into memory, before any weight is loaded.
 
     Args:
         config: the model's transformers config.
         pairs: the rows, rendered.
-        dtype: what is computed in, as ``--dtype`` takes it.
-        lora_r: rank of the adapter that is trained; None where all weights are.
-        device: where training will run.
+        dtype: dtype to compute in, a value of ``--dtype``.
+        lora_r: rank of the LoRA adapter to train; None to train all weights.
+        device: device to train on.
     """
 
     def __init__(
@@ -192,11 +192,11 @@ class MemoryCheck:
         self._sizes: dict[int | None, tuple[int, int]] = {}
 
     def estimate(self, args: MethodConfig, lora_r: int | None = None) -> MemoryEstimate:
-        """What training with ``args`` takes; ``lora_r`` stands for the rank that the check was made with."""
+        """Estimates the memory of training with ``args``. ``lora_r``: another rank than the one given at first."""
         spec, rank = METHODS[args.method], lora_r or self._lora_r
         num_parameters, num_trainable = self._size(rank)
         completions = [0] * len(self._prompts) if spec.samples else self._demonstrations
-        lengths = [  # general prompts have no demonstration: what follows them is sampled
+        lengths = [  # rows without a demonstration are general prompts, whose completions are sampled
             prompt + (answer or args.max_completion_length)
             for prompt, answer in zip(self._prompts, completions, strict=True)
         ]
@@ -215,13 +215,13 @@ class MemoryCheck:
         )
 
     def shortage(self, args: MethodConfig, needed: MemoryEstimate) -> str | None:
-        """What a run that takes ``needed`` lacks and what would help most, in at most 34 words; None where it fits."""
+        """Returns None if ``needed`` fits, otherwise what is lacking and what would help, in at most 34 words."""
         there = available(self._device)
         if needed.peak <= there:
             return None
         text = (
             f"Training takes about {needed.peak / 2**30:.1f} GiB of memory, most of it for {needed.largest}; "
-            f"{there / 2**30:.1f} GiB are there."
+            f"{there / 2**30:.1f} GiB are available."
         )
         best: tuple[str, int] | None = None
         for remedy, changed, rank in _remedies(args, self._lora_r):
@@ -235,7 +235,7 @@ class MemoryCheck:
         return f"{text} Even {best[0]} takes {best[1] / 2**30:.1f}: take a smaller model."
 
     def _size(self, rank: int | None) -> tuple[int, int]:
-        """Parameters of the model and those that are trained, counted on the meta device: no weight is read."""
+        """Numbers of all and of trained parameters, counted on the meta device, where no weight is read."""
         if rank not in self._sizes:
             with torch.device("meta"):
                 model: Any = AutoModelForCausalLM.from_config(self._config)
@@ -247,8 +247,8 @@ class MemoryCheck:
 
 
 def available(device: torch.device) -> int:
-    """Bytes this process may use: on a CUDA device what is free there or held by us; on a CPU what it holds plus what
-    is free or reclaimable, within its control groups."""
+    """Bytes this process may use. On CUDA: free memory and what this process has reserved. Otherwise: memory that it
+    holds and that is free or reclaimable, within the limits of its control groups."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     process = psutil.Process().memory_info().rss
@@ -256,7 +256,7 @@ def available(device: torch.device) -> int:
 
 
 def _group_limits() -> Iterator[int]:
-    """Limits in bytes of the control groups that this process is in, as containers have them."""
+    """Yields the memory limits in bytes of this process's control groups, which containers set."""
     membership, root = CGROUPS
     for line in membership.read_text().splitlines() if membership.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -264,7 +264,7 @@ def _group_limits() -> Iterator[int]:
         if controllers and not version_1:
             continue
         base = root / "memory" if version_1 else root
-        inside = base / path.lstrip("/")  # seen from within a container the group may be the root itself
+        inside = base / path.lstrip("/")  # within a container the group may be the root itself
         for folder in (inside, *inside.parents):
             limit = folder / ("memory.limit_in_bytes" if version_1 else "memory.max")
             if folder.is_relative_to(base) and limit.is_file() and (text := limit.read_text().strip()) != "max":
@@ -272,7 +272,7 @@ def _group_limits() -> Iterator[int]:
 
 
 def _remedies(args: MethodConfig, lora_r: int | None) -> Iterator[tuple[str, MethodConfig, int | None]]:
-    """Flags that save memory, with the settings and the rank they make, those first that change least."""
+    """Yields flags that save memory, with the resulting settings and LoRA rank; those that change least come first."""
     size, prompts = (
         args.per_device_train_batch_size,
         args.per_device_train_batch_size * args.gradient_accumulation_steps,

@@ -1,4 +1,4 @@
-"""What each method is: one row of a table. To add one, add a row here and its name to ``types.Method``."""
+"""The table of methods. To add one, add a row here and its name to ``types.Method``."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,33 +11,33 @@ class MethodSpec:
     """How a training step treats a row."""
 
     completion: Literal["student", "teacher", "demonstration"]
-    """Who writes the tokens that are learned from."""
+    """Who writes the tokens that carry loss."""
     target: Target
-    """What they are held to: the teacher's distribution, or the tokens themselves."""
+    """What the student's predictions are compared with: the teacher's distribution, or the tokens themselves."""
     shows_demonstration: bool = False
-    """Whether the teacher's prompt holds the demonstration."""
+    """Whether the teacher's prompt contains the demonstration."""
     needs_demonstration: bool = True
-    """Whether every row must have one."""
+    """Whether every row must have a demonstration."""
     prompt: Literal["chat", "raw_text"] = "chat"
-    """Whether a row is a chat, or its demonstration's bare text."""
+    """How a row is read: as a chat, or as the plain text of its demonstration."""
     token_weight: Literal["one", "own_probability"] = "one"
-    """Factor on a token's cross-entropy: 1, or the model's own detached probability of it."""
+    """Factor on a token's cross-entropy: 1, or the student's own probability of the token, detached."""
     teacher: Literal["setting", "base_model"] = "setting"
-    """Whether the setting ``teacher`` says who teaches, or the teacher is a frozen base model."""
+    """Which weights the teacher has: those chosen by the setting ``teacher``, or those of a frozen base model."""
 
     @property
     def compares(self) -> bool:
-        """Whether completions are held to a teacher's distribution."""
+        """Whether the loss compares the student with a teacher's distribution."""
         return self.target == "teacher"
 
     @property
     def has_teacher(self) -> bool:
-        """Whether a teacher scores the completions, or writes them."""
+        """Whether a teacher scores or writes the completions."""
         return self.compares or self.completion == "teacher"
 
     @property
     def samples(self) -> bool:
-        """Whether completions are sampled, by the student or by the teacher."""
+        """Whether completions are sampled, by the student or the teacher."""
         return self.completion != "demonstration"
 
 
@@ -52,4 +52,4 @@ METHODS: dict[Method, MethodSpec] = {
 """The methods by name. docs/method.md has their equations and sources."""
 
 ANCHORS = MethodSpec(completion="student", target="start", needs_demonstration=False)
-"""How anchor prompts are treated, whatever the method of the other rows."""
+"""How anchor prompts are treated; the same for every method of the other rows."""

@@ -1,4 +1,4 @@
-"""Which settings count only under others: a value that would be ignored is refused."""
+"""Settings that have an effect only under other settings. A value that would be ignored is refused."""
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
@@ -14,11 +14,11 @@ from selfdistill.settings.method import MethodConfig, deviations_from_paper, met
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """When a setting counts."""
+    """The condition under which a setting has an effect."""
 
     met: Callable[[MethodConfig, MethodSpec], bool]
     words: str
-    """Follows "counts only": what would have to be so."""
+    """The condition in words, as it follows "counts only"."""
 
 
 _COMPARED = Need(
@@ -74,33 +74,33 @@ NEEDS: dict[str, Need] = {
     "sampler_correction_cap": _SAMPLED,
     "anchor_data": Need(lambda config, spec: config.anchor_share > 0, "with anchor_share above 0"),
 }
-"""Settings that don't always count. All others do."""
+"""Settings that have an effect only under a condition. All others always have one."""
 
 
 def counts(config: MethodConfig, name: str) -> bool:
-    """Whether a setting means anything beside the others."""
+    """Whether the setting ``name`` has an effect, given the other settings."""
     return name not in NEEDS or NEEDS[name].met(config, METHODS[config.method])
 
 
 def deviations(config: MethodConfig) -> dict[str, tuple[Any, Any]]:
-    """This run's value and the paper's, for the settings that count and differ."""
+    """Returns (this run's value, the paper's value) by name, for the settings that have an effect and differ."""
     differing = deviations_from_paper(method_settings(config))
     return {name: values for name, values in differing.items() if counts(config, name)}
 
 
 def ignored_settings(config: MethodConfig) -> list[str]:
-    """Settings that have another value than their default but would not count."""
+    """Names of settings whose value differs from the default but would have no effect."""
     return [
-        each.name
-        for each in fields(MethodConfig)
-        if each.name in NEEDS
-        and getattr(config, each.name) != (each.default if each.default is not MISSING else {})
-        and not counts(config, each.name)
+        setting.name
+        for setting in fields(MethodConfig)
+        if setting.name in NEEDS
+        and getattr(config, setting.name) != (setting.default if setting.default is not MISSING else {})
+        and not counts(config, setting.name)
     ]
 
 
 def check_choices(config: MethodConfig) -> None:
-    """Raises UserError for a name that is not in its table, and for settings that exclude each other."""
+    """Raises UserError if a name is not in its table, or if ``divergence_support=sampled`` does not fit the rest."""
     tables = {"method": METHODS, "divergence": DIVERGENCES, "template": TEMPLATES, "rollout_engine": ENGINES}
     for name, table in tables.items():
         value, choices = getattr(config, name), [*table, *(["auto"] if name in ("template", "rollout_engine") else [])]
@@ -112,7 +112,7 @@ def check_choices(config: MethodConfig) -> None:
 
 
 def check_needs(config: MethodConfig) -> None:
-    """Raises UserError for the first setting that would be ignored."""
+    """Raises UserError if a setting would be ignored, naming the first."""
     for name in ignored_settings(config):
         raise UserError(
             f"{name}={quoted(getattr(config, name))} would be ignored: it counts only {NEEDS[name].words}. Leave it "
@@ -121,7 +121,8 @@ def check_needs(config: MethodConfig) -> None:
 
 
 def _check_sampled(config: MethodConfig) -> None:
-    """The sampled token estimates the reverse KL only where the student drew it from all of its distribution."""
+    """Raises UserError unless the sampled token gives an unbiased estimate: of the reverse KL, drawn from the student's
+    full distribution."""
     if config.divergence != "reverse_kl":
         raise UserError(
             "divergence_support: 'sampled' estimates the reverse KL only. "

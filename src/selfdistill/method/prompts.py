@@ -1,4 +1,4 @@
-"""Examples to token ids: what the student reads, what the teacher reads, and the demonstration as an answer."""
+"""Renders examples as token ids: the student's prompt, the teacher's prompt, and the demonstration as an answer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from selfdistill.errors import UserError, brief, did_you_mean
 from selfdistill.method.methods import METHODS
 from selfdistill.method.templates import TEMPLATES, TemplateContext
+from selfdistill.models.tokens import MARK
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import Example, Message, PromptPair
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 1_000
-"""Rows that are rendered and tokenised together."""
-MARK = "zq7mark"
-"""Text that no chat template writes by itself."""
+"""Number of rows rendered and tokenised at a time."""
+THINK, THINK_END = "<think>", "</think>"
+"""Tags at the start and end of a thinking model's thoughts."""
 Ids = tuple[int, ...]
 
 
@@ -26,16 +27,16 @@ class PromptRenderer:
     """Renders examples with one tokenizer and one way of showing the demonstration.
 
     Args:
-        tokenizer: with a chat template.
+        tokenizer: a tokenizer with a chat template.
         template: a row of ``templates.TEMPLATES``.
-        repeat: for ``prior_turn`` how often the earlier turn is shown, for ``few_shot`` how many other
-            examples come before the row's own.
-        template_file: a Jinja file for ``file``.
-        pool: the examples ``few_shot`` draws from, in the data's order.
+        repeat: for ``prior_turn`` how often the earlier turn is shown, for ``few_shot`` how many other examples come
+            before the row's own.
+        template_file: path of a Jinja file, for the template ``file``.
+        pool: the examples that ``few_shot`` draws from, in the data's order.
         chat_template_kwargs: passed to the chat template.
 
     Raises:
-        UserError: there is no such template.
+        UserError: there is no template of that name. Rendering raises UserError if the chat template refuses a prompt.
     """
 
     def __init__(
@@ -55,26 +56,26 @@ class PromptRenderer:
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self._special_ids = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._template, self._repeat, self._file, self._pool = TEMPLATES[template], repeat, template_file, pool
-        self._ints = list(range(len(tokenizer)))  # one object for each id: rows share them
+        self._ints = list(range(len(tokenizer)))  # rows share one int object per id, which saves memory
 
     # -- one row ---------------------------------------------------------------------------------------------------
 
     def render(self, example: Example, *, teacher: bool = True, answer: bool = True) -> PromptPair:
-        """``example`` as ids: the student's prompt and, if asked for, the teacher's and the demonstration as an answer.
-        Without a demonstration the teacher reads what the student does."""
+        """Renders one example: the student's prompt and, if asked for, the teacher's prompt and the demonstration as an
+        answer. Without a demonstration the teacher's prompt is the student's."""
         (pair,) = self.render_all([example], teacher=teacher, answers=answer)
         return pair
 
     def text(self, messages: Sequence[Message]) -> str:
-        """Chat turns as the model reads them, the header of the assistant's turn included."""
+        """Renders chat turns as prompt text, ending with the header of the assistant's turn."""
         return self._apply(messages, add_generation_prompt=True)
 
     def teacher_text(self, example: Example) -> str:
-        """The teacher's prompt as the model reads it."""
+        """Renders the teacher's prompt as text."""
         return self.text(self._teacher_messages(example))
 
     def completion_text(self, completion_ids: Sequence[int]) -> str:
-        """A completion as text, special tokens left out."""
+        """Decodes a completion, without special tokens."""
         text = self.tokenizer.decode(list(completion_ids), skip_special_tokens=True)
         assert isinstance(text, str)
         return text
@@ -89,18 +90,18 @@ class PromptRenderer:
         answers: bool = True,
         on_done: Callable[[int], None] | None = None,
     ) -> list[PromptPair]:
-        """``render`` of every example, in order.
+        """Renders every example as ``render`` does, in order.
 
         ``on_done`` is called with the number of rows finished since the last call.
         """
-        found: list[PromptPair] = []
+        pairs: list[PromptPair] = []
         for chunk in _chunks(examples):
             texts = [self.text(example.prompt) for example in chunk]
             student = self._encode_all(texts)
             taught = self._teacher_ids(chunk, student) if teacher else [None] * len(chunk)
             answered = self._answers(chunk, texts, student) if answers else [((), None)] * len(chunk)
             for example, ids, teacher_ids, (answer, mask) in zip(chunk, student, taught, answered, strict=True):
-                found.append(
+                pairs.append(
                     PromptPair(
                         example=example,
                         student_ids=ids,
@@ -111,19 +112,19 @@ class PromptRenderer:
                 )
             if on_done:
                 on_done(len(chunk))
-        return found
+        return pairs
 
     def with_teacher(
         self, pairs: Sequence[PromptPair], on_done: Callable[[int], None] | None = None
     ) -> list[PromptPair]:
-        """The same pairs with the teacher's prompt as this renderer's template writes it."""
-        found: list[PromptPair] = []
+        """Returns the pairs with the teacher's prompt added, rendered with this renderer's template."""
+        taught: list[PromptPair] = []
         for chunk in _chunks(pairs):
             ids = self._teacher_ids([pair.example for pair in chunk], [pair.student_ids for pair in chunk])
-            found += [replace(pair, teacher_ids=teacher) for pair, teacher in zip(chunk, ids, strict=True)]
+            taught += [replace(pair, teacher_ids=teacher) for pair, teacher in zip(chunk, ids, strict=True)]
             if on_done:
                 on_done(len(chunk))
-        return found
+        return taught
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -143,48 +144,48 @@ class PromptRenderer:
     def _teacher_ids(self, examples: Sequence[Example], student: Sequence[Ids]) -> list[Ids]:
         shown = [index for index, example in enumerate(examples) if example.demonstration]
         encoded = self._encode_all([self.text(self._teacher_messages(examples[index])) for index in shown])
-        found = dict(zip(shown, encoded, strict=True))
-        return [found.get(index, ids) for index, ids in enumerate(student)]
+        of_shown = dict(zip(shown, encoded, strict=True))
+        return [of_shown.get(index, ids) for index, ids in enumerate(student)]
 
     def _answers(
         self, examples: Sequence[Example], texts: Sequence[str], student: Sequence[Ids]
     ) -> list[tuple[Ids, tuple[bool, ...] | None]]:
-        """Every demonstration as the continuation of the student's prompt, up to its end of turn, and its mask.
+        """Returns each demonstration's ids as the continuation of the student's prompt, and its mask (see ``_mask``).
 
-        Prompt and answer are tokenised together: some tokenizers put a blank before whatever they are given. Templates
-        may end a turn with white space after the end-of-turn token; nothing after that token is ever sampled, so it is
-        not taught either. A template that renders past turns otherwise than new ones (thinking models) has no such
-        continuation: then the answer is the plain text and the EOS token.
+        Prompt and answer are tokenised together, because some tokenizers put a blank before any text they are given.
+        White space after the end-of-turn token is dropped: a model stops there and never samples it. Some templates
+        render past turns differently from new ones (thinking models), so that the rendered answer does not continue the
+        prompt; then the answer is the demonstration's plain text and the EOS token.
         """
         wholes = [self._whole(example) if example.demonstration else "" for example in examples]
         encoded = self._encode_all(wholes)
-        found: list[tuple[Ids, tuple[bool, ...] | None]] = []
+        answers: list[tuple[Ids, tuple[bool, ...] | None]] = []
         for example, text, prompt, whole, ids in zip(examples, texts, student, wholes, encoded, strict=True):
             if not example.demonstration:
-                found.append(((), None))
+                answers.append(((), None))
             elif whole.startswith(text) and ids[: len(prompt)] == prompt:
                 answer = self._ended(ids[len(prompt) :])
-                found.append((answer, self._mask(example, prompt, answer)))
+                answers.append((answer, self._mask(example, prompt, answer)))
             elif len(example.demonstration) > 1:
                 raise _unclear(example)
-            else:  # past turns are written otherwise than new ones, or a token crosses the border
-                plain = whole[len(text) :] if whole.startswith(text) else example.demonstration_text
-                found.append((self._ended(self._encode(plain)), None))
-        return found
+            else:  # past turns are rendered differently from new ones, or a token spans the border
+                plain = whole[len(text) :] if whole.startswith(text) else _after_header(example, text)
+                answers.append((self._ended(self._encode(plain)), None))
+        return answers
 
     def _whole(self, example: Example) -> str:
         return self._apply([*example.prompt, *example.demonstration], add_generation_prompt=False).rstrip()
 
     def _ended(self, ids: Ids) -> Ids:
-        """The answer with an end: its own end of turn, which need not be the EOS token, or else the EOS token."""
+        """Adds the EOS token unless the answer already ends with a special token, such as the end of turn."""
         eos = self.tokenizer.eos_token_id
         return ids if (ids and ids[-1] in self._special_ids) or not isinstance(eos, int) else (*ids, eos)
 
     def _mask(self, example: Example, prompt: Ids, answer: Ids) -> tuple[bool, ...] | None:
-        """True for the tokens that the assistant writes; None where there is no other turn in the demonstration.
+        """One flag per id of ``answer``: True for the assistant's tokens; None for a demonstration of one turn.
 
         Raises:
-            UserError: the chat template does not show where the assistant's turns begin and end.
+            UserError: rendering parts of the conversation does not show where the assistant's turns begin and end.
         """
         turns = example.demonstration
         if len(turns) == 1:
@@ -204,11 +205,11 @@ class PromptRenderer:
         return tuple(mask)
 
     def _default_system(self) -> str:
-        """The system text that the chat template adds to a prompt without one; empty where it adds none."""
+        """System text that the chat template adds to a prompt without a system turn; empty if it adds none."""
         try:
             plain = self.text([{"role": "user", "content": MARK}])
             full = self.text([{"role": "system", "content": f"{MARK}s"}, {"role": "user", "content": MARK}])
-        except UserError:  # it takes no system turn
+        except UserError:  # the chat template refuses system turns
             return ""
         before, _, after = full.partition(f"{MARK}s")
         between = after.partition(MARK)[0]
@@ -225,10 +226,10 @@ class PromptRenderer:
                 add_generation_prompt=add_generation_prompt,
                 **self.chat_template_kwargs,
             )
-        except jinja2.TemplateError as error:  # for example Gemma 2's, which takes no system turn
+        except (jinja2.TemplateError, TypeError) as error:  # for example Gemma 2's, which takes no system turn
             roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
             raise UserError(
-                f"The chat template refuses turns of {roles}: {brief(error)}. Mend the prompt or choose another "
+                f"The chat template refuses turns of {roles}: {brief(error)}. Change the prompt or choose another "
                 "--template."
             ) from error
         assert isinstance(rendered, str)
@@ -249,7 +250,7 @@ class PromptRenderer:
 def make_renderer(
     examples: Sequence[Example], config: MethodConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> PromptRenderer:
-    """The renderer that the settings describe; ``few_shot`` draws from ``examples``."""
+    """Makes the renderer that the settings describe; the template ``few_shot`` draws from ``examples``."""
     return PromptRenderer(
         tokenizer,
         config.template,
@@ -261,7 +262,10 @@ def make_renderer(
 
 
 def raw_texts(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase") -> list[PromptPair]:
-    """For continued pre-training: each demonstration's text alone, no chat template. Its first token is the prompt."""
+    """Renders each demonstration as plain text without a chat template, for continued pre-training.
+
+    Its first token is the prompt, the rest and the EOS token are the answer.
+    """
     end = str(tokenizer.eos_token or "")
     encoded = tokenizer([example.demonstration_text + end for example in examples])["input_ids"] if examples else []
     return [
@@ -276,8 +280,11 @@ def render_pairs(
     tokenizer: "PreTrainedTokenizerBase",
     on_done: Callable[[int], None] | None = None,
 ) -> list[PromptPair]:
-    """Every example as the settings' method needs it: the teacher's prompt only where it shows the demonstration, the
-    demonstration's ids only where they are the completion."""
+    """Renders every example as the settings' method needs it.
+
+    The teacher's prompt is rendered only if it contains the demonstration, and the demonstration's ids only if the
+    method trains on them. ``on_done``: as in ``PromptRenderer.render_all``.
+    """
     spec = METHODS[config.method]
     if spec.prompt == "raw_text":
         return raw_texts(examples, tokenizer)
@@ -288,16 +295,23 @@ def render_pairs(
 def render_anchors(
     examples: Sequence[Example], config: MethodConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[PromptPair]:
-    """General prompts: student and teacher read the same, whatever the method."""
+    """Renders anchor prompts, which student and teacher read alike under every method."""
     renderer = PromptRenderer(tokenizer, chat_template_kwargs=config.chat_template_kwargs)
     return renderer.render_all(examples, teacher=False, answers=False)
 
 
 def think_end_ids(tokenizer: "PreTrainedTokenizerBase") -> Ids:
-    """Ids of the tag that ends a thinking model's thoughts; empty for other models."""
-    if "</think>" not in str(tokenizer.chat_template or ""):
+    """Ids of the tag that ends a thinking model's thoughts; empty if the chat template has no such tag."""
+    if THINK_END not in str(tokenizer.chat_template or ""):
         return ()
-    return tuple(tokenizer("</think>", add_special_tokens=False)["input_ids"])
+    return tuple(tokenizer(THINK_END, add_special_tokens=False)["input_ids"])
+
+
+def _after_header(example: Example, prompt: str) -> str:
+    """The demonstration's text, without its opening think tag if the prompt already ends with one."""
+    text = example.demonstration_text
+    opened = prompt.rstrip().endswith(THINK) and text.lstrip().startswith(THINK)
+    return text.lstrip().removeprefix(THINK).lstrip() if opened else text
 
 
 def _unclear(example: Example) -> UserError:

@@ -1,11 +1,11 @@
-"""Fields of transformers' TrainingArguments that this trainer would ignore, or break on: refused by name."""
+"""Fields of transformers' TrainingArguments that this trainer would ignore or fail on, and refuses instead."""
 
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, cast
 
 from selfdistill.errors import UserError, quoted
 
-_NO_EVALUATION = "Training measures nothing on the way; score the model afterwards with selfdistill eval."
+_NO_EVALUATION = "Training does not evaluate; score the model afterwards with selfdistill eval."
 _ONE_PROCESS = "Training runs in one process, on one device."
 _OWN_LOSS = "The loss is the method's own."
 _NOT_COMPILED = "The training step runs the model's own modules, which nothing compiles."
@@ -31,16 +31,16 @@ REFUSED: dict[str, str] = {
     "greater_is_better": _NO_EVALUATION,
     "label_names": _NO_EVALUATION,
     "label_smoothing_factor": _OWN_LOSS,
-    "neftune_noise_alpha": "Noise in one role only would be taken for the demonstration's effect.",
+    "neftune_noise_alpha": "The loss would measure the noise as well as the demonstration's effect.",
     "torch_compile": _NOT_COMPILED,
     "torch_compile_backend": _NOT_COMPILED,
     "torch_compile_mode": _NOT_COMPILED,
     "torch_empty_cache_steps": "The training step never empties the cache. Lower per_device_train_batch_size.",
     "auto_find_batch_size": "It would change the number of prompts in a step. The memory check names a size that fits.",
     "include_num_input_tokens_seen": "metrics.jsonl has tokens_seen.",
-    "length_column_name": "Micro-batches are made of completions of like length anyway.",
+    "length_column_name": "Micro-batches are sorted by length anyway.",
     "remove_unused_columns": "Rows are records, not columns.",
-    "use_cache": "Forward passes in training keep no cache; the saved config has the model's own value.",
+    "use_cache": "Training keeps no cache; the saved config keeps the model's own value.",
     "resume_from_checkpoint": "Give it to trainer.train(), or give --resume.",
     "bf16": "Autocast is not used here. Load the model in the dtype to compute in (--dtype).",
     "fp16": "Autocast is not used here, and float16 has no loss scale. Train in bfloat16 or float32 (--dtype).",
@@ -55,27 +55,32 @@ REFUSED: dict[str, str] = {
     "ddp_static_graph": _ONE_PROCESS,
     "ddp_backend": _ONE_PROCESS,
 }
-"""Fields that must stay at their default, and why."""
+"""Fields that must keep their default, with the reason."""
 REFUSED_VALUES: dict[tuple[str, str], str] = {
-    ("train_sampling_strategy", "group_by_length"): "Micro-batches are made of completions of like length anyway.",
+    ("train_sampling_strategy", "group_by_length"): "Micro-batches are sorted by length anyway.",
     ("save_strategy", "best"): _NO_EVALUATION,
     ("lr_scheduler_type", "reduce_lr_on_plateau"): _NO_EVALUATION,
     ("lr_scheduler_type", "greedy"): _NO_EVALUATION,
 }
-"""Values that are refused of fields which may have others, and why."""
+"""Refused values of fields whose other values are accepted, with the reason."""
 
 
 def refuse_ignored(args: Any) -> None:
-    """Checks the fields of a SDFTConfig before transformers resolves them.
+    """Checks the fields of an SDFTConfig as the user set them, before transformers fills in others.
 
     Raises:
-        UserError: a field of REFUSED has another value than its default, or one has a value of REFUSED_VALUES.
+        UserError: a field of REFUSED differs from its default, or a field has a value of REFUSED_VALUES.
     """
-    for each in fields(args):
-        given = getattr(args, each.name)
-        value = getattr(given, "value", given)  # of an enumeration's member
-        default = each.default if each.default is not MISSING else each.default_factory()  # type: ignore[misc]
-        if each.name in REFUSED and value not in (default, None):
-            raise UserError(f"{each.name}={quoted(value)} has no effect here. {REFUSED[each.name]} Leave it out.")
-        if reason := REFUSED_VALUES.get((each.name, str(value))):
-            raise UserError(f"{each.name}={quoted(value)} can't be used here. {reason}")
+    for setting in fields(args):
+        name, given = setting.name, getattr(args, setting.name)
+        value = getattr(given, "value", given)  # the value of an enumeration's member
+        default = setting.default if setting.default is not MISSING else setting.default_factory()  # type: ignore[misc]
+        if name in REFUSED and value not in (default, None) and not _is_unset(value):
+            raise UserError(f"{name}={quoted(value)} has no effect here. {REFUSED[name]} Leave it out.")
+        if reason := REFUSED_VALUES.get((name, str(value))):
+            raise UserError(f"{name}={quoted(value)} can't be used here. {reason}")
+
+
+def _is_unset(value: Any) -> bool:
+    """True for what transformers before 5.10 makes of fsdp and fsdp_config: an empty list, a dict that sets nothing."""
+    return value == [] or (isinstance(value, dict) and not any(cast(dict[str, Any], value).values()))

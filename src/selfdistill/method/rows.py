@@ -1,6 +1,6 @@
-"""Whatever rows a person gives to prompt pairs that fit the length limits: rendered once."""
+"""Turns a user's rows, in any accepted form, into prompt pairs that fit the length limits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,48 +16,55 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Rows = Iterable[Example | PromptPair | Mapping[str, Any]]
-"""Examples, rows in any schema of ``data.rows``, or pairs that are rendered already."""
+"""Examples, rows in any schema of ``data.rows``, or pairs that are already rendered."""
 
 
 def training_pairs(
     rows: Rows, config: MethodConfig, tokenizer: "PreTrainedTokenizerBase", model_config: Any
 ) -> list[PromptPair]:
-    """Training rows, rendered and within the length limits; pairs are taken as they are.
+    """Renders training rows and checks their lengths. Rows that are PromptPairs are returned unchanged and unchecked.
 
     Raises:
-        UserError: a row is unusable, or over a limit and not to be dropped.
+        UserError: a row is unusable, over a limit and not to be dropped, or has a token that the model does not know.
     """
     items = list(rows)
     if (pairs := _as_pairs(items)) is not None:
         return pairs
     examples = as_examples(items, "train", demonstrations=METHODS[config.method].needs_demonstration)
     pairs = render_pairs(examples, config, tokenizer)
-    return fit(pairs, length_limits(config, model_config), overlong=config.overlong)
+    kept = fit(pairs, length_limits(config, model_config), overlong=config.overlong)
+    check_ids(kept, model_config, tokenizer)
+    return kept
 
 
 def anchor_pairs(
     rows: Rows, config: MethodConfig, tokenizer: "PreTrainedTokenizerBase", model_config: Any
 ) -> list[PromptPair]:
-    """General prompts, rendered and within the length limits; none where ``anchor_share`` is 0. Pairs are taken as they
-    are. Raises UserError as ``training_pairs``."""
+    """Renders anchor prompts as ``training_pairs`` does training rows; empty if ``anchor_share`` is 0.
+
+    Raises:
+        UserError: as ``training_pairs``.
+    """
     items = list(rows)
     if config.anchor_share == 0 or not items:
         return []
     if (pairs := _as_pairs(items)) is not None:
         return pairs
     pairs = render_anchors(as_examples(items, "anchor", demonstrations=False), config, tokenizer)
-    return fit(pairs, length_limits(config, model_config, ANCHORS), overlong=config.overlong)
+    kept = fit(pairs, length_limits(config, model_config, ANCHORS), overlong=config.overlong)
+    check_ids(kept, model_config, tokenizer)
+    return kept
 
 
 def as_examples(
     rows: Iterable[Example | PromptPair | Mapping[str, Any]], name: str, *, demonstrations: bool = True
 ) -> list[Example]:
-    """Examples as they are, rows converted (``data.rows``); ids begin with ``name``.
+    """Converts rows to Examples (see ``data.rows``), with ids such as ``name/0``; Examples keep their ids.
 
-    Without ``demonstrations`` none is needed and none is kept: nobody is to be shown one.
+    ``demonstrations``: whether every row must have one. If False, demonstrations are dropped.
 
     Raises:
-        UserError: a row is unusable, or no row at all, or some are Examples and others are not.
+        UserError: a row is unusable or lacks a demonstration, there are no rows, or only some are Examples.
     """
     items = list(rows)
     num_examples = sum(isinstance(item, Example) for item in items)
@@ -65,6 +72,11 @@ def as_examples(
         raise UserError(f"{name}_dataset mixes Examples with other rows. Give all rows in one form.")
     if num_examples:
         examples = cast(list[Example], items)
+        if demonstrations and (lacking := next((row for row in examples if not row.demonstration), None)):
+            raise UserError(
+                f"{lacking.id} has no demonstration, which the method learns from. Give every Example one, or take "
+                "method reinvoke."
+            )
     elif strange := [item for item in items if not isinstance(item, Mapping)]:
         raise UserError(
             f"{name}_dataset holds {quoted(strange[0])}, which is no row of columns. Give rows of one form, such as "
@@ -78,6 +90,21 @@ def as_examples(
             need_demonstration=demonstrations,
         )
     return examples if demonstrations else [replace(example, demonstration=()) for example in examples]
+
+
+def check_ids(pairs: Sequence[PromptPair], model_config: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raises UserError if a prompt or demonstration has a token that the model has no embedding of."""
+    size = model_config.get_text_config(decoder=True).vocab_size
+    if len(tokenizer) <= size:
+        return
+    for pair in pairs:
+        for ids in (pair.student_ids, pair.teacher_ids or (), pair.demonstration_ids):
+            if ids and max(ids) >= size:
+                token = tokenizer.convert_ids_to_tokens([max(ids)])[0]
+                raise UserError(
+                    f"{pair.example.id}: token {token} has id {max(ids)}, the model knows {size} tokens. Resize its "
+                    "embeddings, or take the tokenizer that belongs to it."
+                )
 
 
 def _as_pairs(items: list[Any]) -> list[PromptPair] | None:

@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder: run_config.json, metrics.jsonl, rollouts.jsonl."""
+"""Writes the records of a training run: run_config.json, metrics.jsonl, rollouts.jsonl."""
 
 import time
 from collections import defaultdict
@@ -15,16 +15,16 @@ from selfdistill.method.step import PartLoss
 from selfdistill.records.runs import RolloutRecord, RunConfig, RunState
 
 METRIC_OF = {"teacher": "divergence", "start": "anchor_divergence", "tokens": "cross_entropy"}
-"""Metric in which the values of a part's tokens are averaged, by the part's target."""
+"""Name of the metric that averages a part's per-token values, by the part's target."""
 
 
 class RunLog:
-    """Collects a run's numbers and rollouts, and writes them.
+    """Collects a run's metrics and rollouts, and writes them.
 
     Args:
         folder: the run folder.
-        tokenizer: decodes what is written as text.
-        rollouts_per_step: rollouts kept of each step; None for all.
+        tokenizer: decodes token ids for the records.
+        rollouts_per_step: number of rollouts written per step; None for all.
     """
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, rollouts_per_step: int | None) -> None:
@@ -40,30 +40,30 @@ class RunLog:
     # -- the run -----------------------------------------------------------------------------------------------------
 
     def begin(self, step: int, config: RunConfig, before: RunState | None = None) -> None:
-        """Writes run_config.json; lines of steps after ``step``, left by a run that goes on from it, are dropped.
+        """Writes run_config.json, and drops records of steps after ``step``, which are about to be trained again.
 
-        ``before``: what the run had used up at ``step``.
+        ``before``: tokens and seconds that a resumed run had used by ``step``.
         """
         self._started = time.perf_counter() - (before.seconds if before else 0.0)
         self.tokens_seen = before.tokens_seen if before else 0
         for kept in (self._sums, self._counts, self._rollouts):
-            kept.clear()  # of a step that was interrupted
+            kept.clear()  # left by an interrupted step
         for name in (run_folder.METRICS, run_folder.ROLLOUTS):
             run_folder.forget_after(self.folder / name, step)
         run_folder.write_json(self.folder / run_folder.RUN_CONFIG, config)
 
     def state(self) -> RunState:
-        """What the run has used up so far."""
+        """Tokens and seconds that the run has used so far."""
         return RunState(tokens_seen=self.tokens_seen, seconds=self.wall_seconds)
 
     @property
     def wall_seconds(self) -> float:
-        """Seconds of training so far; those left out are not counted."""
+        """Seconds of training so far, without those spent in ``left_out``."""
         return time.perf_counter() - self._started
 
     @contextmanager
     def left_out(self) -> Generator[None]:
-        """Inside, the run's clock stands still, as for an evaluation between two steps."""
+        """Stops the run's clock while the body runs, for example an evaluation between two steps."""
         start = time.perf_counter()
         try:
             yield
@@ -73,8 +73,7 @@ class RunLog:
     # -- a step ------------------------------------------------------------------------------------------------------
 
     def add_samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """Notes lengths and truncation of the completions of optimizer step ``step`` (from 1), and keeps some of
-        them to write."""
+        """Records the completions of optimizer step ``step`` (from 1): lengths and truncation of all, some in full."""
         for sample in samples:
             self._add("completion_tokens", len(sample.rollout.completion_ids))
             self._add("truncated_share", sample.rollout.finish_reason == "length")
@@ -83,7 +82,7 @@ class RunLog:
             self._rollouts[id(sample.rollout)] = self._record(step, sample)
 
     def add_part(self, part: Part, loss: PartLoss) -> None:
-        """Notes the values of a part's tokens: their mean is over tokens, however they were dealt out."""
+        """Records the per-token values of a part. Means are over all tokens, so micro-batches do not affect them."""
         self._add(METRIC_OF[part.target], float(loss.per_token.sum()), len(loss.per_token))
         if loss.importance is not None:
             self._add("importance_weight", float(loss.importance.sum()), len(loss.importance))
@@ -95,27 +94,23 @@ class RunLog:
                 self._rollouts[id(sample.rollout)] = replace(record, **{field: rounded})
 
     def add_tokens(self, micro_batch: MicroBatch) -> None:
-        """Counts what a micro-batch let pass through the student."""
+        """Adds the prompt and completion tokens that the student read in a micro-batch to ``tokens_seen``."""
         self.tokens_seen += sum(sample.student_tokens for sample in micro_batch.samples)
 
-    def loss_tokens(self) -> float:
-        """Loss tokens for each completion since the last line of metrics; 0 where nothing was learned from."""
-        return self._sums["loss_tokens"]
-
     def means(self) -> dict[str, float]:
-        """Mean of every metric since the last call, and what the run has used up so far."""
+        """Returns the mean of every metric since the last call, and the run's tokens and seconds so far."""
         means = {name: self._sums[name] / count for name, count in self._counts.items() if count}
         self._sums.clear()
         self._counts.clear()
         return means | {"tokens_seen": self.tokens_seen, "wall_seconds": self.wall_seconds}
 
     def write_metrics(self, step: int, logs: dict[str, float]) -> None:
-        """Adds a line to metrics.jsonl."""
+        """Appends a line to metrics.jsonl."""
         line = {"step": step, **logs, "format": run_folder.FORMAT}
         run_folder.append_jsonl(self.folder / run_folder.METRICS, [line])
 
     def write_rollouts(self) -> None:
-        """Adds the step's kept rollouts to rollouts.jsonl."""
+        """Appends the recorded rollouts of the step to rollouts.jsonl."""
         run_folder.append_jsonl(self.folder / run_folder.ROLLOUTS, self._rollouts.values())
         self._rollouts.clear()
 
@@ -140,10 +135,10 @@ class RunLog:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds; joined, they are the decoded text.
+    """Returns the text that each token adds; joined, the texts are the decoded text.
 
-    A character whose bytes are spread over several tokens belongs to the last of them. Each token is decoded
-    behind the one before it: alone it would lose the blank that some tokenizers write at the start of a word.
+    A character whose bytes are spread over several tokens is given to the last of them. Each token is decoded together
+    with the one before it, because some tokenizers drop the blank before a word that stands alone.
     """
     texts: list[str] = []
     start, known = 0, ""  # text of ids[start:] that earlier tokens have added

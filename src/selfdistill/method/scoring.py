@@ -1,4 +1,4 @@
-"""What a model says of the loss tokens: hidden states with the output head, and functions of the logits they make."""
+"""Predictions of a model at the loss tokens, as hidden states and output head, and functions of their logits."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,22 +17,22 @@ from selfdistill.types import PromptPair, Rollout, Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """A model's next-token distributions at N positions, before they are multiplied out to logits."""
+    """A model's next-token distributions at N positions, in the factors that give the logits."""
 
     hidden: Tensor
-    """[N, H], last hidden states."""
+    """[N, H]: last hidden states, in the model's dtype."""
     head: Tensor
-    """[V, H], the output head's weight: the parameter itself, so that gradients reach it."""
+    """[V, H]: the output head's weight. It is the parameter itself, so that gradients reach it."""
     transform: HeadTransform
-    """From hidden @ head.T to logits."""
+    """Maps hidden @ head.T to logits."""
 
     def detach(self) -> "Predictions":
-        """The same, outside any graph."""
+        """The same predictions, without a gradient."""
         return replace(self, hidden=self.hidden.detach(), head=self.head.detach())
 
 
 def predictions(model: PreTrainedModel, passes: Sequence[Scored]) -> Predictions:
-    """What ``model``, with the weights now in it, predicts at the loss positions of all passes."""
+    """Runs ``model`` on all passes and returns its predictions at their loss positions."""
     body = decoder(model)
     outputs = [body(input_ids=scored.input_ids, use_cache=False).last_hidden_state for scored in passes]
     hidden = torch.cat([out.flatten(0, 1)[scored.rows] for out, scored in zip(outputs, passes, strict=True)])
@@ -42,7 +42,10 @@ def predictions(model: PreTrainedModel, passes: Sequence[Scored]) -> Predictions
 def logprobs(
     predicted: Predictions, token_ids: Tensor, *, temperature: float = 1.0, weights: Tensor | None = None
 ) -> Tensor:
-    """Log-probability in nats of ``token_ids`` [N] int64, times ``weights`` [N] if given; [N], fp32 at least."""
+    """Returns the log-probability in nats of ``token_ids`` [N] int64, times ``weights`` [N] if given.
+
+    The result is [N], in fp32 (fp64 for fp64 predictions), with gradients.
+    """
     return chunked_logprobs(
         predicted.hidden,
         predicted.head,
@@ -62,9 +65,10 @@ def divergences(
     *,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """The settings' divergence at every token [N], in nats, times ``weights`` [N] if given; [N], fp32 at least.
+    """Returns the divergence that the settings name at every token, in nats, times ``weights`` [N] if given.
 
-    Gradients flow to the student only. ``token_ids`` [N] int64 counts with ``divergence_support=sampled`` only.
+    The result is [N], in fp32 (fp64 for fp64 predictions). Gradients flow to the student only. ``token_ids`` [N] int64
+    are used only with ``divergence_support=sampled``.
     """
     shared: dict[str, Any] = {
         "temperature": config.temperature,
@@ -88,16 +92,21 @@ def divergences(
 
 
 def importance_weights(trainer: Tensor, sampler: Tensor, counts: Sequence[int], cap: float) -> Tensor:
-    """exp(trainer's - sampler's logprob) of every loss token [N], at most ``cap``, averaged over each rollout.
+    """Returns truncated importance weights [N], as in the paper: each rollout's mean over its loss tokens of
+    min(exp(trainer - sampler), cap).
 
-    ``counts`` are the rollouts' numbers of loss tokens, N in all. Truncated importance sampling, as in the paper.
+    Args:
+        trainer: [N] logprobs of the loss tokens under the trained weights, in nats.
+        sampler: [N] logprobs under the weights that sampled, in nats.
+        counts: number of loss tokens of each rollout; they add up to N.
+        cap: upper bound on each token's ratio.
     """
     ratios = (trainer - sampler).exp().clamp(max=cap)
     return torch.cat([ratio.mean().expand_as(ratio) for ratio in ratios.split(list(counts))])
 
 
 def whole_sample(pair: PromptPair, rollout: Rollout, target: Target = "teacher") -> Sample:
-    """A completion every token of which is looked at."""
+    """Makes a sample in which every completion token carries loss."""
     positions = tuple(range(len(rollout.completion_ids)))
     return Sample(pair=pair, rollout=rollout, target=target, loss_positions=positions)
 
@@ -105,7 +114,7 @@ def whole_sample(pair: PromptPair, rollout: Rollout, target: Target = "teacher")
 def in_parts(
     samples: Sequence[Sample], pad_token_id: int, device: torch.device, batch_size: int = 16
 ) -> Iterator[tuple[list[int], Part]]:
-    """Samples of one target as tensors, at most ``batch_size`` of like length at a time, with their indices.
+    """Yields samples that share a target as tensors, with their indices, ``batch_size`` at most, the longest first.
 
     Samples without a loss token are left out.
     """
@@ -129,19 +138,19 @@ def token_divergences(
     pad_token_id: int,
     batch_size: int = 16,
 ) -> list[Tensor]:
-    """Forward KL, KL(teacher||student), at every token of given completions; nothing is trained.
+    """Returns the forward KL, KL(teacher||student), in nats at every token of given completions, without gradients.
 
-    The student reads ``student_ids``, the teacher ``teacher_ids``. Returns one fp32 tensor [completion
-    length] in nats for each completion, in order; an empty completion gives an empty one.
+    The student reads ``student_ids``, the teacher ``teacher_ids``, in the modes that the models are in. The result has
+    one fp32 tensor [completion length] on the CPU per completion, in order.
     """
     samples = [whole_sample(pair, rollout) for pair, rollout in zip(pairs, rollouts, strict=True)]
     values = [torch.zeros(0) for _ in samples]
     plain = MethodConfig()
-    for indices, each in in_parts(samples, pad_token_id, student.device, batch_size):
-        assert each.teacher is not None
-        found = divergences(
-            predictions(student, each.student), predictions(teacher, each.teacher), each.token_ids, plain
+    for indices, batch in in_parts(samples, pad_token_id, student.device, batch_size):
+        assert batch.teacher is not None
+        per_token = divergences(
+            predictions(student, batch.student), predictions(teacher, batch.teacher), batch.token_ids, plain
         )
-        for index, piece in zip(indices, found.split(each.counts), strict=True):
-            values[index] = piece.float().cpu()
+        for index, of_sample in zip(indices, per_token.split(batch.counts), strict=True):
+            values[index] = of_sample.float().cpu()
     return values

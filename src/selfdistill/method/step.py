@@ -1,8 +1,9 @@
-"""One training step, in order: roll out, keep the tokens that are learned from, score, diverge, follow.
+"""One training step: roll out, select the loss tokens, score, compute the divergence, update the teacher.
 
-A step of SDFT takes prompts; the student samples a completion of each; the teacher, shown the demonstration, and the
-student score the very same token ids; the loss is their divergence; the optimizer moves the student, and the teacher
-follows. The other methods differ in who writes the completion and in what it is held to: a row of ``methods.METHODS``.
+In a step of SDFT the student samples a completion of each prompt; student and teacher, which also sees the
+demonstration, score the same token ids; the loss is the divergence between them; the optimizer updates the student, and
+the teacher follows. Other methods differ in who writes the completion and what the student is compared with
+(``methods.METHODS``).
 """
 
 import math
@@ -27,7 +28,7 @@ from selfdistill.method.teacher import Teacher
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
 from selfdistill.models.output_head import output_head
-from selfdistill.models.tokens import pad_token_id
+from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair, Rollout, Target
 
@@ -37,17 +38,17 @@ class PartLoss:
     """What a part of a micro-batch adds to the step's loss."""
 
     total: Tensor
-    """The weighted sum over the part's N loss tokens, a scalar in nats, with its graph."""
+    """Scalar in nats: the weighted sum over the part's N loss tokens, with gradients."""
     per_token: Tensor
-    """[N], each token's divergence or cross-entropy in nats, unweighted, without a graph."""
+    """[N]: each token's unweighted divergence or cross-entropy in nats, without gradients."""
     importance: Tensor | None = None
-    """[N], the importance weights that ``total`` holds; None where there are none."""
+    """[N]: the importance weights used in ``total``; None if there are none."""
 
 
 class Step:
-    """One model in both roles, and what a step does with it.
+    """The operations of a training step on one model, which is both student and teacher.
 
-    The loop around it, for a list of batches, each of them a list of pairs::
+    A training loop, where ``batches`` is a list of lists of pairs::
 
         with step.masters.attached():
             for number, pairs in enumerate(batches):
@@ -59,17 +60,17 @@ class Step:
                 optimizer.zero_grad()
                 step.follow(number + 1)
 
-    with an optimizer on ``[master for _, _, master in step.masters.items()]``. ``trainer.SDFTTrainer`` runs these
-    lines from inside transformers' Trainer.
+    The optimizer is made for ``[master for _, _, master in step.masters.items()]``. ``trainer.SDFTTrainer`` does the
+    same inside transformers' Trainer.
 
     Args:
         model: the model, in the dtype to compute in.
         tokenizer: its tokenizer.
         config: the settings.
-        anchors: general prompts, needed where ``config.anchor_share`` is above 0.
-        base_weights: what the teacher starts from and anchor prompts are held to, by parameter name; by default the
-            model's own weights. ``method="reinvoke"`` needs them.
-        engine: what samples completions; by default the one that ``config.rollout_engine`` names.
+        anchors: general prompts, needed if ``config.anchor_share`` is above 0.
+        base_weights: weights by parameter name that the teacher starts from and the start model for anchor prompts has;
+            by default the model's own. ``method="reinvoke"`` needs them.
+        engine: samples completions; by default the one that ``config.rollout_engine`` names.
         timer: adds up seconds by phase.
 
     Raises:
@@ -89,21 +90,24 @@ class Step:
     ) -> None:
         self.model, self.config, self.spec = model, config, METHODS[config.method]
         self.masters = MasterWeights(model)
-        self._base_weights = base_weights
-        self.teachers = self._make_teachers()
+        self._restarts_teachers = base_weights is None
+        self.teachers = self._make_teachers(base_weights)
         self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine)
         self.timer = timer or PhaseTimer(model.device)
         self.on_part: Callable[[Part, PartLoss], None] = lambda part, loss: None
         self._anchors = anchors
-        self._pad_id, self._think_end = pad_token_id(tokenizer), think_end_ids(tokenizer)
+        self._pad_id, self._think_end = pad_token_id(tokenizer, vocab_size(model)), think_end_ids(tokenizer)
         if config.anchor_share > 0 and not anchors:
             raise ValueError("anchor_share is above 0 but there are no anchor prompts")
 
     # -- from prompts to samples -------------------------------------------------------------------------------------
 
     def rollout(self, pairs: Sequence[PromptPair], number: int) -> list[Sample]:
-        """Completions of the prompts of step ``number`` (from 0), and of its anchor prompts, each with the tokens that
-        are learned from and their weight in the step's loss."""
+        """Completes the prompts of step ``number`` (from 0) and its anchor prompts.
+
+        Returns one sample per prompt, with its loss positions and their weight in the step's loss: first those of
+        ``pairs``, then the anchors'.
+        """
         anchors = self.anchors(len(pairs), number)
         with self.timer.phase("rollout"):
             completions = self._complete(pairs, anchors, number)
@@ -113,10 +117,10 @@ class Step:
         return weigh(samples, self.config.loss_reduction)
 
     def anchors(self, num_prompts: int, number: int) -> list[PromptPair]:
-        """General prompts of step ``number``: so many that they are ``anchor_share`` of all prompts so far.
+        """Returns the anchor prompts of step ``number`` (from 0), which has ``num_prompts`` other prompts.
 
-        Fractions are carried from step to step. They are drawn from shuffled passes over the anchor data, as a
-        function of seed and step alone.
+        Their share of all prompts is ``anchor_share`` over the run; fractions are carried from step to step. They come
+        from shuffled passes over the anchor data and depend only on seed and step.
         """
         share = self.config.anchor_share
         if share == 0:
@@ -134,7 +138,7 @@ class Step:
         return drawn
 
     def _complete(self, pairs: Sequence[PromptPair], anchors: Sequence[PromptPair], number: int) -> list[Rollout]:
-        """Completions of rows, then of anchors: by the student, the teacher, or the demonstration itself."""
+        """Completions of the rows, written as the method says, then of the anchors, written by the student."""
         if self.spec.completion == "student":
             return self._generate([*pairs, *anchors], number)
         if self.spec.completion == "teacher":
@@ -161,7 +165,7 @@ class Step:
         return self.engine.generate(prompts, sampling)
 
     def _sample(self, pair: PromptPair, rollout: Rollout, target: Target) -> Sample:
-        """Keeps the tokens that are learned from: of a demonstration those that the assistant writes."""
+        """Adds the loss positions. In a demonstration they are the tokens that the assistant writes."""
         if target != "start" and self.spec.completion == "demonstration":
             mask = pair.demonstration_mask or [True] * len(rollout.completion_ids)
             positions = tuple(place for place, learned in enumerate(mask) if learned)
@@ -177,12 +181,14 @@ class Step:
     # -- from samples to gradients -----------------------------------------------------------------------------------
 
     def micro_batches(self, samples: Sequence[Sample], count: int) -> list[MicroBatch]:
-        """Exactly ``count`` micro-batches of the step's samples; one may be empty."""
+        """Splits the step's samples into exactly ``count`` micro-batches, some of which may be empty."""
         return micro_batches(samples, count, self._pad_id, self.model.device)
 
     def learn(self, micro_batch: MicroBatch, backward: Callable[[Tensor], Any] = Tensor.backward) -> Tensor:
-        """Forward and backward of one micro-batch; returns its share of the step's loss, a scalar. One with nothing to
-        learn leaves no gradient."""
+        """Runs forward and backward passes of a micro-batch and returns its share of the step's loss, a scalar in nats.
+
+        An empty micro-batch returns 0 and adds no gradient.
+        """
         total = torch.zeros((), device=self.model.device)
         with without_noise(self.model):
             for part in micro_batch.parts:
@@ -194,11 +200,11 @@ class Step:
         return total
 
     def loss(self, part: Part) -> PartLoss:
-        """What a part adds to the step's loss."""
+        """Computes what a part adds to the step's loss."""
         return self._cross_entropy(part) if part.target == "tokens" else self._divergence(part)
 
     def _cross_entropy(self, part: Part) -> PartLoss:
-        """Weighted cross-entropy of given tokens; DFT weighs each by the model's own probability of it, too."""
+        """Weighted cross-entropy of given tokens. DFT also weighs each token by the student's own probability of it."""
         with self.timer.phase("student"):
             student = predictions(self.model, part.student)
         with self.timer.phase("divergence"):
@@ -223,7 +229,7 @@ class Step:
         return PartLoss(total=weighted.sum(), per_token=weighted.detach() / factor, importance=importance)
 
     def _importance(self, part: Part, student: Predictions) -> Tensor | None:
-        """[N], or None where the engine gave no logprobs or no correction is wanted."""
+        """Importance weights [N]; None if the engine reported no logprobs or correction is off."""
         cap = self.config.sampler_correction_cap
         if part.sampler_logprobs is None or cap is None:
             return None
@@ -233,20 +239,20 @@ class Step:
     # -- teachers ----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Called as training begins: weights that were put into the model meanwhile are those that start."""
+        """Call when training begins: takes over weights that were loaded into the model after this object was made."""
         self.masters.refresh()
-        if self._base_weights is None:
+        if self._restarts_teachers:
             for teacher in self.teachers.values():
                 teacher.restart()
 
     def follow(self, number: int) -> None:
-        """The teacher follows the student; call it after optimizer step ``number`` (from 1)."""
+        """Updates the teachers; call it after optimizer step ``number`` (from 1)."""
         with self.timer.phase("teacher_update"):
             for teacher in self.teachers.values():
                 teacher.update(number)
 
-    def _make_teachers(self) -> dict[Target, Teacher]:
-        """The teacher, and the frozen model that anchor prompts are held to; one object where they are the same."""
+    def _make_teachers(self, base_weights: Mapping[str, Tensor] | None) -> dict[Target, Teacher]:
+        """Makes the teacher and the frozen start model for anchor prompts; one object if both are the same."""
         config, teachers = self.config, dict[Target, Teacher]()
         if self.spec.has_teacher:
             kind = "frozen" if self.spec.teacher == "base_model" else config.teacher
@@ -254,9 +260,9 @@ class Step:
         if config.anchor_share > 0:
             frozen = [teacher for teacher in teachers.values() if teacher.kind == "frozen"]
             teachers["start"] = frozen[0] if frozen else Teacher(self.masters, "frozen")
-        if self._base_weights is not None:
+        if base_weights is not None:
             for teacher in teachers.values():
-                teacher.load_state_dict({name: self._base_weights[name] for name in self.masters.parameters})
+                teacher.load_state_dict({name: base_weights[name] for name in self.masters.parameters})
         elif self.spec.teacher == "base_model":
             raise ValueError(f"method {config.method} needs base_weights: the model to distil from")
         return teachers
@@ -264,9 +270,10 @@ class Step:
     # -- cost --------------------------------------------------------------------------------------------------------
 
     def flops(self, micro_batch: MicroBatch) -> int:
-        """Floating-point operations that a micro-batch stands for: 2 for each weight and token forward, 4 backward.
+        """Floating-point operations of a micro-batch: 2 per weight and token forward, 4 backward.
 
-        Sampling, the teacher and the student each count what they read. Embeddings are looked up, not multiplied.
+        Counts sampling, the teacher's pass and the student's, each with the tokens it reads. Embedding look-ups count
+        nothing.
         """
         head = output_head(self.model)
         tied = any(head is module.weight for module in self.model.modules() if isinstance(module, nn.Embedding))
@@ -274,7 +281,7 @@ class Step:
         return sum(self._passes(sample) for sample in micro_batch.samples) * weights
 
     def _passes(self, sample: Sample) -> int:
-        """Weight multiplications of a sample, by token: 6 of the student, 2 of the teacher, 2 of what sampled."""
+        """Operations per weight for a sample: per token 6 for the student, 2 for the teacher, 2 for the sampler."""
         count = 6 * sample.student_tokens + 2 * sample.teacher_tokens
         if sample.target == "start" or self.spec.completion == "student":
             return count + 2 * sample.student_tokens

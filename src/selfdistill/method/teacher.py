@@ -1,18 +1,17 @@
-"""The teacher: the student's own module with other numbers in its trainable parameters.
+"""The teacher: the student's module with other values in its trainable parameters.
 
-One module plays both roles, as in the method. The teacher's tensors are swapped in by reference
-for the time of a forward pass, so nothing is computed or copied for it, and whatever is not trained
-(the base model under LoRA) exists once.
+One module plays both roles. During the teacher's forward pass its tensors replace the student's by reference: nothing
+is copied, and weights that are not trained (the base model under LoRA) exist once.
 
-=======  ==================================================================================
-frozen   the weights as they were in memory when training began, never those of a model's name
-ema      teacher <- rate * student + (1 - rate) * teacher, kept in fp32 whatever is computed in
+=======  ==============================================================================================
+frozen   the weights that were in memory when training began, not those that the model's name refers to
+ema      teacher <- rate * student + (1 - rate) * teacher, in fp32 whatever dtype the model computes in
 live     the student itself
-=======  ==================================================================================
+=======  ==============================================================================================
 
-Under LoRA the moving average is taken of the factors A and B, from a copy of the student's own. The
-product of two averages is not the average of the products; both start at the same adapter and move
-slowly, so the difference stays of second order in the distance travelled.
+Under LoRA the average is taken of the factors A and B, starting from a copy of the student's. The product of two
+averages is not the average of the products, but both start at the same adapter and move slowly, so the difference is of
+second order in the distance between student and teacher.
 """
 
 from collections.abc import Generator
@@ -26,13 +25,13 @@ from selfdistill.types import TeacherKind
 
 
 class Teacher:
-    """Teacher weights for one student.
+    """Weights of a teacher for one student.
 
     Args:
-        masters: the student's trainable parameters and their fp32 masters.
+        masters: the student's trainable parameters with their fp32 masters.
         kind: ``frozen``, ``ema`` or ``live``.
-        update_rate: share of the student that enters at an update, in [0, 1].
-        sync_steps: optimizer steps between two updates.
+        update_rate: share of the student in an ema update, in [0, 1].
+        sync_steps: number of optimizer steps between two ema updates.
     """
 
     def __init__(
@@ -42,8 +41,8 @@ class Teacher:
         self.update_rate = update_rate
         self.sync_steps = sync_steps
         self._student = masters
-        self._weights: dict[str, Tensor] = {}  # in the dtype that is computed in
-        self._average: dict[str, Tensor] = {}  # fp32; the same tensors as _weights where that is fp32
+        self._weights: dict[str, Tensor] = {}  # in the dtype that the model computes in
+        self._average: dict[str, Tensor] = {}  # fp32; the same tensors as in _weights if those are fp32
         if kind == "live":
             return
         for name, parameter, master in masters.items():
@@ -54,7 +53,7 @@ class Teacher:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Begins again at the student's weights as they are now."""
+        """Sets the teacher to the student's current weights."""
         for name, parameter, master in self._student.items():
             if name in self._weights:
                 self._weights[name].copy_(parameter)
@@ -63,7 +62,7 @@ class Teacher:
 
     @contextmanager
     def active(self) -> Generator[None]:
-        """Inside, the student's module computes with the teacher's weights. No gradient may be pending."""
+        """Context in which the student's module has the teacher's weights. No backward pass may be pending."""
         if self.kind == "live":
             yield
             return
@@ -79,7 +78,7 @@ class Teacher:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Moves an ema teacher towards the student; call it after optimizer step number ``step`` (from 1)."""
+        """Moves an ema teacher towards the student. Call it after every optimizer step, with its number (from 1)."""
         if self.kind != "ema" or step % self.sync_steps:
             return
         for name, _, master in self._student.items():
@@ -89,7 +88,7 @@ class Teacher:
                 self._weights[name].copy_(average)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The teacher's weights at full precision by parameter name; empty for a live teacher."""
+        """Returns the teacher's weights by parameter name, the fp32 average for ema; empty for a live teacher."""
         return dict(self._average or self._weights)
 
     @torch.no_grad()
@@ -97,7 +96,7 @@ class Teacher:
         """Restores ``state_dict()``.
 
         Raises:
-            ValueError: ``state`` holds other names than this teacher's.
+            ValueError: ``state`` has other parameter names than this teacher.
         """
         own = self.state_dict()
         if own.keys() != state.keys():

@@ -1,7 +1,7 @@
-"""Ways of showing the demonstration to the teacher: one function and one row of a table each.
+"""Templates: ways to show the demonstration to the teacher, each a function and a row of a table.
 
-A template takes an example and gives the chat turns that the teacher reads. It acts on the last user turn and keeps
-what follows it (a tool's answer, say) where it is.
+A template turns an example into the chat turns that the teacher reads. It changes or repeats the last user turn; turns
+after it, such as a tool's result, keep their place.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,36 +22,36 @@ SYSTEM_TEMPLATE = "A good answer to the user's next message looks like this:\n{d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateContext:
-    """What a template may use beside the example."""
+    """What a template may use besides the example."""
 
     repeat: int = 1
-    """How often something is shown; what, is the template's own affair."""
+    """The setting ``template_repeat``; each template says what it repeats."""
     file: str | None = None
-    """A file of the user's."""
+    """The setting ``template_file``: path of a Jinja file."""
     pool: Sequence[Example] = ()
     """All training examples, in the data's order."""
     place: dict[str, int] = field(default_factory=dict[str, int])
-    """By id of an example its index in ``pool``."""
+    """Index in ``pool`` of each example by id."""
     default_system: str = ""
-    """System text that the chat template adds where the prompt has none."""
+    """System text that the chat template adds to a prompt without a system turn."""
 
 
 TeacherMessages = Callable[[Example, TemplateContext], list[Message]]
 
 
 def paper(example: Example, context: TemplateContext) -> list[Message]:
-    """The demonstration inside the last user turn, in the paper's words."""
+    """Puts the demonstration into the last user turn, in the paper's words."""
     return _with_last_question(example, PAPER_TEMPLATE.format)
 
 
 def prior_turn(example: Example, context: TemplateContext) -> list[Message]:
-    """The question answered by the demonstration ``repeat`` times, then asked again."""
+    """Shows the question answered by the demonstration ``repeat`` times, then asks it again."""
     asked = example.prompt[_last_user(example) :]
     return [*example.prompt, *([*example.demonstration, *asked] * context.repeat)]
 
 
 def system(example: Example, context: TemplateContext) -> list[Message]:
-    """The demonstration in the system turn, after what the prompt's own system turn, or the chat template's, says."""
+    """Appends the demonstration to the system turn, whether the prompt's own or the chat template's default one."""
     shown = SYSTEM_TEMPLATE.format(demonstration=example.demonstration_text)
     first, *rest = example.prompt
     if first["role"] == "system":
@@ -61,7 +61,7 @@ def system(example: Example, context: TemplateContext) -> list[Message]:
 
 
 def few_shot(example: Example, context: TemplateContext) -> list[Message]:
-    """``repeat`` other questions with their demonstrations, then the row's own, then its question again."""
+    """Shows ``repeat`` other rows with their demonstrations, then the row with its own, then its question again."""
     own_system = [message for message in example.prompt[:1] if message["role"] == "system"]
     shots: list[Message] = []
     for other in _others(example, context):
@@ -72,7 +72,7 @@ def few_shot(example: Example, context: TemplateContext) -> list[Message]:
 
 
 def from_file(example: Example, context: TemplateContext) -> list[Message]:
-    """The last user turn as a Jinja file writes it from ``question``, ``demonstration`` and ``messages``."""
+    """Renders the last user turn with a Jinja file, which sees ``question``, ``demonstration`` and ``messages``."""
     template = _compiled(context.file)
 
     def fill(*, question: str, demonstration: str) -> str:
@@ -92,9 +92,9 @@ class TemplateSpec:
 
     messages: TeacherMessages
     takes_repeat: bool = False
-    """Whether ``template_repeat`` counts."""
+    """Whether the setting ``template_repeat`` has an effect."""
     tried: tuple[int, ...] = ()
-    """Repeats that a preflight tries; none where it does not try the template."""
+    """Values of ``template_repeat`` that a preflight tries; empty if it does not try the template."""
 
 
 TEMPLATES: dict[Template, TemplateSpec] = {
@@ -108,12 +108,12 @@ TEMPLATES: dict[Template, TemplateSpec] = {
 
 
 def tried_templates() -> list[tuple[Template, int]]:
-    """Every template and repeat that a preflight tries."""
+    """Returns every pair of template and repeat that a preflight tries."""
     return [(name, repeat) for name, spec in TEMPLATES.items() for repeat in spec.tried]
 
 
 def _last_user(example: Example) -> int:
-    """Index of the last user turn; of the last turn where there is none."""
+    """Index of the last user turn, or of the last turn if there is no user turn."""
     users = [index for index, turn in enumerate(example.prompt) if turn["role"] == "user"]
     return users[-1] if users else len(example.prompt) - 1
 
@@ -127,7 +127,7 @@ def _with_last_question(example: Example, fill: Callable[..., str]) -> list[Mess
 
 
 def _others(example: Example, context: TemplateContext) -> list[Example]:
-    """The examples that follow this one in the pool, wrapping around, itself left out."""
+    """Returns the ``repeat`` examples after this one in the pool, wrapping around and without itself."""
     pool, count = context.pool, context.repeat
     start = context.place.get(example.id, -1)
     available = len(pool) - (example.id in context.place)
@@ -141,7 +141,7 @@ def _others(example: Example, context: TemplateContext) -> list[Example]:
 
 
 def _compiled(file: str | None) -> Any:
-    """The Jinja template of a user's file."""
+    """The compiled Jinja template in ``file``. Raises UserError if it is missing, not UTF-8 or has a syntax error."""
     path = Path(file or "").expanduser()
     if not path.is_file():
         raise UserError(f"template_file: {file} does not exist.")
@@ -157,6 +157,6 @@ def _compiled_version(path: Path, mtime_ns: int) -> Any:
     try:
         return environment.from_string(path.read_text(encoding="utf-8-sig"))
     except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"{path} line {error.lineno}: {error.message}. Mend the template.") from error
+        raise UserError(f"{path} line {error.lineno}: {error.message}. Correct the template.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Measures how long each phase of a training step takes."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,7 @@ from torch.profiler import record_function
 
 
 class PhaseTimer:
-    """Adds up wall seconds by phase. On an accelerator it waits for queued work, so that phases are true."""
+    """Adds up wall-clock seconds by phase. On CUDA it waits for queued kernels, so that each phase includes its own."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -18,7 +18,7 @@ class PhaseTimer:
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
-        """Counts the time inside towards ``name``; a profiler's trace shows it as ``phase/name``."""
+        """Adds the time spent inside to phase ``name``, which profiler traces show as ``phase/name``."""
         start = self._now()
         try:
             with record_function(f"phase/{name}"):
@@ -27,7 +27,7 @@ class PhaseTimer:
             self._seconds[name] += self._now() - start
 
     def drain(self) -> dict[str, float]:
-        """Seconds by phase since the last call."""
+        """Returns the seconds by phase since the last call, and resets them."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
 

@@ -1,11 +1,12 @@
-"""SDFTTrainer: the adapter between ``step.Step`` and transformers' Trainer. Nothing of the mathematics is here.
+"""SDFTTrainer: the adapter between ``step.Step`` and transformers' Trainer. The mathematics is in ``step``.
 
-In a training step transformers' loop calls, in this order: ``get_batch_samples`` (roll out), ``training_step`` (forward
-and backward, once for each micro-batch), ``_clip_grad_norm`` and ``_get_grad_norm``, the optimizer (whose hook rounds
-the masters back), and the callback's ``on_step_end`` (the teacher follows). Some of these hooks are private; a trainer
-that is never asked through one of them stops (``hooks``).
+In a training step transformers' loop calls, in this order: ``get_batch_samples`` (rollouts), ``training_step`` (forward
+and backward pass, once per micro-batch), ``_clip_grad_norm``, ``_get_grad_norm``, the optimizer (whose hook copies the
+masters to the model), and the callback's ``on_step_end`` (teacher update). Some of these hooks are private, so training
+stops if transformers does not call one of them (``hooks``).
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +16,10 @@ from peft import PeftConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from selfdistill import run_folder
-from selfdistill.errors import UserError
+from selfdistill.errors import UserError, brief
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.hooks import Hooks
@@ -37,28 +39,33 @@ from selfdistill.models.tokens import eos_token_ids
 from selfdistill.records.runs import RunConfig, RunState
 from selfdistill.types import PromptPair
 
+TRAINER_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+"""Files that transformers writes to a checkpoint and a resumed run needs."""
+
 
 class SDFTTrainer(Trainer):
-    """transformers' Trainer with self-distillation inside.
+    """transformers' Trainer for self-distillation and related methods.
 
     Args:
         model: a causal language model in the dtype to compute in, or a name to load (see ``models.loading``).
-            Whatever the dtype, trainable weights are updated in fp32.
+            Trainable weights are updated in fp32 in either case.
         args: the settings.
-        train_dataset: rows with a prompt and a demonstration: Examples, or a ``datasets.Dataset`` or list
-            of dicts in any schema of ``data.rows`` ({prompt, demonstration}, TRL's {prompt, privileged_context}, ...).
-            PromptPairs are taken as they are, rendered.
-        processing_class: the model's tokenizer; loaded with the model where that is a name.
+        train_dataset: rows with a prompt and a demonstration: Examples, or a ``datasets.Dataset`` or list of dicts in
+            any schema of ``data.rows`` ({prompt, demonstration}, TRL's {prompt, privileged_context}, ...). PromptPairs
+            are used as they are.
+        processing_class: the model's tokenizer; by default loaded with the model if that is a name.
         peft_config: LoRA (or another adapter) to put on the model.
-        anchor_dataset: general prompts, in the same forms, needed where ``args.anchor_share`` is above 0.
-        base_weights: what the teacher starts from and anchor prompts are held to, by parameter name; by
-            default the model's own weights. ``method="reinvoke"`` needs them.
-        engine: what samples completions; by default that of ``args.rollout_engine``.
-        facts: what run_config.json is to say of model and data: ``model_name``, ``task``, ``dataset``.
+        anchor_dataset: general prompts, in the same forms; needed if ``args.anchor_share`` is above 0.
+        base_weights: weights by parameter name that the teacher starts from and the start model for anchor prompts has;
+            by default the model's own. ``method="reinvoke"`` needs them.
+        engine: samples completions; by default the engine that ``args.rollout_engine`` names.
+        facts: values of ``model_name``, ``task`` and ``dataset`` for run_config.json.
         callbacks: as in Trainer.
 
     Raises:
-        UserError: a row, a length, the model or a setting is unusable.
+        UserError: a row, the model or a setting is unusable, or a row is too long.
+        TypeError: ``args`` is no SDFTConfig.
+        ValueError: anchor prompts or base weights are missing.
     """
 
     args: SDFTConfig
@@ -79,7 +86,7 @@ class SDFTTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         _check_arguments(args, train_dataset)
-        student, tokenizer = _loaded(model, processing_class, peft_config)
+        student, tokenizer = _loaded(model, args, processing_class, peft_config)
         _check_model(student)
         train_pairs = training_pairs(train_dataset, args, tokenizer, student.config)
         anchors = anchor_pairs(anchor_dataset, args, tokenizer, student.config)
@@ -97,7 +104,7 @@ class SDFTTrainer(Trainer):
             student.config.use_cache = use_cache
         if getattr(self.accelerator, "scaler", None) is not None:
             raise UserError("A loss scaler is active: float16 autocast is not used here. Start without it.")
-        self.remove_callback(PrinterCallback)  # prints every log line; the records and the progress bar do better
+        self.remove_callback(PrinterCallback)  # would print every log line
         fit_attention(student)
         self.timer = PhaseTimer(args.device)
         self.step = Step(
@@ -110,24 +117,29 @@ class SDFTTrainer(Trainer):
         self._facts = dict(facts or {})
         self._resumed_from: RunState | None = None
 
-    def train(self, *arguments: Any, **options: Any) -> Any:
-        """As in Trainer. Gradients go to the fp32 masters from here to the end, however it ends.
+    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
+        """Trains as transformers' Trainer does, with gradients going to the fp32 masters until it returns or raises.
+
+        A call that does not resume begins metrics.jsonl and rollouts.jsonl anew.
 
         Raises:
+            UserError: the checkpoint is incomplete or was made with other settings, or a gradient is not finite.
             RuntimeError: the installed transformers does not call a hook that this trainer depends on.
         """
+        if resume_from_checkpoint:
+            _check_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
         self.step.begin()
         self._hooks.forget()
         self._resumed_from = None
         with self.step.masters.attached():
-            return super().train(*arguments, **options)
+            return super().train(resume_from_checkpoint, *arguments, **options)
 
     # -- the hooks of a step -----------------------------------------------------------------------------------------
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[PromptPair]], num_batches: int, device: torch.device
     ) -> tuple[list[MicroBatch], None]:
-        """All prompts of one optimizer step become micro-batches of completions."""
+        """Samples completions for all prompts of an optimizer step and returns them as micro-batches."""
         self._hooks.called("get_batch_samples")
         batches = [pairs for _, pairs in zip(range(num_batches), epoch_iterator, strict=False)]
         if not batches:
@@ -138,14 +150,14 @@ class SDFTTrainer(Trainer):
         return self.step.micro_batches(samples, len(batches)), None
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of one micro-batch."""
+        """Runs forward and backward passes of one micro-batch; returns its share of the step's loss."""
         self._hooks.called("training_step")
         loss = self.step.learn(inputs, self.accelerator.backward)
         self.run_log.add_tokens(inputs)
         return loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer that ``args.optim`` names, on the fp32 masters."""
+        """Makes the optimizer that ``args.optim`` names, for the fp32 masters."""
         self._hooks.called("create_optimizer")
         if self.optimizer is None:
             masters = self.step.masters
@@ -175,14 +187,19 @@ class SDFTTrainer(Trainer):
         if grad_norm is None:
             gradients = [m.grad for _, _, m in self.step.masters.items() if m.grad is not None]
             grad_norm = nn.utils.get_total_norm(gradients)
+        if not math.isfinite(grad_norm):
+            raise UserError(
+                f"Step {self.state.global_step + 1}: the gradient norm is {float(grad_norm)}. Training stops before it "
+                "spoils the weights. Lower learning_rate, or resume from a checkpoint with another seed."
+            )
         return grad_norm
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """See ``Step.flops``."""
+        """Floating-point operations of a micro-batch; see ``Step.flops``."""
         return self.step.flops(inputs)
 
     def begin_run(self) -> None:
-        """Called as training begins."""
+        """Called when training begins: writes run_config.json and starts the records."""
         settings = self.args.to_dict()
         config = RunConfig(
             model_name=self._facts.get("model_name") or str(self.model.name_or_path),
@@ -197,17 +214,17 @@ class SDFTTrainer(Trainer):
         self.run_log.begin(self.state.global_step, config, self._resumed_from)
 
     def end_step(self) -> None:
-        """Called after the optimizer's step: the teacher follows, the step's rollouts are written."""
+        """Called after an optimizer step: updates the teacher and writes the step's rollouts."""
         self._hooks.check(clips=self.args.max_grad_norm > 0)
         self.step.follow(self.state.global_step)
         self.run_log.write_rollouts()
 
     def end_save(self) -> None:
-        """Called after a checkpoint was written."""
+        """Called after a checkpoint was written: checks that it has masters and teacher."""
         self._hooks.check_save()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a step's line: means since the last one, seconds by phase, tokens and FLOPs so far."""
+        """Adds means, seconds by phase, and tokens and FLOPs so far to ``logs``, and writes them to metrics.jsonl."""
         if "loss" in logs:
             logs |= self.run_log.means()
             logs |= {f"seconds/{name}": seconds for name, seconds in self.timer.drain().items()}
@@ -235,20 +252,33 @@ class SDFTTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             folder = Path(checkpoint)
-            self.step.masters.load_state_dict(load_file(folder / run_folder.MASTERS))
-            state = load_file(folder / run_folder.TEACHER)
-            for role, teacher in self._distinct_teachers().items():
-                own = {key.removeprefix(f"{role}/"): t for key, t in state.items() if key.startswith(f"{role}/")}
-                teacher.load_state_dict(own)
+            try:
+                self._load_weights(folder)
+            except ValueError as error:
+                raise UserError(
+                    f"{checkpoint} is of a run with other settings: {brief(error)}. Resume with the dtype, method and "
+                    "teacher that it was made with."
+                ) from error
             self._resumed_from = run_folder.read_record(folder / run_folder.RUN_STATE, RunState)
 
+    def _load_weights(self, folder: Path) -> None:
+        """Restores masters and teachers. Raises ValueError if the checkpoint has other weights than this run."""
+        self.step.masters.load_state_dict(load_file(folder / run_folder.MASTERS))
+        state = load_file(folder / run_folder.TEACHER)
+        teachers = self._distinct_teachers()
+        if odd := {key.partition("/")[0] for key in state} - teachers.keys():
+            raise ValueError(f"this run has no frozen or ema {min(odd)}")
+        for role, teacher in teachers.items():
+            own = {key.removeprefix(f"{role}/"): t for key, t in state.items() if key.startswith(f"{role}/")}
+            teacher.load_state_dict(own)
+
     def _distinct_teachers(self) -> dict[str, Any]:
-        """Teachers by role, each once: anchors may be held to the very teacher of the other rows."""
-        found: dict[str, Any] = {}
+        """Teachers by role, without duplicates: anchor prompts and other rows may share one teacher."""
+        distinct: dict[str, Any] = {}
         for role, teacher in self.step.teachers.items():
-            if not any(teacher is other for other in found.values()):
-                found[role] = teacher
-        return found
+            if not any(teacher is other for other in distinct.values()):
+                distinct[role] = teacher
+        return distinct
 
     def _teachers_state(self) -> dict[str, Tensor]:
         return {
@@ -259,7 +289,7 @@ class SDFTTrainer(Trainer):
 
 
 class _StepCallback(TrainerCallback):
-    """Tells the trainer when training begins, and when a step or a save ends."""
+    """Tells the trainer when training begins and when a step or a save ends."""
 
     def __init__(self, trainer: SDFTTrainer) -> None:
         self._trainer = trainer
@@ -275,6 +305,19 @@ class _StepCallback(TrainerCallback):
             self._trainer.end_save()
 
 
+def _check_checkpoint(resume_from: str | bool, output_dir: str) -> None:
+    """Raises UserError if a checkpoint lacks a file that a resumed run needs. ``True``: the last checkpoint."""
+    folder = get_last_checkpoint(output_dir) if resume_from is True else str(resume_from)
+    if folder is None:
+        raise UserError(f"{output_dir} holds no checkpoint to resume from. Start without resume_from_checkpoint.")
+    for name in (*TRAINER_FILES, run_folder.MASTERS, run_folder.TEACHER, run_folder.RUN_STATE):
+        if not Path(folder, name).is_file():
+            raise UserError(
+                f"{folder} has no {name}: writing it was interrupted, or save_only_model was set. Delete the folder, "
+                "then the run resumes from the checkpoint before it."
+            )
+
+
 def _check_arguments(args: Any, rows: Any) -> None:
     if not isinstance(args, SDFTConfig):
         raise TypeError(f"args must be a SDFTConfig, not {type(args).__name__}")
@@ -286,20 +329,20 @@ def _check_arguments(args: Any, rows: Any) -> None:
 
 
 def _check_model(model: PreTrainedModel) -> None:
-    """Raises UserError for a model that the step can't train rightly."""
+    """Raises UserError for a model that this trainer would train wrongly or not at all."""
     adapters: dict[str, Any] = getattr(model, "peft_config", None) or {}
     for adapter in adapters.values():
         if adapter.is_prompt_learning or getattr(adapter, "alora_invocation_tokens", None):
             raise UserError(
                 f"The adapter {adapter.peft_type.value} acts through the wrapper's own forward pass, which training "
-                "here does not use: it would learn nothing. Take LoRA without alora_invocation_tokens."
+                "here does not use, so it would learn nothing. Take LoRA without alora_invocation_tokens."
             )
     check_head(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError("No weight of the model is trainable: call model.requires_grad_(True), or give peft_config.")
     places = set((getattr(model, "hf_device_map", None) or {}).values())
     if len(places) > 1:
-        raise UserError(f"The model lies on {len(places)} devices (device_map); training uses one. Load it on one.")
+        raise UserError(f"The model is spread over {len(places)} devices (device_map). Load it on one device.")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype == torch.float16:
             raise UserError(
@@ -309,13 +352,17 @@ def _check_model(model: PreTrainedModel) -> None:
 
 
 def _loaded(
-    model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase | None, peft_config: PeftConfig | None
+    model: PreTrainedModel | str,
+    args: SDFTConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    peft_config: PeftConfig | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, loaded on the training device if given by name, with its adapter if wanted, and its tokenizer."""
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
     if tokenizer is None:
         raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
-    student: Any = load_model(model) if isinstance(model, str) else model
+    student: Any = load_model(model, device=str(args.device)) if isinstance(model, str) else model
     if student.device.type == "cpu":
         prepare_cpu()
     require_chat_template(tokenizer, student.name_or_path)

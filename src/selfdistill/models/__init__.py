@@ -1,1 +1,1 @@
-"""Names, folders, GGUF files and adapters to models."""
+"""Loads and saves models: by name, from folders, GGUF files and adapters."""

@@ -1,4 +1,4 @@
-"""LoRA adapters: put on a model to be trained, or read from a folder and merged into their base."""
+"""LoRA adapters: added to a model for training, or read from a folder and merged into their base."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +19,17 @@ def lora(
     dropout: float,
     target_modules: str | Sequence[str] = "all-linear",
 ) -> PeftModel:
-    """Adds a LoRA adapter of rank ``r`` to the model, in place; its weights are float32.
+    """Adds a LoRA adapter with fp32 weights to the model, in place, and returns the wrapped model.
 
-    ``alpha``: the update is scaled by alpha / r. ``target_modules``: module names, or
-    ``all-linear`` (every linear layer but the output head). Raises UserError for a bad value.
+    Args:
+        model: the base model.
+        r: rank of the adapter.
+        alpha: the adapter's update is scaled by alpha / r.
+        dropout: dropout rate of the adapter's input.
+        target_modules: module names, or ``all-linear`` for every linear layer except the output head.
+
+    Raises:
+        UserError: a value is out of range, no module matches, or the adapter includes the output head.
     """
     targets = target_modules if isinstance(target_modules, str) else list(target_modules)
     if alpha <= 0:
@@ -43,24 +50,24 @@ def lora(
 
 
 def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """``base`` with the adapter in ``folder`` merged into it; all its weights are trainable.
+    """Returns ``base`` with the adapter in ``folder`` merged into it; all its weights are trainable.
 
     Raises:
-        UserError: weights of the adapter are missing, have another shape, or fit nothing in the base.
+        UserError: weights of the adapter are missing, have a different shape, or match nothing in the base.
     """
     config = cast(Any, PeftConfig.from_pretrained(str(folder)))
     config.inference_mode = True
-    config.base_model_name_or_path = None  # or PEFT warns where the base was moved
+    config.base_model_name_or_path = None  # otherwise PEFT warns if the base was moved
     model = cast(Any, get_peft_model(base, config))
     try:
-        found = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-    except RuntimeError as error:  # torch's, for weights of another shape; the second line names the first of them
+        outcome = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    except RuntimeError as error:  # torch's for weights of another shape; its second line names the first one
         reason = brief(str(error).partition("\n")[2] or error, 21)
         raise UserError(
-            f"The adapter in {folder} does not fit its base: {reason} Name the base of its training."
+            f"The adapter in {folder} does not fit its base: {reason} Name the base that it was trained on."
         ) from error
-    lacking = [name for name in found.missing_keys if "lora_" in name]
-    for what, names in (("fits nothing in its base", found.unexpected_keys), ("is not in its file", lacking)):
+    lacking = [name for name in outcome.missing_keys if "lora_" in name]
+    for what, names in (("fits nothing in its base", outcome.unexpected_keys), ("is not in its file", lacking)):
         if names:
             raise UserError(
                 f"The adapter in {folder} does not fit: its weight {names[0]} {what} ({len(names)} such). Name the "

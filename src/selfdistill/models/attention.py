@@ -1,8 +1,8 @@
 """Causal attention for CPUs by plain matrix products.
 
-torch's CPU kernel for fused attention does not use the bf16 matrix units; batched matrix products do.
-Scores are made for a few sequences at a time, so that they stay in the cache, and once more in the
-backward pass, so that none are kept. Used for decoders whose attention is a plain softmax.
+torch's fused attention kernel for CPUs does not use the bf16 matrix units; batched matrix products do. Scores are
+computed for a few sequences at a time, so that they fit the CPU's cache, and again in the backward pass, so that none
+are stored. Used for decoders whose attention is a plain softmax.
 """
 
 from typing import Any
@@ -18,13 +18,13 @@ from selfdistill.models.output_head import unwrapped
 
 NAME = "selfdistill_cpu"
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types whose attention is a plain softmax over all earlier positions, sliding windows aside."""
+"""Model types whose attention is a plain softmax over all earlier positions, unless they use a sliding window."""
 CHUNK_ELEMENTS = 1 << 22
-"""Attention scores held at once: 4.2 million, 8 MB in bf16."""
+"""Maximum number of attention scores held at once: 4.2 million, 8 MB in bf16."""
 
 
 def has_plain_attention(config: Any) -> bool:
-    """True for the known families, where no layer has a sliding window."""
+    """True for a model of FAMILIES in which no layer has a sliding window."""
     kinds = getattr(config, "layer_types", None) or []
     sliding = any(kind != "full_attention" for kind in kinds) or (
         config.model_type == "mistral" and getattr(config, "sliding_window", None) is not None
@@ -33,26 +33,26 @@ def has_plain_attention(config: Any) -> bool:
 
 
 def use_fast_attention(model: PreTrainedModel) -> None:
-    """Switches a model on a CPU that computes in bf16 to this module's attention, where it is known to fit."""
+    """Switches a bf16 model on a CPU to this module's attention, if its attention is plain."""
     if model.device.type == "cpu" and model.dtype == torch.bfloat16 and has_plain_attention(model.config):
         model.set_attn_implementation(NAME)
 
 
 def fit_attention(model: PreTrainedModel) -> None:
-    """Switches a model that was loaded on a CPU and has moved since to torch's own attention."""
+    """Switches a model that has left the CPU from this module's attention to torch's."""
     if model.device.type != "cpu" and getattr(model.config, "_attn_implementation", None) == NAME:
         unwrapped(model).set_attn_implementation("sdpa")
 
 
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
-    """softmax(scale * q k^T + mask) v, causal where there is no mask.
+    """Returns softmax(scale * q k^T + mask) v; causal if there is no mask.
 
     Args:
         query: [B, heads, T, D].
         key: [B, key-value heads, T, D]; heads is a multiple of key-value heads.
         value: like key.
         scale: factor on the scores.
-        mask: [B, 1, T, T] bool, True where a position may be seen. A row that sees none gives finite noise.
+        mask: [B, 1, T, T] bool, True where a query may attend to a key. A row without any gives finite noise.
 
     Returns:
         [B, heads, T, D], in the dtype of ``query``, with gradients to query, key and value.
@@ -100,13 +100,13 @@ def _weights(query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> T
     shaped = scores.view(batch, heads, length, length)
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril_()
-    # finite, so that a padded position, which may see nothing, becomes noise that nobody reads and not NaN
+    # finite, so that a padded position without any key gives noise, which is not used, instead of NaN
     shaped.masked_fill_(~mask, torch.finfo(shaped.dtype).min)
     return shaped.softmax(-1).view_as(scores)
 
 
 def _grouped(x: Tensor, kv_heads: int) -> Tensor:
-    """[b, heads, T, D] to [b * kv_heads, heads / kv_heads * T, D]: heads that share keys, one after the other."""
+    """[b, heads, T, D] to [b * kv_heads, heads / kv_heads * T, D]: heads that share keys are concatenated."""
     batch, heads, length, dim = x.shape
     return x.reshape(batch * kv_heads, heads // kv_heads * length, dim)
 
@@ -117,6 +117,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _chunks(query: Tensor) -> list[slice]:
+    """Slices of the batch with at most CHUNK_ELEMENTS scores each, or one sequence."""
     batch, heads, length, _ = query.shape
     size = max(1, CHUNK_ELEMENTS // (heads * length * length))
     return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
@@ -125,7 +126,7 @@ def _chunks(query: Tensor) -> list[slice]:
 def _forward(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """What transformers calls. A step of its own decoding (fewer queries than keys) goes to torch's kernel."""
+    """The function that transformers calls. Its decoding steps (fewer queries than keys) use torch's kernel."""
     boolean = attention_mask is None or attention_mask.dtype == torch.bool
     if query.shape[2] != key.shape[2] or not boolean:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

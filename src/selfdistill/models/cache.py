@@ -1,4 +1,4 @@
-"""Where this user's cached files are. Torch-free."""
+"""The folder of this user's cached files. Imports no torch."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """SELFDISTILL_CACHE, or ``selfdistill`` in the platform's user cache folder. Not created here."""
+    """SELFDISTILL_CACHE, or ``selfdistill`` in the platform's user cache folder. It may not exist yet."""
     if chosen := os.environ.get("SELFDISTILL_CACHE"):
         return Path(chosen).expanduser()
     if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""Which device to compute on, and in which dtype."""
+"""The device to compute on, and the dtype to compute in."""
 
 import torch
 
@@ -8,28 +8,32 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def default_device() -> torch.device:
-    """CUDA if there is one, else Apple's GPU, else the CPU."""
+    """Returns CUDA if available, otherwise Apple's GPU, otherwise the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def device_named(name: str | None) -> torch.device:
+    """Returns the device ``name``, or the default for None. Raises UserError if it is not available here."""
     if name is None:
         return default_device()
     try:
-        torch.empty(0, device=name)  # also refuses a device that this machine or build lacks
+        torch.empty(0, device=name)  # fails if this machine or build lacks the device
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"Device {name} is not available here; this machine has {default_device().type}.") from error
 
 
 def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto``, ``float32``, ``bfloat16`` or ``float16`` to the dtype to compute in on ``device``.
+    """Returns the dtype to compute in on ``device``, for ``auto``, ``float32``, ``bfloat16`` or ``float16``.
 
-    ``auto`` is bfloat16 where the hardware multiplies it faster than float32: CUDA cards with bf16,
-    and CPUs with AMX or AVX-512 bf16 units or ARM's bf16 extension. It is float32 elsewhere, also on
-    Apple's GPUs, whose float32 is about as fast and whose bf16 depends on the system's version.
+    ``auto`` is bfloat16 if the hardware multiplies it faster than float32: CUDA cards with bf16, and CPUs with AMX or
+    AVX-512 bf16 units or ARM's bf16 extension. Otherwise it is float32, also on Apple's GPUs, whose float32 is about as
+    fast and whose bf16 depends on the system's version.
+
+    Raises:
+        UserError: ``dtype`` is none of the four.
     """
     if dtype in _DTYPES:
         return _DTYPES[dtype]
@@ -43,7 +47,7 @@ def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bf16() -> bool:
-    if not torch.backends.mkldnn.is_available():  # the library that uses the units
+    if not torch.backends.mkldnn.is_available():  # the library that uses these units
         return False
     if hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()

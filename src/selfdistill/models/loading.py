@@ -1,4 +1,4 @@
-"""Names to models, configs and tokenizers."""
+"""Loads models, configs and tokenizers by name."""
 
 import contextlib
 import io
@@ -27,11 +27,11 @@ from selfdistill.models.places import adapter_base, is_adapter, locate
 from selfdistill.settings.groups import DEFAULT_MODEL
 
 _LOAD_ERRORS = (OSError, ValueError, ImportError, SafetensorError, hub_errors.StrictDataclassError)
-"""What the libraries raise for a folder, file or repository that can't be loaded."""
+"""Errors that the libraries raise for a folder, file or repository that can't be loaded."""
 
 
 def quiet_libraries() -> None:
-    """Switches off the libraries' progress bars and everything they log below an error."""
+    """Switches off the libraries' progress bars and log messages below the level of errors."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     huggingface_hub.utils.logging.set_verbosity_error()
@@ -50,18 +50,18 @@ def load_model(
     device: str | None = None,
     attn_implementation: str | None = None,
 ) -> PreTrainedModel:
-    """The causal language model of that name, in eval mode; it prints nothing to stdout.
+    """Loads a causal language model, in eval mode, without printing to stdout.
 
     Args:
         name_or_path: ``smollm2-135m`` (embedded), a folder, a ``.gguf`` file (dequantized), the folder of a LoRA
             adapter (merged into its base, whose path may be relative to that folder), or a Hub id.
         dtype: see ``compute_dtype``.
-        device: where to; by default ``default_device()``.
-        attn_implementation: by transformers' names; by default the fastest that fits.
+        device: device to load to; by default ``default_device()``.
+        attn_implementation: a name that transformers knows; by default the fastest that fits.
 
     Raises:
-        UserError: it can't be found or loaded, its config is of no causal language model, or weights are missing or
-            of another shape. The message names --model_name.
+        UserError: the model can't be found or loaded, is no causal language model, or has weights that are missing or
+            of the wrong shape. The message names --model_name.
     """
     place = device_named(device)
     if place.type == "cpu":
@@ -75,8 +75,11 @@ def load_model(
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:
-    """The model's config, without its weights; names as in load_model. Raises UserError where there is none, or where
-    it is of no causal language model."""
+    """Loads a model's config without its weights; names as in load_model.
+
+    Raises:
+        UserError: there is no config, or it is not of a causal language model.
+    """
     source = locate(name_or_path)
     try:
         if isinstance(source, Path) and source.is_file():
@@ -95,10 +98,13 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to ``name_or_path`` (as in load_model), padding on the left.
+    """Loads the tokenizer of a model, with padding on the left; names as in load_model.
 
-    A missing pad token is set to the end-of-sequence token. An adapter's folder without tokenizer
-    files has its base's. Raises UserError where there is none.
+    A missing pad token is set to the end-of-sequence token. For an adapter's folder without tokenizer files it is the
+    base model's tokenizer.
+
+    Raises:
+        UserError: there is no tokenizer, or it has neither a pad nor an end-of-sequence token.
     """
     path = locate(name_or_path)
     if isinstance(path, Path) and path.is_file():
@@ -127,7 +133,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raises UserError where the tokenizer of model ``name`` has no chat template."""
+    """Raises UserError if the tokenizer of model ``name`` has no chat template."""
     if not tokenizer.chat_template:
         raise UserError(
             f"The tokenizer of --model_name {name} has no chat template. "
@@ -149,11 +155,11 @@ def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedM
                 dtype=dtype,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # or the library raises without a name; they are refused below
+                ignore_mismatched_sizes=True,  # otherwise the library raises without naming them; refused below
                 **options,
             )
-            model, found = loaded
-            _check_loaded(name, found)
+            model, loading_info = loaded
+            _check_loaded(name, loading_info)
     except UserError:
         raise
     except _LOAD_ERRORS as error:
@@ -165,14 +171,14 @@ def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedM
     return model.eval()
 
 
-def _check_loaded(name: str, found: Any) -> None:
-    """Raises UserError where a weight would be made up: it is missing from the files, or of another shape."""
-    for key, in_file, in_model in sorted(found["mismatched_keys"]):
+def _check_loaded(name: str, loading_info: Any) -> None:
+    """Raises UserError if a weight would be random, because the files lack it or hold it in another shape."""
+    for key, in_file, in_model in sorted(loading_info["mismatched_keys"]):
         raise UserError(
             f"--model_name {name}: {key} has the shape {list(in_file)} in its file, and {list(in_model)} by its "
             "config.json. One of the two is another model's."
         )
-    for key in sorted(found["missing_keys"]):
-        others = len(found["missing_keys"]) - 1
+    for key in sorted(loading_info["missing_keys"]):
+        others = len(loading_info["missing_keys"]) - 1
         more = f" ({others} more are missing)" if others else ""
         raise UserError(f"--model_name {name}: its files hold no weight {key}{more}. Copy the whole model again.")

@@ -1,4 +1,4 @@
-"""Eval mode for as long as a model is looked at or trained: student and teacher must differ by the prompt alone."""
+"""Eval mode for scoring and training, because student and teacher must differ only in the prompt."""
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
-    """``model.eval()``; afterwards each of its modules is in the mode it was in."""
+    """Context in which the model is in eval mode; afterwards each module is back in the mode it was in."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -22,11 +22,11 @@ def evaluating(model: nn.Module) -> Generator[None]:
 
 @contextmanager
 def without_noise(model: nn.Module) -> Generator[None]:
-    """The model as it is trained: eval mode, so that neither role draws dropout or jitter.
+    """Context for training: eval mode, so that there is no dropout or jitter in either role.
 
-    Layers that keep no activations (gradient checkpointing) do so in training mode only. They alone are put into it,
-    without the modules inside them, and the rates that they read for functional dropout are 0 meanwhile. Afterwards
-    everything is as it was.
+    Layers with gradient checkpointing recompute activations in training mode only. Such a layer is put into training
+    mode, without the modules inside it, and the dropout rates that it reads are set to 0. Everything is restored
+    afterwards.
     """
     with evaluating(model), ExitStack() as restored:
         for module in model.modules():
@@ -38,7 +38,7 @@ def without_noise(model: nn.Module) -> Generator[None]:
 
 
 def _silence(holder: Any, restored: ExitStack) -> None:
-    """Sets the dropout rates among an object's attributes to 0 until ``restored`` closes."""
+    """Sets the dropout rates among the attributes of ``holder`` to 0 until ``restored`` is closed."""
     for name, value in list(vars(holder).items()) if holder is not None else ():
         if isinstance(value, float) and "drop" in name and value:
             setattr(holder, name, 0.0)

@@ -1,4 +1,4 @@
-"""What the loss must know of a model: its decoder, its output head, and the step from there to logits."""
+"""The parts of a model that the loss needs: decoder, output head, and what turns their product into logits."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,25 +15,25 @@ from selfdistill.models.mode import evaluating
 
 @dataclass(frozen=True, slots=True)
 class HeadTransform:
-    """What a model does to ``hidden @ head.T`` before it calls the result logits."""
+    """The operations from ``hidden @ head.T`` to a model's logits."""
 
     scale: float = 1.0
     """Factor, applied first."""
     softcap: float | None = None
-    """Then ``cap * tanh(x / cap)``, if not None."""
+    """Applied next, as ``softcap * tanh(x / softcap)``; None for no cap."""
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """``logits``: any shape. Returns the same shape and dtype."""
+        """Applies the transform to raw logits of any shape; returns the same shape and dtype."""
         scaled = logits if self.scale == 1.0 else logits * self.scale
         return scaled if self.softcap is None else torch.tanh(scaled / self.softcap) * self.softcap
 
 
 def head_transform(config: PreTrainedConfig) -> HeadTransform:
-    """The transform that a model's config declares; check_head tells whether that is all of it."""
+    """Returns the transform that a model's config declares; ``check_head`` verifies that nothing is missing."""
     text: Any = config.get_text_config(decoder=True)
     family = text.model_type
     scale = 1.0
-    if family.startswith("cohere"):  # others (MPT) declare logit_scale and don't use it
+    if family.startswith("cohere"):  # others (MPT) declare logit_scale but do not use it
         scale = getattr(text, "logit_scale", None) or 1.0
     elif factor := getattr(text, "logits_scaling", None):  # Granite, MiniCPM3
         scale = factor if family.startswith("hyperclovax") else 1.0 / factor
@@ -45,18 +45,20 @@ def head_transform(config: PreTrainedConfig) -> HeadTransform:
 
 
 def unwrapped(model: PreTrainedModel | PeftModel) -> Any:
+    """Returns the transformers model inside PEFT's wrapper, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def decoder(model: PreTrainedModel | PeftModel) -> torch.nn.Module:
-    """The part whose ``last_hidden_state`` (batch, length, hidden) the output head takes."""
+    """Returns the part of the model whose ``last_hidden_state`` [B, T, H] is the output head's input."""
     return unwrapped(model).get_decoder()
 
 
 def output_head(model: PreTrainedModel | PeftModel) -> torch.Tensor:
-    """The output head's weight, (vocabulary, hidden). It is the parameter itself, not a copy.
+    """Returns the output head's weight [V, H]: the parameter itself, not a copy.
 
-    Raises UserError for a head that is more than its weight: one with a bias or an adapter.
+    Raises:
+        UserError: there is no output head, or it has a bias or an adapter.
     """
     head = unwrapped(model).get_output_embeddings()
     kind = unwrapped(model).config.model_type
@@ -77,10 +79,10 @@ def output_head(model: PreTrainedModel | PeftModel) -> torch.Tensor:
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel | PeftModel) -> None:
-    """Raises UserError unless decoder, output_head and head_transform give the model's own logits.
+    """Raises UserError unless decoder, output_head and head_transform give the model's own logits, which are finite.
 
-    Costs two forward passes of four tokens. It guards the loss against architectures with a step
-    between decoder and logits that head_transform does not know.
+    Protects the loss from architectures with an operation between decoder and logits that head_transform does not know.
+    Costs two forward passes of four tokens.
     """
     head = output_head(model)
     config = unwrapped(model).config

@@ -1,4 +1,4 @@
-"""What a model's name means: the embedded model, a folder, a .gguf file, an adapter, or a Hub id."""
+"""Resolves a model's name: the embedded model, a folder, a .gguf file, an adapter, or a Hub id."""
 
 import difflib
 import json
@@ -14,7 +14,11 @@ from selfdistill.settings.groups import DEFAULT_MODEL
 
 
 def locate(name: str) -> Path | str:
-    """The folder or .gguf file that ``name`` means, or ``name`` itself if it is a Hub id."""
+    """Returns the folder or .gguf file that ``name`` refers to, or ``name`` itself if it is a Hub id.
+
+    Raises:
+        UserError: there is no such model; the message suggests a similar name.
+    """
     if name == DEFAULT_MODEL:
         return embedded_model_path()
     path = Path(name).expanduser()
@@ -40,7 +44,7 @@ def locate(name: str) -> Path | str:
 
 
 def _suggestion(path: Path) -> str:
-    """A question that names the known model or neighbouring folder most like ``path``, or ``""``."""
+    """Returns "Did you mean ...?" with the embedded model or the sibling folder most similar to ``path``, or ``""``."""
     folder = path.parent
     siblings = [str(child) for child in folder.iterdir() if child.is_dir()] if folder.is_dir() else []
     known = {other.lower(): other for other in [*siblings, DEFAULT_MODEL]}
@@ -49,7 +53,7 @@ def _suggestion(path: Path) -> str:
 
 
 def _check_hub(name: str, hint: str) -> None:
-    """Raises UserError, ending in ``hint``, unless the Hub or its cache here has the model ``name``."""
+    """Raises UserError, ending in ``hint``, unless the Hub or its local cache has the model ``name``."""
     try:
         huggingface_hub.hf_hub_download(name, "config.json")
         return
@@ -71,25 +75,31 @@ def _check_hub(name: str, hint: str) -> None:
 
 
 def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds a PEFT adapter."""
     return (folder / "adapter_config.json").is_file()
 
 
 def adapter_base(folder: Path) -> str:
-    """Name or path of a LoRA adapter's base; a path relative to the adapter's folder is resolved."""
+    """Returns the name or path of a LoRA adapter's base model; a path relative to the adapter's folder is resolved.
+
+    Raises:
+        UserError: the folder's config is not of a LoRA adapter with a base, or names the folder itself.
+    """
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except ValueError:
         config = {}
+    config = config if isinstance(config, dict) else {}
     base = config.get("base_model_name_or_path")
-    if config.get("peft_type") != "LORA" or not base:
+    if config.get("peft_type") != "LORA" or not isinstance(base, str) or not base:
         raise UserError(
             f"{folder / 'adapter_config.json'} is not a LoRA adapter with a base model. "
             "Set its base_model_name_or_path, or merge the adapter and pass the result."
         )
-    if re.split(r"[/\\]", base)[-1] == EMBEDDED_FOLDER:  # perhaps in another machine's cache
+    if re.split(r"[/\\]", base)[-1] == EMBEDDED_FOLDER:  # even if the path is in another machine's cache
         return DEFAULT_MODEL
     beside = folder / base
     resolved = str(beside) if base != DEFAULT_MODEL and beside.is_dir() else base
     if Path(resolved).resolve() == folder.resolve():
-        raise UserError(f"The adapter {folder} names itself as its base_model_name_or_path; mend it.")
+        raise UserError(f"The adapter {folder} names itself as base_model_name_or_path. Put its base model there.")
     return resolved

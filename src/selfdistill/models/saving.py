@@ -1,4 +1,4 @@
-"""A model on its way to disk: configs as the next program needs them."""
+"""Prepares a model's generation config for saving, so that other programs can use the saved model."""
 
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from selfdistill.models.output_head import unwrapped
 
 @contextmanager
 def ready_to_save(model: PreTrainedModel, eos_ids: Collection[int]) -> Generator[None]:
-    """Inside, the model's generation config ends completions at ``eos_ids`` and can be written.
+    """Context in which the model's generation config has ``eos_ids`` as end-of-sequence ids and can be saved.
 
-    Models end their turns with a token that need not be the tokenizer's EOS: whoever loads the folder must know it. A
-    generation config that transformers refuses to write (sampling settings without sampling) is set right.
+    A model may end its turns with another token than the tokenizer's EOS, and programs that load the folder must know
+    it. A generation config that transformers refuses to save (sampling settings without sampling) is corrected.
     """
     inner: Any = unwrapped(model)
     own = inner.generation_config
@@ -26,15 +26,15 @@ def ready_to_save(model: PreTrainedModel, eos_ids: Collection[int]) -> Generator
 
 
 def saved_generation_config(own: GenerationConfig | None, eos_ids: Collection[int]) -> GenerationConfig:
-    """``own`` with these end-of-sequence ids, valid in transformers' strict sense."""
+    """Returns a copy of ``own`` with these end-of-sequence ids, corrected to pass transformers' strict validation."""
     config = GenerationConfig.from_dict(own.to_dict() if own else {})
     config.eos_token_id = sorted(eos_ids) or None
     if isinstance(config.eos_token_id, list) and len(config.eos_token_id) == 1:
         (config.eos_token_id,) = config.eos_token_id
     if _valid(config):
         return config
-    if config.temperature != 0:  # which stands for greedy decoding
-        config.do_sample = True  # its temperature, top_p or top_k mean nothing else
+    if config.temperature != 0:  # a temperature of 0 stands for greedy decoding
+        config.do_sample = True  # its temperature, top_p or top_k have no effect otherwise
         if _valid(config):
             return config
     return GenerationConfig(

@@ -1,4 +1,4 @@
-"""Tokens with a meaning: what ends a completion, and what pads one."""
+"""Special tokens: those that end a completion, and the one for padding."""
 
 from typing import Any, cast
 
@@ -8,46 +8,56 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
 
+MARK = "zq7mark"
+"""Text that no chat template contains."""
+
 
 def eos_token_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Every token id that ends a completion.
+    """Returns every token id that ends a completion.
 
-    Those that the generation config, the model's config and the tokenizer declare, and the token
-    with which the chat template ends an assistant's turn. Ids outside the vocabulary are left out.
+    These are the ids that the generation config, the model's config and the tokenizer declare, and the token with which
+    the chat template ends an assistant's turn. Ids outside the vocabulary are left out.
     """
     text_config = model.config.get_text_config(decoder=True)
     declared: list[Any] = [tokenizer.eos_token_id, _end_of_turn_id(tokenizer)]
     for config in (model.generation_config, model.config, text_config):
         ids = getattr(config, "eos_token_id", None)
         declared.extend(ids if isinstance(ids, list | tuple) else [ids])
-    return {i for i in declared if isinstance(i, int) and 0 <= i < text_config.vocab_size}
+    return {id for id in declared if isinstance(id, int) and 0 <= id < vocab_size(model)}
 
 
-def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The padding id, or the end-of-sequence id where the tokenizer has none.
+def pad_token_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> int:
+    """Returns the padding id, or the end-of-sequence id if the tokenizer has no padding id.
+
+    ``vocab_size``: number of token ids that the model knows. A larger id is passed over: a padding token may have been
+    added to the tokenizer without resizing the model's embeddings.
 
     Raises:
-        UserError: it has neither.
+        UserError: there is no such id.
     """
     for id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(id, int):
+        if isinstance(id, int) and id < vocab_size:
             return id
     raise UserError("The tokenizer has neither a pad nor an end-of-sequence token. Set its eos_token.")
 
 
+def vocab_size(model: PreTrainedModel | PeftModel) -> int:
+    """Number of token ids that the model's config declares."""
+    return int(model.config.get_text_config(decoder=True).vocab_size)
+
+
 def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template puts right after an assistant's content, if any."""
+    """Id of the special token that the chat template puts right after an assistant's content; None if there is none."""
     if not tokenizer.chat_template:
         return None
-    mark = "zq7mark"
     user = [{"role": "user", "content": "Hi"}]
     try:
         asked = _render(tokenizer, user)
         opened = _render(tokenizer, user, add_generation_prompt=True)
-        answered = _render(tokenizer, [*user, {"role": "assistant", "content": mark}])
+        answered = _render(tokenizer, [*user, {"role": "assistant", "content": MARK}])
     except (TemplateError, TypeError, ValueError):
         return None
-    after = answered.rpartition(mark)[2].lstrip()
+    after = answered.rpartition(MARK)[2].lstrip()
     ids = cast(list[int], tokenizer(after, add_special_tokens=False)["input_ids"]) if after else []
     if not ids:
         return None

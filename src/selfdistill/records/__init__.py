@@ -1,1 +1,1 @@
-"""What the files of runs, evaluations and studies hold: one frozen record for each, with a ``format`` version."""
+"""Contents of the files of runs, evaluations, studies and ledgers, as frozen dataclasses with a ``format`` version."""

@@ -1,4 +1,4 @@
-"""A ledger on disk: ``ledger.json``, and ``gate.json`` in the folder of each version."""
+"""Files of a ledger: ``ledger.json``, and ``gate.json`` in the folder of each version."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,68 +8,73 @@ from selfdistill.run_folder import FORMAT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skill:
-    """What was taught, and how it is scored ever after."""
+    """A skill: its training data, and how it is scored."""
 
     name: str
     source: str
-    """Data set's path or task's name, as the user gave it."""
+    """Path of the data or name of the task, as given."""
     rows_sha256: str
-    """Fingerprint of the training rows, whatever their order."""
+    """SHA-256 of the training rows, independent of their order."""
     num_rows: int
     items_sha256: str
-    """Fingerprint of the evaluation items."""
+    """SHA-256 of the evaluation items."""
     num_items: int
     metric: str
     """Name of the scorer."""
     task: str | None
     """Task that the scorer belongs to; None for the user's own data."""
     scorer: str | None
-    """As ``--scorer`` takes it, a .py file by its name in the skill's folder; None for the task's own."""
+    """Value of ``--scorer``, with a .py file named as in the skill's folder; None for the task's own scorer."""
     max_new_tokens: int
-    """Longest completion in evaluation, in tokens."""
+    """Maximum length of a completion in evaluations, in tokens."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
     """Passed to the chat template in every evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateVerdict:
-    """What the gate found for one skill."""
+    """The gate's verdict on one skill."""
 
     skill: str
     compared_with: int
-    """Version whose answers it was compared with."""
+    """Number of the version that the candidate was compared with."""
     num_items: int
     then: float
-    """Mean score of that version over the items."""
+    """Mean score of that version over the items, in [0, 1]."""
     now: float
-    """The candidate's."""
+    """Mean score of the candidate."""
     change: float
+    """``now`` minus ``then``."""
     bound: float
     """Upper confidence bound of the change."""
     smallest_loss: float | None
-    """Smallest loss that this many items could have shown; None where not even a total one."""
+    """Smallest loss that this number of items can detect; None if not even a complete loss could be detected."""
     refused: bool
+    """True if the candidate is refused because of this skill."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """``gate.json``: weights, the skill they were trained on, and what the gate said of them."""
+    """``gate.json``: a version, the skill that it was trained on, and the gate's verdicts."""
 
     number: int
     parent: int
-    """Version that training started from; 0 is the base model."""
+    """Number of the version that training started from; 0 is the base model."""
     created: str
     """Date and time, ISO 8601."""
     refused: bool
+    """True if any verdict refuses it."""
     skill: Skill
     method: dict[str, Any]
-    """Settings of the training in short."""
+    """The main settings of the training."""
     max_forgetting: float
+    """Allowed loss in mean score."""
     confidence: float
+    """One-sided confidence with which a larger loss must be shown."""
     verdicts: tuple[GateVerdict, ...]
-    """One for each skill; that of the new one, compared with before training, is the last."""
+    """One for each earlier skill, then one for the new skill, compared with the model before training."""
     status: str = ""
-    """In ``ledger.json``, for readers: current, previous, refused or rolled back."""
+    """For readers of ``ledger.json``: current, previous, refused or rolled back."""
     format: int = FORMAT
 
 
@@ -78,11 +83,11 @@ class LedgerRecord:
     """``ledger.json``."""
 
     base: str
-    """The base model's name, or its absolute path."""
+    """Name or absolute path of the base model."""
     current: int
     """Number of the current version; 0 is the base model."""
     held: list[str]
-    """Skills that the current version holds, oldest first."""
+    """Names of the current version's skills, oldest first."""
     versions: tuple[Version, ...]
-    """All that were ever made, refused ones too, by number."""
+    """All versions ever made, including refused ones, by number."""
     format: int = FORMAT

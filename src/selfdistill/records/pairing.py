@@ -1,4 +1,4 @@
-"""Two evaluations of the same rows: the rows that both scored, and the test of them."""
+"""Pairs the scores of two evaluations of the same rows, and tests the difference."""
 
 from collections.abc import Iterable
 
@@ -10,21 +10,24 @@ from selfdistill.stats.paired import PairedTest, paired_test
 def paired_scores(
     first: Iterable[SampleRecord], second: Iterable[SampleRecord], metric: str, what: str, part: str = ""
 ) -> tuple[list[float], list[float]]:
-    """Scores of the rows that both have a score for, in the order of the first; of one part where it is named.
+    """Scores of the rows that are scored in both evaluations, in the order of the first.
 
     Args:
         first: rows of one evaluation.
         second: rows of the other.
         metric: name of the scorer.
-        what: names them in the message, as in ``tooluse``.
+        what: name of the data set, for the message.
         part: part of the evaluation set; empty for all of it.
 
+    Returns:
+        Scores of the first evaluation and of the second, of equal length.
+
     Raises:
-        UserError: a row of the same id has another prompt in one than in the other.
+        UserError: rows with the same id have different prompts.
     """
     others = {row.id: row for row in second}
-    ours: list[float] = []
-    theirs: list[float] = []
+    first_scores: list[float] = []
+    second_scores: list[float] = []
     for row in first:
         other = others.get(row.id)
         if other is None or (part and row.part != part):
@@ -35,15 +38,17 @@ def paired_scores(
             )
         a, b = row.scores.get(metric), other.scores.get(metric)
         if a is not None and b is not None:
-            ours.append(a)
-            theirs.append(b)
-    return ours, theirs
+            first_scores.append(a)
+            second_scores.append(b)
+    return first_scores, second_scores
 
 
 def row_test(
     first: Iterable[SampleRecord], second: Iterable[SampleRecord], metric: str, what: str, part: str = ""
 ) -> PairedTest | None:
-    """The paired test of the second against the first over those rows; None where there is none. Raises UserError as
-    ``paired_scores``."""
-    ours, theirs = paired_scores(first, second, metric, what, part)
-    return paired_test(ours, theirs) if ours else None
+    """Paired test of the change from the first evaluation to the second; None if no row is scored in both.
+
+    Arguments and errors are those of ``paired_scores``.
+    """
+    first_scores, second_scores = paired_scores(first, second, metric, what, part)
+    return paired_test(first_scores, second_scores) if first_scores else None

@@ -1,7 +1,7 @@
-"""A training run on disk: ``run_config.json``, ``rollouts.jsonl``, and ``run_state.json`` in its checkpoints.
+"""Files of a training run: ``run_config.json``, ``rollouts.jsonl``, and ``run_state.json`` in its checkpoints.
 
-A line of ``metrics.jsonl`` is an object with ``step``, ``format`` and numbers by name: those of transformers' Trainer
-(``loss``, ``learning_rate``, ``grad_norm``, ``epoch``) and ours (see docs/files.md).
+A line of ``metrics.jsonl`` has no class of its own: it is an object with ``step``, ``format`` and metrics by name,
+which docs/files.md lists.
 """
 
 from dataclasses import dataclass, field
@@ -15,28 +15,29 @@ from selfdistill.types import FinishReason, Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """``run_config.json``: what was run."""
+    """``run_config.json``: the settings and the data of a run."""
 
     model_name: str
     """Model that training started from."""
     num_training_rows: int
-    """Rows that are trained on; those over a length limit are left out."""
+    """Number of rows that are trained on, without those dropped for their length."""
     versions: dict[str, str]
+    """Versions of Python and of libraries."""
     settings: dict[str, Any]
-    """Every field of SDFTConfig as it was resolved."""
+    """Every field of SDFTConfig with its resolved value."""
     deviations_from_paper: dict[str, tuple[Any, Any]]
-    """This run's value and the paper's, by setting."""
+    """(This run's value, the paper's value) by setting."""
     task: str = ""
-    """Task that was learned; empty where the rows came from Python."""
+    """Name of the task; empty if the rows were passed from Python."""
     dataset: str = ""
-    """The task's name, or the path of the rows."""
+    """Name of the task, or path of the rows; empty if they were passed from Python."""
     rollout_engine: str = ""
-    """What samples completions."""
+    """Name of the engine that samples completions."""
     format: int = FORMAT
 
     @property
     def chat_template_kwargs(self) -> dict[str, Any]:
-        """What the chat template was given."""
+        """Variables that were passed to the chat template."""
         return self.settings.get("chat_template_kwargs") or {}
 
 
@@ -45,39 +46,42 @@ class RolloutRecord:
     """A line of ``rollouts.jsonl``: one training completion."""
 
     step: int
+    """Optimizer step, from 1."""
     id: str
-    """The row's id."""
+    """Id of the training row."""
     target: Target
+    """What the completion was held to."""
     student_prompt: str
     teacher_prompt: str | None
-    """None where no teacher reads one."""
+    """Prompt of the model that the completion was held to; None for the target ``tokens``."""
     completion: str
     completion_ids: list[int]
     tokens: list[str]
-    """Text that each token adds."""
+    """Text that each of ``completion_ids`` adds; joined, they are ``completion``."""
     finish_reason: FinishReason
     loss_positions: list[int]
-    """Completion positions that carry loss."""
+    """Positions in ``completion_ids`` that carry loss, from 0."""
     per_token_kl: list[float | None] = field(default_factory=list[float | None])
-    """Divergence from the target at each loss position, in nats; empty for the target ``tokens``. What is not finite
-    is written as null."""
+    """Divergence from the target at each loss position, in nats; empty for the target ``tokens``. None if not
+    finite."""
     per_token_cross_entropy: list[float | None] = field(default_factory=list[float | None])
-    """Cross-entropy at each loss position, in nats; for the target ``tokens`` only."""
+    """Cross-entropy at each loss position, in nats; empty for other targets than ``tokens``."""
     format: int = FORMAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """``run_state.json`` of a checkpoint: what a run had used up when it was written."""
+    """``run_state.json`` of a checkpoint: what the run had used by then."""
 
     tokens_seen: int
-    """Tokens that had passed through the student in training."""
+    """Tokens that passed through the student in training."""
     seconds: float
-    """Of training so far."""
+    """Duration of training in seconds, without evaluations between steps."""
     format: int = FORMAT
 
 
 def run_in(model: str) -> RunConfig | None:
-    """What made the model, where its name is the folder of a run of ours. Raises UserError for a broken record."""
+    """Configuration of the run that made the model, if ``model`` is a run's folder; None otherwise. Raises UserError if
+    its record is broken."""
     path = Path(model).expanduser() / run_folder.RUN_CONFIG
     return run_folder.read_record(path, RunConfig) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""A run folder, or a study's folder with runs inside, to Results."""
+"""Reads a run's folder, or a folder with several runs, into the report's Results."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,17 +18,17 @@ from selfdistill.run_folder import COMPARE, CONTINUAL, EVAL, EVAL_BEFORE
 from selfdistill.stats.paired import BETTER, NOT_ENOUGH_DATA, WORSE
 
 DEPTH = 3
-"""Levels of folders below a study's that may hold runs."""
+"""Levels of subfolders that are searched for runs."""
 
 
 def collect(folder: Path) -> Results:
     """Reads everything in ``folder`` that the report shows.
 
-    A folder is a run's if it holds a run_config.json, metrics.jsonl, an eval folder or results of ``eval``. A run
-    without an eval-before folder of its own is compared with that of the nearest folder above it, up to ``folder``.
+    A folder is a run if it holds a run_config.json, a metrics.jsonl, an eval folder or results of ``eval``. A run
+    without an eval-before folder is compared with that of the nearest parent folder, up to ``folder``.
 
     Raises:
-        UserError: nothing in the folder can be reported on, or a file is broken.
+        UserError: there is nothing to report on, or a file is broken.
     """
     folders = run_folders(folder)
     study, sequences = _study(folder), _sequences(folder)
@@ -52,12 +52,12 @@ def collect(folder: Path) -> Results:
         )
     ]
     drift = [
-        found
+        measured
         for name, path in folders.items()
         for place, when in ((_before(path, folder), "before"), (path, "after"), (path / EVAL, "after"))
-        for found in read_drift(place, name, when)
+        for measured in read_drift(place, name, when)
     ]
-    arms = {each.run: each.arm for each in study.checkpoints if each.chosen} if study else {}
+    arms = {point.run: point.arm for point in study.checkpoints if point.chosen} if study else {}
     shown = runs_shown([run for run in runs.values() if not arms or run.name in arms], arms)
     samples = gather(before, {name: after[name] for name in shown})
     return Results(
@@ -84,32 +84,35 @@ def collect(folder: Path) -> Results:
 
 
 def run_folders(folder: Path) -> dict[str, Path]:
-    """The run folders at and below ``folder`` by name; what lies inside a run's eval folders is not looked at."""
-    found: dict[str, Path] = {}
+    """The run folders at and below ``folder``, by name; evaluation folders of runs are not searched."""
+    folders: dict[str, Path] = {}
     level = [folder]
     for _ in range(DEPTH + 1):
         for path in level:
             if _is_run(path):
-                found[folder.resolve().name if path == folder else path.relative_to(folder).as_posix()] = path
+                folders[folder.resolve().name if path == folder else path.relative_to(folder).as_posix()] = path
         level = [child for path in level for child in sorted(path.iterdir()) if _may_hold_runs(child)]
-    return found
+    return folders
 
 
 def task_first(evaluations: Mapping[str, Evaluation], task: str) -> dict[str, Evaluation]:
-    """The same evaluations, that of the run's own task first: the verdict is about the first one."""
+    """The same evaluations with that of the run's own task first, since the verdict is about the first one."""
     return dict(sorted(evaluations.items(), key=lambda item: item[0] != task))
 
 
 def common_verdict(comparisons: Sequence[Comparison]) -> str:
-    """WORSE where one headline is, BETTER where all are, else NOT ENOUGH DATA."""
-    found = {c.test.verdict if c.test else NOT_ENOUGH_DATA for c in comparisons if c.headline}
-    if WORSE in found:
+    """WORSE if any headline is worse, BETTER if all are better, otherwise NOT ENOUGH DATA."""
+    verdicts = {c.test.verdict if c.test else NOT_ENOUGH_DATA for c in comparisons if c.headline}
+    if WORSE in verdicts:
         return WORSE
-    return BETTER if found == {BETTER} else NOT_ENOUGH_DATA
+    return BETTER if verdicts == {BETTER} else NOT_ENOUGH_DATA
 
 
 def runs_shown(runs: Sequence[Run], arms: Mapping[str, str]) -> list[str]:
-    """Names of the runs to show in full: one of each arm (else method) first, then the others, at most four."""
+    """Names of the runs to show in full, at most RUNS_SHOWN: one of each arm (or method) first, then the others.
+
+    ``arms``: the arm of each run of a study.
+    """
     first = {arms.get(run.name, run.method): run.name for run in reversed(runs)}
     names = [run.name for run in runs]
     order = sorted(names, key=lambda name: (name not in first.values(), names.index(name)))[:RUNS_SHOWN]
@@ -117,16 +120,19 @@ def runs_shown(runs: Sequence[Run], arms: Mapping[str, str]) -> list[str]:
 
 
 def between(after: Mapping[str, Mapping[str, Evaluation]]) -> list[RunPair]:
-    """Every two runs on every data set that both were tested on in the same way."""
-    found: list[RunPair] = []
+    """Tests every two runs on each data set that both were evaluated on in the same way.
+
+    ``after``: evaluations by run and data set.
+    """
+    pairs: list[RunPair] = []
     for (first, ours), (second, theirs) in combinations(after.items(), 2):
         for dataset in ours:
             if dataset not in theirs or differences(ours[dataset], theirs[dataset]):
                 continue
             metric = ours[dataset].metric
             if test := row_test(ours[dataset].rows.values(), theirs[dataset].rows.values(), metric, dataset):
-                found.append(RunPair(first=first, second=second, dataset=dataset, metric=metric, test=test))
-    return found
+                pairs.append(RunPair(first=first, second=second, dataset=dataset, metric=metric, test=test))
+    return pairs
 
 
 def _study(folder: Path) -> CompareRecord | None:
@@ -145,6 +151,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _before(path: Path, top: Path) -> Path:
+    """The eval-before folder of a run or of its nearest parent, up to ``top``; it may not exist."""
     while path != top and not (path / EVAL_BEFORE).is_dir():
         path = path.parent
     return path / EVAL_BEFORE

@@ -1,4 +1,4 @@
-"""What results.json holds. A gate, a script and the page read the same records."""
+"""The records of results.json, from which the page, Markdown and scripts read the same numbers."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,14 +12,15 @@ from selfdistill.stats.paired import PairedTest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean with its 95% interval. None stands for "nothing could be graded"."""
+    """A mean with its 95% interval."""
 
     value: float | None
-    """The mean; a share in [0, 1] unless said otherwise."""
+    """The mean: a share in [0, 1], or a difference of shares in [-1, 1]. None if nothing could be scored."""
     low: float | None = None
+    """Lower end of the interval; None if there is no interval."""
     high: float | None = None
     num_total: int = 0
-    """Items behind the mean."""
+    """Number of scored items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +34,17 @@ class Comparison:
     metric: str
     """Name of the scorer."""
     headline: bool
-    """True for the data set and scorer that the run's verdict is about."""
+    """True for the comparison that the run's verdict is about."""
     before: Estimate | None
+    """None if the data set was not scored before training."""
     after: Estimate
     test: PairedTest | None
-    """None where the same items were not scored before, or not in the same way."""
+    """After minus before; None if no item was scored both before and after in the same way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPair:
-    """Two runs on the same items of a data set."""
+    """Two runs compared on the same items of a data set."""
 
     first: str
     second: str
@@ -54,22 +56,22 @@ class RunPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDrift:
-    """How far a run's model moved from the base on general prompts."""
+    """How far a run's model moved from the base model on general prompts."""
 
     run: str
     when: str
-    """before or after."""
+    """``before`` or ``after`` training."""
     drift: DriftRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What ``eval`` left for one data set; results.json does not repeat it."""
+    """An evaluation of one data set as ``eval`` wrote it; it is not repeated in results.json."""
 
     dataset: str
     record: EvalRecord
     rows: dict[str, SampleRecord]
-    """By id."""
+    """Evaluated rows by id."""
 
     @property
     def metric(self) -> str:
@@ -79,42 +81,46 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutView:
-    """One training completion with what each token cost."""
+    """One training completion with the loss of each token."""
 
     step: int
     id: str
+    """Id of the training row."""
     target: str
-    """What it was held to: teacher, start or tokens."""
+    """What the student was held to: ``teacher``, ``start`` or ``tokens``."""
     student_prompt: str
     teacher_prompt: str
-    """Empty where no teacher read one."""
+    """Empty if no teacher read a prompt."""
     tokens: list[str]
-    """Text of every completion token."""
+    """Text of each completion token."""
     per_token: list[float | None]
-    """Divergence of every token in nats, of the target ``tokens`` its cross-entropy; None where it carried no loss."""
+    """Divergence of each token in nats, or its cross-entropy for the target ``tokens``; None for a token without
+    loss."""
     finish_reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionMean:
-    """Mean divergence at one position of the completions of a phase of training."""
+    """Mean divergence at one completion position in one phase of training."""
 
     phase: str
-    """early, middle or late."""
+    """``early``, ``middle`` or ``late``."""
     position: int
-    """From 0."""
+    """Token of the completion, from 0."""
     divergence: float
+    """In nats."""
     num_rollouts: int
+    """Rollouts behind the mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A training run, or a mere evaluation."""
+    """A training run, or a folder that holds an evaluation only."""
 
     name: str
-    """Folder's path inside the folder reported on."""
+    """Path of its folder inside the reported folder."""
     config: RunConfig | None
-    """What its run_config.json holds; None of a mere evaluation."""
+    """Content of run_config.json; None for an evaluation only."""
     training: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Lines of metrics.jsonl that have a loss."""
     positions: list[PositionMean] = field(default_factory=list[PositionMean])
@@ -123,17 +129,17 @@ class Run:
 
     @property
     def task(self) -> str:
-        """Task it was trained on; empty if unknown."""
+        """Name of the task it was trained on; empty if unknown."""
         return self.config.task if self.config else ""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its resolved settings."""
+        """Its resolved settings; empty if unknown."""
         return self.config.settings if self.config else {}
 
     @property
     def method(self) -> str:
-        """How it was trained; empty if it was not."""
+        """Method it was trained with; empty if unknown."""
         return self.settings.get("method", "")
 
 
@@ -143,15 +149,16 @@ class Answer:
 
     completion: str
     score: float | None
+    """Score by the headline scorer, in [0, 1]; None if it could not be scored."""
     num_tokens: int
     finish_reason: str
     status: str
-    """Against the answer before: fixed, broke or same; empty where there is nothing to compare with."""
+    """``fixed``, ``broke`` or ``same`` as the answer before training; empty if there is no score to compare with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnsweredRow:
-    """An evaluation row with its answers side by side."""
+    """An evaluation row with the answers before training and after each run."""
 
     dataset: str
     id: str
@@ -160,11 +167,11 @@ class AnsweredRow:
     reference: str
     before: Answer | None
     after: dict[str, Answer]
-    """By run."""
+    """Answers by run."""
 
     @property
     def status(self) -> str:
-        """The statuses of its answers, each once, separated by blanks."""
+        """The distinct statuses of its answers, separated by spaces."""
         return " ".join(dict.fromkeys(answer.status for answer in self.after.values() if answer.status))
 
 
@@ -176,21 +183,22 @@ class Results:
     written: str
     """Date and time, ISO 8601."""
     selfdistill: str
-    """Version that wrote this."""
+    """Version of selfdistill that wrote the report."""
     verdict: str
-    """Of all runs: WORSE where one is, BETTER where all are, else NOT ENOUGH DATA."""
+    """WORSE if any run is worse, BETTER if all are better, otherwise NOT ENOUGH DATA."""
     warnings: list[str]
     comparisons: list[Comparison]
     between_runs: list[RunPair]
     drift: list[RunDrift]
     runs: list[Run]
     shown: list[str]
-    """Names of the runs whose verdicts and answers are shown: one of each method first, at most four."""
+    """Names of the runs whose verdicts and answers are shown: one of each arm or method first, at most four."""
     samples: list[AnsweredRow]
+    """The evaluation rows that are shown."""
     num_samples: int
-    """Evaluation rows there were to choose the samples from."""
+    """Number of evaluation rows from which ``samples`` were chosen."""
     compare: CompareRecord | None
-    """What compare.json holds."""
+    """Content of compare.json; None if there is none."""
     continual: list[SequenceRecord]
-    """What continual.json holds."""
+    """Sequences of continual.json; empty if there is none."""
     format: int = FORMAT

@@ -4,15 +4,15 @@ import re
 from difflib import SequenceMatcher
 
 Pieces = list[tuple[bool, str]]
-"""Text in pieces; True marks what the other text does not have."""
+"""A text in pieces, each with True if the other text lacks it."""
 
 _WORD = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 ALIKE = 0.3
-"""Likeness below which a text is rewritten, not edited: marking all of it would say nothing."""
+"""Similarity in [0, 1] below which texts are not marked: nearly every word would be."""
 
 
 def word_diff(before: str, after: str) -> tuple[Pieces, Pieces]:
-    """Both texts in pieces, what is only in one of them marked; unmarked where they are too unlike or equal."""
+    """Both texts in pieces, marking the words that the other one lacks; unmarked if they are equal or too unlike."""
     a, b = _WORD.findall(before), _WORD.findall(after)
     matcher = SequenceMatcher(None, a, b)
     if before == after or matcher.quick_ratio() < ALIKE or matcher.ratio() < ALIKE:

@@ -1,4 +1,4 @@
-"""Plots as Vega-Lite specifications, drawn by the page in colours that follow its theme."""
+"""Plots as Vega-Lite specifications. The page draws them, in colours that follow its theme."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from selfdistill.report.training import PHASES
 
 COLOURS = [f"var(--c{i})" for i in range(1, 7)]
 POINTS = 1_000
-"""Most points of a curve plot: longer runs are averaged over neighbouring steps."""
+"""Largest number of points in a curve plot; longer runs are averaged over neighbouring steps."""
 CURVES = {
     "loss": "Loss",
     "divergence": "Divergence from the teacher",
@@ -57,27 +57,31 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A plot: where it stands, its caption, and its specification."""
+    """A plot with its caption."""
 
     name: str
     section: str
+    """Section of the page that shows it."""
     title: str
     meaning: str
     """Key of the glossary; empty for none."""
     spec: dict[str, Any]
+    """Vega-Lite specification, without the config that all plots share."""
     wide: bool = False
+    """True if it takes the page's whole width."""
 
 
 def all_plots(results: Results) -> list[Plot]:
     """Every plot that has data, in the order of the page."""
-    found = [*score_plots(results), pareto_plot(results, "prior"), pareto_plot(results, "drift")]
-    found += [curve_plot(results, name) for name in CURVES]
-    found += [position_plot(results)]
-    return [plot for plot in found if plot is not None]
+    plots = [*score_plots(results), pareto_plot(results, "prior"), pareto_plot(results, "drift")]
+    plots += [curve_plot(results, name) for name in CURVES]
+    plots += [position_plot(results)]
+    return [plot for plot in plots if plot is not None]
 
 
 def score_plots(results: Results) -> list[Plot]:
-    """Before and after with intervals: one run's data sets and parts, or each data set's runs."""
+    """Scores before and after with intervals: one plot of a single run's data sets and parts, or one of all runs for
+    each data set."""
     first_metric = {(c.run, c.dataset): c.metric for c in reversed(results.comparisons) if not c.part}
     shown = [c for c in results.comparisons if c.metric == first_metric[c.run, c.dataset]]
     if len(results.runs) == 1:
@@ -94,7 +98,7 @@ def score_plots(results: Results) -> list[Plot]:
 
 
 def score_plot(name: str, title: str, labelled: Sequence[tuple[str, Comparison]]) -> Plot | None:
-    """A line of each label: its mean before and after, with intervals."""
+    """One line for each label: mean scores before and after, in percent, with intervals; None without scores."""
     rows = [
         row
         for label, comparison in labelled
@@ -142,7 +146,7 @@ def score_plot(name: str, title: str, labelled: Sequence[tuple[str, Comparison]]
 
 
 def curve_plot(results: Results, name: str) -> Plot | None:
-    """One metric over the steps of every run that has it."""
+    """A training metric over the steps, one line for each run that has it; None if no run has."""
     points = {
         run.name: [(row["step"], row[name]) for row in run.training if row.get(name) is not None]
         for run in results.runs
@@ -177,7 +181,7 @@ def curve_plot(results: Results, name: str) -> Plot | None:
 
 
 def position_plot(results: Results) -> Plot | None:
-    """Mean divergence at each completion position, early to late in training."""
+    """Mean divergence at each completion position, early to late in training; None if no rollouts were kept."""
     several = len([run for run in results.runs if run.positions]) > 1
     rows = [{"run": run.name, **asdict(each)} for run in results.runs for each in run.positions]
     rows = rows[:: math.ceil(len(rows) / (4 * POINTS))] if rows else []
@@ -209,11 +213,14 @@ def position_plot(results: Results) -> Plot | None:
 
 
 def pareto_plot(results: Results, kept: str) -> Plot | None:
-    """New skill against what was kept: every checkpoint a point, every arm's Pareto front a line.
+    """New skill against what was kept: one point for each checkpoint, one line for each arm's Pareto front.
 
     Args:
-        results: what to show.
-        kept: ``prior``, mean score on prior benchmarks; or ``drift``, KL from the base model.
+        results: the results that are shown.
+        kept: ``prior`` for the mean score on prior benchmarks, ``drift`` for KL from the base model.
+
+    Returns:
+        None if there is no comparison, or it did not measure ``kept``.
     """
     checkpoints = results.compare.checkpoints if results.compare else []
     points = [point for each in checkpoints if (point := _pareto_point(each, kept)) is not None]
@@ -226,7 +233,7 @@ def pareto_plot(results: Results, kept: str) -> Plot | None:
         for arm in arms
         for row in pareto_front([p for p in points if p["arm"] == arm], more_is_better=more_is_better)
     ]
-    title = "prior benchmarks kept, mean %" if more_is_better else "moved from the base, KL in nats for each token"
+    title = "mean score on prior benchmarks, %" if more_is_better else "KL from the base model, nats per token"
     shared: dict[str, Any] = {
         "x": alt.X("kept:Q", title=title, scale=alt.Scale(zero=not more_is_better)),
         "y": alt.Y("skill:Q", title="new task, %", scale=alt.Scale(domain=[0, 100])),
@@ -261,9 +268,9 @@ def pareto_plot(results: Results, kept: str) -> Plot | None:
 
 
 def pareto_front(points: Sequence[dict[str, Any]], *, more_is_better: bool) -> list[dict[str, Any]]:
-    """The points that no other one beats in both ``kept`` and ``skill``, by rising ``kept``.
+    """The points that no other point beats in both ``kept`` and ``skill``, by rising ``kept``.
 
-    ``more_is_better`` says which way ``kept`` is better; ``skill`` is better the higher.
+    ``more_is_better``: True if a high ``kept`` is good, False if a low one is. A high ``skill`` is always good.
     """
     sign = 1 if more_is_better else -1
     front: list[dict[str, Any]] = []
@@ -274,7 +281,7 @@ def pareto_front(points: Sequence[dict[str, Any]], *, more_is_better: bool) -> l
 
 
 def thinned(points: Sequence[tuple[float, float]], stride: int) -> list[tuple[float, float]]:
-    """Means of each ``stride`` neighbouring points."""
+    """The points with every ``stride`` neighbours replaced by their mean."""
     groups = [points[i : i + stride] for i in range(0, len(points), max(1, stride))]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 

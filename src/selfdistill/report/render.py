@@ -1,4 +1,4 @@
-"""Results to one HTML page, Markdown and CSV."""
+"""Renders results as one HTML page and as Markdown."""
 
 import base64
 import hashlib
@@ -22,14 +22,15 @@ from selfdistill.report.table import Value
 from selfdistill.report.tables import all_tables
 
 MAX_BYTES = 3_000_000
-"""Largest page: texts are clipped until it fits."""
+"""Largest page; texts are clipped until it fits."""
 CLIPS = (4_000, 1_500, 700, 300)
-"""Characters of a text that are shown, from the most to the fewest."""
+"""Limits in characters to which texts are clipped, tried in this order."""
 PROMPT_END = 140
-"""Characters of the prompt's last line that are shown while the prompt is folded."""
+"""Characters of a folded prompt's last line that are shown."""
 SHADES = 9
+"""Number of the strongest shade of a token."""
 FULL_SHADE = 2.0
-"""Nats from which a token has the strongest shade."""
+"""Divergence in nats from which a token has the strongest shade."""
 HERE = Path(__file__).parent
 
 
@@ -49,22 +50,22 @@ class SampleView:
     sample: AnsweredRow
     prompt: str
     prompt_end: str
-    """The prompt's last line: most often the question itself."""
+    """The prompt's last line, which usually is the question."""
     reference: str
     answers: list[AnswerView]
 
 
 def to_markdown(results: Results) -> str:
-    """The verdict, warnings, tables and versions. No model text."""
-    return _environment(escape=False).get_template("report.md.j2").render(_facts(results))
+    """The verdict, warnings, tables and versions as Markdown, without any text that a model wrote."""
+    return _environment(escape=False).get_template("report.md.j2").render(_template_values(results))
 
 
 def to_html(results: Results, clips: Sequence[int] = CLIPS) -> str:
-    """The page, self-contained; texts are clipped to the first of ``clips`` that keeps it under MAX_BYTES."""
+    """The self-contained page; texts are clipped to the first limit in ``clips`` that keeps it within MAX_BYTES."""
     plots = all_plots(results)
     bundle = _vega() if plots else ""
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    facts = _facts(results) | {
+    values = _template_values(results) | {
         "plots": plots,
         "specs": {plot.name: plot.spec for plot in plots},
         "vega_config": CONFIG,
@@ -78,14 +79,14 @@ def to_html(results: Results, clips: Sequence[int] = CLIPS) -> str:
     for clip in clips:
         views = [sample_view(sample, clip) for sample in results.samples]
         rollouts = [(run, rollout) for run in _drawn_runs(results) for rollout in run.rollouts]
-        page = template.render(facts, samples=views, rollouts=rollouts, max_tokens=clip // 8, clip=clip)
+        page = template.render(values, samples=views, rollouts=rollouts, max_tokens=clip // 8, clip=clip)
         if len(page.encode()) <= MAX_BYTES:
             break
     return page
 
 
 def sample_view(sample: AnsweredRow, clip: int) -> SampleView:
-    """Clips a sample's texts, and marks in each answer the words that the answer before has not."""
+    """Clips a sample's texts, and marks in each answer the words that the answer before training lacks."""
     answers: list[AnswerView] = []
     before = clipped(sample.before.completion, clip) if sample.before else ""
     marked_before: Pieces = [(False, before)]
@@ -108,7 +109,7 @@ def sample_view(sample: AnsweredRow, clip: int) -> SampleView:
 
 
 def clipped(text: str, limit: int) -> str:
-    """The text, or its beginning and the number of characters left out."""
+    """The text, or its first ``limit`` characters and the number of characters left out."""
     return text if len(text) <= limit else f"{text[:limit]} … [{len(text) - limit:,} more characters]"
 
 
@@ -120,12 +121,12 @@ def shade(value: float | None) -> int:
 
 
 def facts_of(run: Run) -> dict[str, Any]:
-    """What was run on what, in short."""
+    """Model, task, data and engine of a run, by name; what is not known is left out."""
     names = ("model_name", "task", "dataset", "num_training_rows", "rollout_engine")
     return {name: value for name in names if run.config and (value := getattr(run.config, name))}
 
 
-def _facts(results: Results) -> dict[str, Any]:
+def _template_values(results: Results) -> dict[str, Any]:
     return {
         "results": results,
         "headlines": wording.headlines(results),
@@ -166,7 +167,7 @@ def _environment(*, escape: bool) -> jinja2.Environment:
 
 
 def _value_first(write: Callable[[str, Value], str]) -> Callable[[Value, str], str]:
-    """A filter of the templates, whose first argument is what stands before it."""
+    """A filter for the templates, which pass the value as the first argument."""
 
     def write_value(value: Value, kind: str) -> str:
         return write(kind, value)
@@ -175,7 +176,7 @@ def _value_first(write: Callable[[str, Value], str]) -> Callable[[Value, str], s
 
 
 def _pipe_safe(text: object) -> str:
-    """Text as a cell of a Markdown table."""
+    """Text escaped for a cell of a Markdown table."""
     return re.sub(r"([|`<*_\\\[\]])", r"\\\1", str(text)).replace("\n", " ")
 
 
@@ -184,8 +185,8 @@ def _plain(value: Any) -> str:
 
 
 def _vega() -> str:
-    """Vega-Lite and what it needs, as one script."""
-    import vl_convert  # 100 MB of libraries: only where a page is drawn
+    """Vega-Lite with its dependencies, as one script."""
+    import vl_convert  # loads 100 MB of libraries
 
     major_minor = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", major_minor)
@@ -193,7 +194,7 @@ def _vega() -> str:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Content-Security-Policy: no request leaves the page, and no script runs but these."""
+    """A Content-Security-Policy under which the page makes no request and runs only these scripts."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"

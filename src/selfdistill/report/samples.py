@@ -10,20 +10,23 @@ from selfdistill.report.contents import Answer, AnsweredRow, Evaluation
 from selfdistill.report.training import spread
 from selfdistill.types import Message, message_text
 
-SAMPLES_SHOWN, RUNS_SHOWN = 200, 4
+SAMPLES_SHOWN = 200
+"""Largest number of evaluation rows on the page."""
+RUNS_SHOWN = 4
+"""Largest number of runs whose answers are shown side by side."""
 
 
 def gather(
     before: Mapping[str, Mapping[str, Evaluation]], after: Mapping[str, Mapping[str, Evaluation]]
 ) -> list[AnsweredRow]:
-    """Every evaluation row of every data set, with the answers of all runs given.
+    """Every evaluation row of every data set, with the answers of the given runs.
 
     Args:
         before: evaluations before training, by run and data set.
         after: evaluations after it, by run and data set.
     """
     datasets = list(dict.fromkeys(name for evaluations in after.values() for name in evaluations))
-    found: list[AnsweredRow] = []
+    answered: list[AnsweredRow] = []
     for dataset in datasets:
         runs = {run: evaluations[dataset] for run, evaluations in after.items() if dataset in evaluations}
         earlier = {run: before.get(run, {}).get(dataset) for run in runs}
@@ -36,7 +39,7 @@ def gather(
             }
             first = next((r[name] for r in (e.rows for e in earlier.values() if e) if name in r), None)
             metric = next(iter(runs.values())).metric
-            found.append(
+            answered.append(
                 AnsweredRow(
                     dataset=dataset,
                     id=name,
@@ -47,11 +50,11 @@ def gather(
                     after=answers,
                 )
             )
-    return found
+    return answered
 
 
 def choose(samples: Sequence[AnsweredRow], limit: int = SAMPLES_SHOWN) -> list[AnsweredRow]:
-    """At most ``limit`` samples in their order, as many of each data set and status as there are, or an equal share."""
+    """At most ``limit`` samples in their order; each data set and status gets an equal share, or all it has."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):
         groups[sample.dataset, sample.status].append(index)
@@ -65,14 +68,14 @@ def choose(samples: Sequence[AnsweredRow], limit: int = SAMPLES_SHOWN) -> list[A
 
 
 def prompt_text(prompt: Sequence[Message]) -> str:
-    """Chat turns as text, each under its role; a lone user turn without it."""
+    """Chat turns as text, each below its role; a single turn without a role."""
     if len(prompt) == 1:
         return message_text(prompt[0])
     return "\n\n".join(f"[{message.get('role', '')}]\n{message_text(message)}" for message in prompt)
 
 
 def reference_text(reference: Any) -> str:
-    """The reference answer as it is, or as JSON where it is no text."""
+    """The reference answer as text: JSON if it is not a string, empty if there is none."""
     if reference is None:
         return ""
     return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
@@ -83,6 +86,7 @@ def _row(evaluation: Evaluation | None, name: str) -> SampleRecord | None:
 
 
 def _answer(row: SampleRecord, metric: str, earlier: SampleRecord | None) -> Answer:
+    """A row's answer with its score by ``metric``, compared with an earlier answer if there is one."""
     score = row.scores.get(metric)
     before = earlier.scores.get(metric) if earlier else None
     status = ""

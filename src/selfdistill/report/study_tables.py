@@ -1,27 +1,27 @@
-"""The report's tables of compare and continual."""
+"""The report's tables of the studies ``compare`` and ``continual``."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 
 from selfdistill.records.studies import Checkpoint, CompareRecord, Measurements, SequenceRecord
 from selfdistill.report.contents import Estimate, Results
-from selfdistill.report.evaluations import estimate
-from selfdistill.report.table import COST_COLUMNS, DRIFT_COLUMNS, Column, Table, Value, drift_cells
+from selfdistill.report.evaluations import change_estimate, estimate
+from selfdistill.report.table import COST_COLUMNS, DRIFT_COLUMNS, DRIFT_FIELDS, Column, Table, Value, drift_cells
 from selfdistill.stats.scores import mean
 
 
 def study_tables(results: Results) -> list[Table]:
-    """The tables of both studies, in the order of the page; some of them may have no rows."""
+    """The tables of both studies, in the order of the page; some may have no rows."""
     study = results.compare
-    found: list[Table] = []
+    tables: list[Table] = []
     if study is not None:
-        found += [compare_summary(study), compare_tests(study), equal_skill(study), front_table(study)]
-        found.append(compare_checkpoints(study))
-    return [*found, *continual(results.continual)]
+        tables += [compare_summary(study), compare_tests(study), equal_skill(study), front_table(study)]
+        tables.append(compare_checkpoints(study))
+    return [*tables, *continual(results.continual)]
 
 
 def compare_summary(study: CompareRecord) -> Table:
-    """The last checkpoint of each arm and learning rate, over its seeds."""
+    """The last checkpoint of each arm and learning rate, with means over seeds."""
     last: dict[tuple[str, float, int], Checkpoint] = {}
     for checkpoint in sorted(study.checkpoints, key=lambda each: each.step):
         last[checkpoint.arm, checkpoint.learning_rate, checkpoint.seed] = checkpoint
@@ -52,7 +52,7 @@ def compare_summary(study: CompareRecord) -> Table:
 
 
 def compare_tests(study: CompareRecord) -> Table:
-    """Every two arms on the same rows, seed by seed and over seeds."""
+    """Paired tests of every two arms, for each seed and over seeds."""
     columns = [
         Column(title="first"),
         Column(title="second"),
@@ -68,9 +68,8 @@ def compare_tests(study: CompareRecord) -> Table:
     rows: list[list[Value]] = []
     for pair in study.tests:
         for seed, test in ((each.seed, each.test) for each in pair.seeds):
-            change = Estimate(value=test.change, low=test.low, high=test.high, num_total=test.num_items)
             counts: list[Value] = [test.num_better, test.num_worse, test.p_value, test.p_value_holm]
-            rows.append([pair.first, pair.second, str(seed), change, *counts, None, None])
+            rows.append([pair.first, pair.second, str(seed), change_estimate(test), *counts, None, None])
         if len(pair.seeds) > 1:
             spread = pair.over_seeds
             row: list[Value] = [pair.first, pair.second, "mean", spread.mean, None, None, None, None]
@@ -80,8 +79,8 @@ def compare_tests(study: CompareRecord) -> Table:
 
 
 def equal_skill(study: CompareRecord) -> Table:
-    """What every two arms cost where both are equally good."""
-    names = ("kl_per_token", "reference_nll", "format_leak_rate", "prior", "tokens", "seconds")
+    """The costs of every two arms at the same accuracy."""
+    names = (*DRIFT_FIELDS, "prior", "tokens", "seconds")
     columns = [
         Column(title="pair"),
         Column(title="at a new task of %", kind="percent", meaning="equal skill"),
@@ -93,19 +92,19 @@ def equal_skill(study: CompareRecord) -> Table:
         Column(title="deviation over seeds", kind="number", meaning="over seeds"),
     ]
     rows: list[list[Value]] = []
-    for found in study.equal_skill:
-        pair = f"{found.first}, {found.second}"
-        for arm in (found.first, found.second):
-            row: list[Value] = [pair, found.accuracy, arm, *(found.values[arm].get(name) for name in names)]
-            gap = found.differences.get("kl_per_token") if arm == found.second else None
-            several = gap is not None and len(found.seeds) > 1
+    for level in study.equal_skill:
+        pair = f"{level.first}, {level.second}"
+        for arm in (level.first, level.second):
+            row: list[Value] = [pair, level.accuracy, arm, *(level.values[arm].get(name) for name in names)]
+            gap = level.differences.get("kl_per_token") if arm == level.second else None
+            several = gap is not None and len(level.seeds) > 1
             rows.append([*row, gap.mean if gap else None, gap.deviation if gap and several else None])
     title = "At equal skill, mean over seeds"
     return Table(name="equal_skill", section="methods", title=title, columns=columns, rows=rows)
 
 
 def front_table(study: CompareRecord) -> Table:
-    """Every arm's front of skill against drift, as each other arm sees it."""
+    """Every arm's front of skill against drift, compared with every other arm."""
     columns = [
         Column(title="front of"),
         Column(title="seen from"),
@@ -151,24 +150,24 @@ def compare_checkpoints(study: CompareRecord) -> Table:
 
 
 def continual(runs: Sequence[SequenceRecord]) -> list[Table]:
-    """The summaries of every sequence, then each one's accuracy matrix."""
+    """The summaries of all sequences; then, for each, its two accuracy matrices and what each stage kept."""
     names = ("average_accuracy", "average_incremental_accuracy", "learning_accuracy")
     signed = ("backward_transfer", "forward_transfer", "forgetting")
     columns = [Column(title="arm")]
     columns += [Column(title=f"{name.replace('_', ' ')} %", kind="percent", meaning=name) for name in names]
     columns += [Column(title=name.replace("_", " "), kind="points", meaning=name) for name in signed]
     rows: list[list[Value]] = [[run.arm, *(getattr(run, name) for name in (*names, *signed))] for run in runs]
-    found = [Table(name="continual", section="sequence", title="Summary", columns=columns, rows=rows)]
+    tables = [Table(name="continual", section="sequence", title="Summary", columns=columns, rows=rows)]
     for index, run in enumerate(runs, start=1):
         number = f"_{index}" if len(runs) > 1 else ""
         matrix: list[list[Value]] = [["before training", *run.base], *_by_stage(run, run.accuracy_matrix)]
         title = f"Accuracy matrix of {run.arm}"
-        found.append(_matrix_table(run, f"accuracy_matrix{number}", title, Column(title="after stage"), matrix))
+        tables.append(_matrix_table(run, f"accuracy_matrix{number}", title, Column(title="after stage"), matrix))
         scaled: list[list[Value]] = _by_stage(run, run.normalized)
         stage = Column(title="after stage", meaning="normalized")
         title = f"Normalised accuracy matrix of {run.arm}"
-        found += [_matrix_table(run, f"normalized{number}", title, stage, scaled), _stages(run, f"sequence{number}")]
-    return found
+        tables += [_matrix_table(run, f"normalized{number}", title, stage, scaled), _stages(run, f"sequence{number}")]
+    return tables
 
 
 def _by_stage(run: SequenceRecord, matrix: Sequence[Sequence[float | None]]) -> list[list[Value]]:
@@ -182,7 +181,7 @@ def _matrix_table(run: SequenceRecord, name: str, title: str, stage: Column, row
 
 
 def _stages(run: SequenceRecord, name: str) -> Table:
-    """What each stage kept of the base model, and what it cost."""
+    """What each stage kept of the base model's capabilities, and what it cost."""
     priors = list(dict.fromkeys(prior for stage in run.stages for prior in stage.measured.prior))
     columns = [
         Column(title="after stage"),
@@ -209,6 +208,7 @@ def _stages(run: SequenceRecord, name: str) -> Table:
 
 
 def _range(values: Sequence[float | None]) -> Estimate | None:
+    """Mean, smallest and largest of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -217,12 +217,13 @@ def _range(values: Sequence[float | None]) -> Estimate | None:
 
 
 def _mean(values: Sequence[Value]) -> float | None:
+    """Mean of the values that are numbers; None if there are none."""
     known = [value for value in values if isinstance(value, int | float)]
     return mean(known) if known else None
 
 
 def _choice(group: Sequence[Checkpoint]) -> str:
-    """``chosen`` or ``not chosen`` where the checkpoints' rate stood in a sweep."""
+    """``chosen`` or ``not chosen`` for a learning rate of a sweep; empty if there was no sweep."""
     if all(each.validation is None for each in group):
         return ""
     return "chosen" if any(each.chosen for each in group) else "not chosen"

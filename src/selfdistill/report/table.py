@@ -1,4 +1,4 @@
-"""What a table of the report is."""
+"""Tables of the report as data: columns, rows and values."""
 
 from dataclasses import dataclass
 
@@ -6,35 +6,37 @@ from selfdistill.records.evaluations import DriftRecord
 from selfdistill.report.contents import Estimate
 
 Value = str | float | Estimate | None
+"""A cell. Shares and differences of shares are in [0, 1] and [-1, 1]; None is an empty cell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column: its title, how its values are written, and what they mean."""
+    """A column: its title, the format of its values, and their meaning."""
 
     title: str
     kind: str = "text"
     """text, count, number, rate, percent, points, p, or heat (a percentage on a shaded cell)."""
     meaning: str = ""
-    """Key of the glossary."""
+    """Key of the glossary; empty for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table: its file name, title, columns and rows of values."""
+    """A table: its name, title, columns and rows of values."""
 
     name: str
+    """Names its CSV file."""
     section: str
-    """Heading of the page it stands under."""
+    """Section of the page that shows it."""
     title: str
     columns: list[Column]
     rows: list[list[Value]]
 
 
-DRIFT = ("kl_per_token", "reference_nll", "format_leak_rate")
-"""Fields of DriftRecord that ``DRIFT_COLUMNS`` show."""
+DRIFT_FIELDS = ("kl_per_token", "reference_nll", "format_leak_rate")
+"""Fields of DriftRecord, in the order of ``DRIFT_COLUMNS``."""
 DRIFT_COLUMNS = (
-    Column(title="KL a token", kind="number", meaning="kl_per_token"),
+    Column(title="KL per token", kind="number", meaning="kl_per_token"),
     Column(title="reference loss", kind="number", meaning="reference_nll"),
     Column(title="format leak %", kind="percent", meaning="format_leak_rate"),
 )
@@ -45,5 +47,5 @@ COST_COLUMNS = (
 
 
 def drift_cells(drift: DriftRecord | None) -> list[Value]:
-    """Values of ``DRIFT_COLUMNS``."""
-    return [None if drift is None else getattr(drift, name) for name in DRIFT]
+    """The values of ``DRIFT_COLUMNS``; None for each if there is no drift."""
+    return [None if drift is None else getattr(drift, name) for name in DRIFT_FIELDS]

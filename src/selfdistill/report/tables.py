@@ -1,24 +1,24 @@
-"""The report's tables, once, for the page, for Markdown and for CSV."""
+"""The report's tables, made once for the page, for Markdown and for CSV."""
 
 import csv
 import io
 from collections import defaultdict
 
 from selfdistill.report.contents import Comparison, Estimate, Results, Run
+from selfdistill.report.evaluations import change_estimate
 from selfdistill.report.study_tables import study_tables
 from selfdistill.report.table import DRIFT_COLUMNS, Column, Table, Value, drift_cells
-from selfdistill.stats.paired import PairedTest
 
 
 def all_tables(results: Results) -> list[Table]:
-    """Every table that has rows, in the order of the page."""
-    found = [scores(results), pairs(results), drift(results)]
-    found += [*study_tables(results), training(results), time(results)]
-    return [_without_empty_columns(table) for table in found if table.rows]
+    """Every table that has rows, in the order of the page, without columns that are empty in all rows."""
+    tables = [scores(results), pairs(results), drift(results)]
+    tables += [*study_tables(results), training(results), time(results)]
+    return [_without_empty_columns(table) for table in tables if table.rows]
 
 
 def scores(results: Results) -> Table:
-    """Before, after and change, per run, data set, part and scorer."""
+    """Score before, score after and change, for each run, data set, part and scorer."""
     columns = [
         Column(title="run"),
         Column(title="data set"),
@@ -41,7 +41,7 @@ def scores(results: Results) -> Table:
 
 
 def pairs(results: Results) -> Table:
-    """Runs against each other on the same rows."""
+    """Every two runs compared on the same rows."""
     columns = [
         Column(title="data set"),
         Column(title="first"),
@@ -55,31 +55,31 @@ def pairs(results: Results) -> Table:
     rows: list[list[Value]] = []
     for pair in results.between_runs:
         test = pair.test
-        row: list[Value] = [pair.dataset, pair.first, pair.second, change_of(test)]
+        row: list[Value] = [pair.dataset, pair.first, pair.second, change_estimate(test)]
         rows.append([*row, test.num_better, test.num_worse, test.p_value, test.detectable])
     return Table(name="between_runs", section="scores", title="Runs against each other", columns=columns, rows=rows)
 
 
 def drift(results: Results) -> Table:
-    """What moved on general prompts."""
+    """Drift from the base model on general prompts."""
     columns = [
         Column(title="run"),
         Column(title="when"),
         *DRIFT_COLUMNS,
     ]
-    rows: list[list[Value]] = [[_run(each.run, results), each.when, *drift_cells(each.drift)] for each in results.drift]
+    rows: list[list[Value]] = [[_run(one.run, results), one.when, *drift_cells(one.drift)] for one in results.drift]
     return Table(name="drift", section="scores", title="Drift on general prompts", columns=columns, rows=rows)
 
 
 def training(results: Results) -> Table:
-    """One line for each training run: its length, cost and last numbers."""
+    """One row for each training run: its length, its cost and its last numbers."""
     columns = [
         Column(title="run"),
         Column(title="method"),
         Column(title="learning rate", kind="rate"),
         Column(title="steps", kind="count"),
         Column(title="last loss", kind="number", meaning="loss"),
-        Column(title="tokens a completion", kind="number", meaning="completion_tokens"),
+        Column(title="tokens per completion", kind="number", meaning="completion_tokens"),
         Column(title="cut off %", kind="percent", meaning="truncated_share"),
         Column(title="tokens seen", kind="count", meaning="tokens_seen"),
         Column(title="seconds", kind="count", meaning="wall_seconds"),
@@ -88,13 +88,14 @@ def training(results: Results) -> Table:
     for run in (run for run in results.runs if run.training):
         last = run.training[-1]
         row: list[Value] = [_run(run.name, results), run.method, run.settings.get("learning_rate"), last["step"]]
-        row += [last.get(n) for n in ("loss", "completion_tokens", "truncated_share", "tokens_seen", "wall_seconds")]
+        names = ("loss", "completion_tokens", "truncated_share", "tokens_seen", "wall_seconds")
+        row += [last.get(name) for name in names]
         rows.append(row)
     return Table(name="training", section="training", title="Training runs", columns=columns, rows=rows)
 
 
 def time(results: Results) -> Table:
-    """Where each run's time went."""
+    """Seconds of each run by part of a training step."""
     columns = [
         Column(title="run"),
         Column(title="part of a step"),
@@ -111,7 +112,7 @@ def time(results: Results) -> Table:
 
 
 def to_csv(table: Table) -> str:
-    """The table as CSV: raw numbers, shares in [0, 1], intervals in columns of their own."""
+    """The table as CSV: unrounded numbers, shares in [0, 1], and separate columns for the ends of intervals."""
     wide = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -141,17 +142,12 @@ def _score_row(comparison: Comparison, results: Results, *, one_scorer: bool) ->
     row += [c.after.num_total, c.before, c.after]
     if test is None:
         return [*row, *[None] * 6]
-    changed: list[Value] = [change_of(test), test.verdict, test.num_better, test.num_worse]
+    changed: list[Value] = [change_estimate(test), test.verdict, test.num_better, test.num_worse]
     return [*row, *changed, test.p_value, test.detectable]
 
 
-def change_of(test: PairedTest) -> Estimate:
-    """A test's mean change with its interval."""
-    return Estimate(value=test.change, low=test.low, high=test.high, num_total=test.num_items)
-
-
 def _run(name: str, results: Results) -> str:
-    """A run's name, which would only be noise where there is no other."""
+    """A run's name; empty if it is the only run."""
     return name if len(results.runs) > 1 else ""
 
 
@@ -165,7 +161,12 @@ def _seconds(run: Run) -> dict[str, float]:
 
 
 def _without_empty_columns(table: Table) -> Table:
-    kept = [i for i in range(len(table.columns)) if any(row[i] not in (None, "") for row in table.rows)]
+    """The table without empty columns. Those of a matrix stay, since its diagonal is found by counting columns."""
+    kept = [
+        i
+        for i, column in enumerate(table.columns)
+        if column.kind == "heat" or any(row[i] not in (None, "") for row in table.rows)
+    ]
     return Table(
         name=table.name,
         section=table.section,

@@ -1,4 +1,4 @@
-"""What a reader must know before trusting the numbers."""
+"""Warnings that a reader needs before trusting the numbers."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from selfdistill.report.evaluations import differences
 from selfdistill.stats.texts import speaks_of_example
 
 FORMAT_LEAK = 0.1
-"""Rise of the format leak rate from which it is a warning."""
+"""Smallest rise of the format leak rate, in [0, 1], that is a warning."""
 PHRASE_SHARE = 0.01
-"""Rise of the share of completions with a teacher's phrase from which it is a warning."""
+"""Smallest rise of the share of completions that speak of an example, in [0, 1], that is a warning."""
 
 
 def of_gate(folders: Mapping[str, Path]) -> list[str]:
-    """Skills whose loss made a ledger's gate refuse a run's model."""
+    """Skills whose loss made a ledger's gate refuse a run's model. Raises UserError for a broken gate.json."""
     found: list[str] = []
     for run, folder in folders.items():
         path = folder / run_folder.GATE
@@ -34,7 +34,7 @@ def of_gate(folders: Mapping[str, Path]) -> list[str]:
 def of_settings(
     before: Mapping[str, Mapping[str, Evaluation]], after: Mapping[str, Mapping[str, Evaluation]]
 ) -> list[str]:
-    """Evaluations that are not compared because they are not the same test."""
+    """Evaluations before and after a run that are not the same test, or share only some of their rows."""
     found: list[str] = []
     for run, evaluations in after.items():
         for dataset, evaluation in evaluations.items():
@@ -50,9 +50,9 @@ def of_settings(
 
 
 def of_drift(drift: Sequence[RunDrift]) -> list[str]:
-    """General answers that took on the new task's format."""
-    before = {each.run: each.drift.format_leak_rate for each in drift if each.when == "before"}
-    after = {each.run: each.drift.format_leak_rate for each in drift if each.when == "after"}
+    """Runs whose answers to general prompts took on the new task's format."""
+    before = {one.run: one.drift.format_leak_rate for one in drift if one.when == "before"}
+    after = {one.run: one.drift.format_leak_rate for one in drift if one.when == "after"}
     return [
         f"{run}: the new task's format leaks into {rate:.0%} of general answers ({before.get(run, 0.0):.0%} before)."
         for run, rate in after.items()
@@ -61,7 +61,7 @@ def of_drift(drift: Sequence[RunDrift]) -> list[str]:
 
 
 def of_phrases(samples: Sequence[AnsweredRow]) -> list[str]:
-    """Completions that speak of an example which only the teacher was shown."""
+    """Runs whose completions speak of an example that only the teacher was shown."""
     before = [speaks_of_example(s.before.completion) for s in samples if s.before]
     earlier = sum(before) / len(before) if before else 0.0
     after: dict[str, list[bool]] = defaultdict(list)

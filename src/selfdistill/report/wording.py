@@ -1,13 +1,13 @@
 """The verdict in words."""
 
 from selfdistill.report.contents import Comparison, Results
+from selfdistill.report.evaluations import change_estimate
 from selfdistill.report.formats import interval_text, main_text, p_text
-from selfdistill.report.tables import change_of
 from selfdistill.stats.paired import NOT_ENOUGH_DATA
 
 
 def headlines(results: Results) -> list[Comparison]:
-    """What the verdicts of the runs shown are about, one for each run."""
+    """The comparisons that the verdicts of the shown runs are about, one for each run."""
     return [comparison for comparison in results.comparisons if comparison.headline and comparison.run in results.shown]
 
 
@@ -17,13 +17,13 @@ def verdict(comparison: Comparison) -> str:
 
 
 def reasons(comparison: Comparison) -> list[str]:
-    """Sentences behind a verdict: the change, the test, and what the evaluation could have shown."""
+    """Sentences that explain a verdict: the change, the test, and what the evaluation could have shown."""
     test = comparison.test
     if test is None and comparison.before is None:
         return [f"{comparison.dataset} was not scored before training, so there is nothing to compare with."]
     if test is None:
         return ["Before and after were not scored on the same rows in the same way, so they are not compared."]
-    change = change_of(test)
+    change = change_estimate(test)
     rows = f"{test.num_items:,} row{'s' if test.num_items != 1 else ''}"
     p_value = "p < 0.0001" if test.p_value < 0.0001 else f"p = {p_text(test.p_value)}"
     sentences = [
@@ -32,7 +32,7 @@ def reasons(comparison: Comparison) -> list[str]:
         f"{p_value})."
     ]
     if test.detectable is None:
-        return [*sentences, "So few rows could not have shown any change."]
+        return [*sentences, "So few rows can't show any change."]
     return [
         *sentences,
         f"The smallest change {rows} could have shown is {main_text('percent', test.detectable)} points "

@@ -1,4 +1,4 @@
-"""The report's files, and what a person sees of it in the terminal."""
+"""Writes the report's files, and prints its verdicts and tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from selfdistill.report.table import Table
 from selfdistill.report.tables import all_tables, to_csv
 
 NOT_PRINTED = ("step", "steps", "tokens", "validation %")
-"""Columns that only the files have: a terminal is narrow."""
+"""Titles of columns that are left out on the narrow terminal."""
 
 
 def write_report(results: Results, folder: Path, console: Console) -> None:
@@ -42,7 +42,7 @@ def write_files(results: Results, folder: Path) -> Path:
 
 
 def print_tables(results: Results, names: Sequence[str], console: Console) -> None:
-    """Prints the tables whose names begin with one of ``names``."""
+    """Prints the tables whose names begin with one of ``names``, in the order of the page."""
     for table in all_tables(results):
         if any(table.name.startswith(name) for name in names):
             console.print(_printed(table))

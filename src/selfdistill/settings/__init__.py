@@ -1,1 +1,1 @@
-"""What a person may set. Torch-free, so that ``--help`` answers at once."""
+"""The options of every command. Torch-free, so that ``--help`` answers at once."""

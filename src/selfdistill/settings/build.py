@@ -1,4 +1,4 @@
-"""What ``build`` takes."""
+"""Options of ``build``."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -12,53 +12,53 @@ from selfdistill.types import Dtype
 
 @dataclass(frozen=True, kw_only=True)
 class MedicalOptions:
-    """For medical only."""
+    """Options of the task medical."""
 
     source: str | None = path()
-    """HuatuoGPT-o1 rows, a file or Hub id such as FreedomIntelligence/medical-o1-reasoning-SFT."""
+    """HuatuoGPT-o1 rows: a file, or a Hub id such as FreedomIntelligence/medical-o1-reasoning-SFT."""
     hub_config: str | None = None
     """Configuration of the source on the Hub, such as en."""
     answers: str | None = path()
-    """Rows with the ground truths, a file or Hub id, where the source has none."""
+    """Rows with the reference answers, if the source has none: a file or Hub id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WikiOptions:
-    """For wiki only."""
+    """Options of the task wiki."""
 
     articles: str | None = path()
-    """Folder of .txt and .md files, an article each."""
+    """Folder of .txt and .md files, one article per file."""
     model_name: str | None = path()
-    """Model that writes the questions; one of some billion weights, small ones get the facts wrong."""
+    """Model that writes the questions; it should have billions of weights, since small ones get the facts wrong."""
     questions_per_passage: int = at_least(1, 4)
-    """Questions to ask for."""
+    """Questions to write per passage."""
     batch_size: int = at_least(1, 32)
-    """Passages read together."""
+    """Passages processed together."""
     dtype: Dtype = "auto"
     """Dtype to compute in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """Write the data of a task that doesn't come ready-made."""
+    """Write the data of a task that has to be prepared first."""
 
     task: Annotated[Literal["medical", "wiki"], tyro.conf.Positional] = "medical"
-    """Task to write the data of."""
+    """Task to prepare."""
     output_dir: str | None = path()
-    """Folder for <task>_data, to be named with --data_dir later."""
+    """Folder in which <task>_data is created. Give it as --data_dir afterwards."""
     num_eval: int | None = at_least(1, None)
-    """Rows to hold out for evaluation, for wiki of each kind; by default a tenth."""
+    """Rows to hold out for evaluation (wiki: of each kind of question); by default a tenth."""
     limit: int | None = at_least(1, None)
-    """Use only the first so many rows or passages."""
+    """Use only the first N rows or passages."""
     seed: int = 42
     """Seed of the split and of the model's questions."""
     overwrite: bool = False
-    """Replace data that are in output_dir."""
+    """Replace data already in output_dir."""
     medical: MedicalOptions = MedicalOptions()
     wiki: WikiOptions = WikiOptions()
 
     def check(self) -> None:
-        """Raises UserError for what can be seen before anything is loaded."""
+        """Checks what can be checked before anything is loaded. Raises UserError."""
         check_fields(self)
         check_fields(self.wiki)
         if self.output_dir is None:
@@ -66,7 +66,7 @@ class BuildOptions:
         needed = {"medical": ("source",), "wiki": ("articles", "model_name")}[self.task]
         for name in needed:
             if getattr(getattr(self, self.task), name) is None:
-                raise UserError(f"build {self.task}: --{name} is missing.")
+                raise UserError(f"build {self.task}: --{name} is missing. See selfdistill build --help.")
         other = self.wiki if self.task == "medical" else self.medical
         for name, value in vars(other).items():
             if value != getattr(type(other)(), name):

@@ -1,4 +1,4 @@
-"""What ``chat`` takes."""
+"""Options of ``chat``."""
 
 from dataclasses import dataclass
 
@@ -12,33 +12,33 @@ DEFAULT_PORT = 7860
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
-    """Talk to a model, or to two at once: one question, both answers side by side."""
+    """Talk to one model, or to two at once with their answers side by side."""
 
     model_path: str = path(DEFAULT_MODEL)
-    """Trained model's folder, Hub id, .gguf file or embedded model."""
+    """Folder of a trained model, Hub id, .gguf file or name of the embedded model."""
     against: str | None = path()
-    """A second model that answers the same questions beside it."""
+    """A second model that answers the same questions."""
     system: str | None = None
-    """System prompt of both."""
+    """System prompt for both models."""
     temperature: float = 0.0
-    """0 is greedy decoding."""
+    """Sampling temperature; 0 decodes greedily."""
     top_p: float = 1.0
-    """Nucleus of the sampler."""
+    """Sample from the likeliest tokens whose probabilities add up to this (nucleus sampling)."""
     max_new_tokens: int = at_least(1, 512)
-    """Longest answer in tokens."""
+    """Maximum length of an answer in tokens."""
     seed: int = 42
-    """Seed of sampling. Both models draw the same random numbers, so only the models make answers differ."""
+    """Seed of sampling. Both models draw the same random numbers, so that only the models make a difference."""
     web: bool = False
     """Serve a page on 127.0.0.1 instead of chatting in the terminal."""
     port: int | None = None
-    """web: port of the page, by default 7860; 0 takes any free one."""
+    """Port of the page, with --web: by default 7860; 0 takes any free port."""
     dtype: Dtype = "auto"
-    """Dtype to compute in."""
+    """Dtype of the computation. auto: bfloat16 where the device is fast in it, else float32."""
     chat_template_kwargs: JsonObject | None = None
-    """Passed to the chat template; by default what the run of each model was trained with."""
+    """Passed to the chat template. By default each model gets what its own training run used."""
 
     def check(self) -> None:
-        """Raises UserError for what can be seen before anything is loaded."""
+        """Checks what can be checked before anything is loaded. Raises UserError."""
         check_fields(self)
         check_sampling(self.temperature, self.top_p)
         if self.port is not None and not self.web:

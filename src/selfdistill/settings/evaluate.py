@@ -1,19 +1,22 @@
-"""What ``eval`` takes."""
+"""Options of ``eval``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfdistill.errors import UserError
+from selfdistill.run_folder import DRIFT
+from selfdistill.settings import flat
 from selfdistill.settings.fields import JsonObject, at_least, check_fields, path
 from selfdistill.settings.groups import DEFAULT_MODEL, DEFAULT_TASK, JudgeOptions, check_sampling
 from selfdistill.types import Dtype, EngineName
 
-DRIFT, HUMANEVAL, PRIOR, PRIOR_QUICK = "drift", "humaneval-quick", "prior", "prior-quick"
+HUMANEVAL, PRIOR, PRIOR_QUICK = "humaneval-quick", "prior", "prior-quick"
 MEASURES = (DRIFT, PRIOR_QUICK, HUMANEVAL, PRIOR)
-"""Names that ``eval`` takes beside those of tasks."""
-UNSAMPLED = (DRIFT, PRIOR_QUICK, PRIOR)
-"""Those of them that say themselves how they decode."""
+"""Names that ``eval`` takes in addition to those of tasks."""
+SAMPLING_FLAGS = ("batch_size", "max_new_tokens", "temperature", "top_p", "num_samples", "seed")
+"""Flags that count for tasks and HumanEval only: what the others decode, if anything, is fixed."""
 CUSTOM = "custom"
-"""Name of the data set of the user's own rows."""
+"""Data set name of the user's own rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,46 +24,46 @@ class EvalDataOptions:
     """What to score."""
 
     dataset_name: str = DEFAULT_TASK
-    """Task to score (`selfdistill tasks` lists them), or several with commas. Further names: drift,
-    prior-quick, humaneval-quick, prior."""
+    """Tasks, separated by commas (see `selfdistill tasks`), and drift, prior-quick, humaneval-quick or prior."""
     dataset_path: str | None = path()
-    """Your own rows instead: prompt and reference answer."""
+    """Your own rows instead of a task: each with a prompt and a reference answer."""
     data_dir: str | None = path()
-    """Folder with the tasks' data, else SELFDISTILL_DATA, else ./data."""
+    """Folder with the tasks' data. By default the folder in SELFDISTILL_DATA, else ./data."""
     limit: int | None = at_least(1, None)
-    """Score only so many rows: of a task as large a share of each part, of prior and prior-quick so many of each
-    benchmark."""
+    """Score only N rows; a task with parts keeps their proportions. prior, prior-quick: N rows of each benchmark."""
 
     def datasets(self) -> list[str]:
-        """The names in dataset_name, each once."""
+        """The names in dataset_name, without repeats."""
         return list(dict.fromkeys(name.strip() for name in self.dataset_name.split(",") if name.strip()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions:
-    """How completions are made."""
+    """How completions are generated."""
 
     batch_size: int = at_least(1, 64)
     """Prompts decoded together."""
     max_new_tokens: int | None = at_least(1, None)
-    """Longest completion in tokens; by default what the task needs."""
+    """Maximum length of a completion in tokens; by default the task's own limit."""
     temperature: float = 0.0
-    """0 is greedy decoding."""
+    """Sampling temperature; 0 decodes greedily."""
     top_p: float = 1.0
-    """Nucleus of the sampler."""
+    """Sample from the likeliest tokens whose probabilities add up to this (nucleus sampling)."""
     num_samples: int = at_least(1, 1)
-    """Completions a row; more than one gives pass@k and the majority vote, and needs a temperature."""
+    """Completions per row. More than one adds pass@k and a majority vote, and needs a temperature above 0."""
     seed: int = 42
     """Seed of sampling."""
     rollout_engine: EngineName = "auto"
-    """own: our decoding loop. generate: transformers' generate. auto: own where it gives the model's own logits."""
+    """own: our decoding loop. generate: transformers' generate. auto: own if it supports the model, else generate."""
     chat_template_kwargs: JsonObject | None = None
-    """Passed to the chat template; by default what the run in model_path was trained with."""
+    """Passed to the chat template. By default what the training run in model_path used."""
 
     def check(self) -> None:
-        """Raises UserError for a value that is out of range or would be ignored."""
+        """Checks ranges, and refuses what would be ignored. Raises UserError."""
         check_fields(self)
         check_sampling(self.temperature, self.top_p)
+        if self.seed != DecodingOptions.seed and self.temperature == 0:
+            raise UserError(f"--seed {self.seed} changes nothing in greedy decoding. Give --temperature 1.")
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(
                 f"--num_samples {self.num_samples} of greedy decoding are all the same. Give --temperature 1."
@@ -69,51 +72,59 @@ class DecodingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
-    """Score a model on a task."""
+    """Evaluate a model on one or more tasks."""
 
     model_path: str = path(DEFAULT_MODEL)
-    """Trained model's folder, Hub id, .gguf file or embedded model."""
+    """Folder of a trained model, Hub id, .gguf file or name of the embedded model."""
     output_dir: str | None = path()
-    """Folder for the results: <task>.json and <task>.samples.jsonl, and the reference's eval_results.json and
-    eval_responses.json. By default the folder eval of the run in model_path, where `report` looks for them."""
+    """Folder for the results; by default the folder eval of the run in model_path, where `report` looks for them."""
     base_model: str | None = path()
-    """drift: the model to measure against; by default the one that the run in model_path started from."""
+    """For drift: the model to compare with. By default the one that the run in model_path started from."""
     base_results: str | None = path()
-    """output_dir of an earlier eval, such as the base model's: changes are tested row by row."""
+    """output_dir of an earlier eval, such as the base model's. The change from it is tested row by row."""
     allow_code_execution: bool = False
-    """Run the programs that the model writes (HumanEval), in a process with limits."""
+    """Allow programs written by the model to be run (HumanEval), each in a process of its own with limits."""
     dtype: Dtype = "auto"
-    """Dtype to compute in."""
+    """Dtype of the computation. auto: bfloat16 where the device is fast in it, else float32."""
     overwrite: bool = False
-    """Replace results that are in output_dir."""
+    """Replace results already in output_dir."""
     data: EvalDataOptions = EvalDataOptions()
     decoding: DecodingOptions = DecodingOptions()
     judge: JudgeOptions = JudgeOptions()
 
     def check(self) -> None:
-        """Raises UserError for what can be seen before anything is loaded."""
+        """Checks what can be checked before anything is loaded. Raises UserError."""
+        check_fields(self)
         check_fields(self.data)
-        self.decoding.check()
         names = self.names
         if not names:
             raise UserError(f"--dataset_name {self.data.dataset_name!r} names no task. `selfdistill tasks` lists them.")
-        needs = (
-            ("base_model", self.base_model, (DRIFT,)),
-            ("base_results", self.base_results, [name for name in names if name != DRIFT]),
-            ("allow_code_execution", self.allow_code_execution, (HUMANEVAL, PRIOR)),
-        )
-        for flag, value, users in needs:
-            if value and not set(users) & set(names):
+        for flag, users in self._users().items():
+            value, default = flat.flatten(self)[flag], flat.flatten(EvalOptions())[flag]
+            if value != default and not set(users) & set(names):
                 raise UserError(f"--{flag} changes nothing for {', '.join(names)}. Leave it out.")
-        if not set(names) <= set(UNSAMPLED):
-            return
-        for flag in ("max_new_tokens", "temperature", "top_p", "num_samples", "seed"):
-            if getattr(self.decoding, flag) != getattr(DecodingOptions(), flag):
-                raise UserError(
-                    f"--{flag} changes nothing for {', '.join(names)}: they decode in one way. Leave it out."
-                )
+        if self.data.dataset_path and self.data.data_dir:
+            raise UserError("--data_dir changes nothing beside --dataset_path. Leave it out.")
+        self.decoding.check()
+
+    def _users(self) -> dict[str, Sequence[str]]:
+        """For each flag that some data sets have no use for: the names of those that have one."""
+        tasks = [name for name in self.names if name not in MEASURES]
+        users: dict[str, Sequence[str]] = {
+            "base_model": [DRIFT],
+            "base_results": [name for name in self.names if name != DRIFT],
+            "allow_code_execution": [HUMANEVAL, PRIOR],
+            "rollout_engine": [*tasks, HUMANEVAL, DRIFT],
+            "chat_template_kwargs": [*tasks, HUMANEVAL, DRIFT],
+        }
+        completed = (*tasks, HUMANEVAL)
+        return (
+            users
+            | dict.fromkeys(("scorer", "judge_url", "judge_model"), tasks)
+            | dict.fromkeys(SAMPLING_FLAGS, completed)
+        )
 
     @property
     def names(self) -> list[str]:
-        """The data sets to score; the user's own rows are ``custom``."""
+        """Data sets to score; ``custom`` stands for the user's own rows."""
         return [CUSTOM] if self.data.dataset_path else self.data.datasets()

@@ -1,4 +1,4 @@
-"""How a setting is declared: with its range, as a path, or as a JSON object."""
+"""Declarations of settings: fields with a range, paths, JSON objects; and the check of their values."""
 
 import json
 import math
@@ -11,54 +11,58 @@ from tyro.constructors import PrimitiveConstructorSpec
 from selfdistill.errors import UserError
 
 SMALL = 1e-12
-"""Stands for an open end of a range."""
+"""Distance from an end of a range that is itself excluded."""
 
 
 class Range(NamedTuple):
-    """The numbers that a setting may be, ends included."""
+    """Allowed numbers, ends included."""
 
     low: float
     high: float
     words: str
-    """Follows "is not" in a message."""
+    """The range in words; a message puts them after "is not"."""
 
 
 def number(default: float | None, low: float, high: float, words: str) -> Any:
-    """A dataclass field whose value must lie in [low, high], or be None where its type has that."""
+    """A dataclass field for a number in [low, high]; None is allowed if the field's type allows it.
+
+    ``words`` describe the range in messages, after "is not".
+    """
     return field(default=default, metadata={"range": Range(low, high, words)})
 
 
 def at_least(low: float, default: float | None) -> Any:
-    """A dataclass field whose value must be ``low`` or more, or None where its type has that."""
+    """A dataclass field for a number of at least ``low``; None is allowed if the field's type allows it."""
     return number(default, low, math.inf, f"at least {low:g}")
 
 
 def path(default: str | None = None) -> Any:
-    """A dataclass field that names a file or folder: ``~`` in it is the home folder."""
+    """A dataclass field for a file or folder: a leading ``~`` stands for the home folder."""
     return field(default=default, metadata={"path": True})
 
 
 def check_fields(settings: Any, of: type | None = None, *, open_choices: Sequence[str] = ()) -> None:
-    """Checks ranges, and choices of fields whose type is a Literal.
+    """Checks the ranges of numbers, and that fields of a Literal type hold one of its values.
 
     Args:
         settings: a dataclass instance.
-        of: the dataclass whose fields are checked, by default that of ``settings``.
-        open_choices: fields whose choices are a table elsewhere.
+        of: class whose fields are checked; by default all fields of ``settings``.
+        open_choices: fields of a Literal type that are not checked here, since a table elsewhere lists their choices.
 
     Raises:
-        UserError: a field is wrong; the message names the first one, its value and what it may be.
+        UserError: a value is not allowed. The message names the first such field, its value and what is allowed.
     """
     hints = get_type_hints(of or type(settings))
-    for each in fields(of or settings):
-        value, range_ = getattr(settings, each.name), each.metadata.get("range")
-        if get_origin(hints[each.name]) is Literal and each.name not in open_choices:
-            _check_choice(each.name, value, get_args(hints[each.name]))
-        if range_ is None or (value is None and type(None) in get_args(hints[each.name])):
+    for setting in fields(of or settings):
+        name, hint, range_ = setting.name, hints[setting.name], setting.metadata.get("range")
+        value = getattr(settings, name)
+        if get_origin(hint) is Literal and name not in open_choices:
+            _check_choice(name, value, get_args(hint))
+        if range_ is None or (value is None and type(None) in get_args(hint)):
             continue
         size = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
         if not range_.low <= size <= range_.high:  # NaN fails every comparison
-            raise UserError(f"{each.name}: {value!r} is not {range_.words}.")
+            raise UserError(f"{name}: {value!r} is not {range_.words}.")
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -72,7 +76,7 @@ def _json_object(words: list[str]) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{words[0]} is not JSON: write it as '{{\"name\": value}}'") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{words[0]} is no JSON object: write it as '{{\"name\": value}}'")
+        raise ValueError(f"{words[0]} is not a JSON object: write it as '{{\"name\": value}}'")
     return value
 
 
@@ -86,4 +90,4 @@ JsonObject = Annotated[
         str_from_instance=lambda value: [json.dumps(value)],
     ),
 ]
-"""A mapping that the command line takes as JSON."""
+"""A mapping, written as a JSON object on the command line."""

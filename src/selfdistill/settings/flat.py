@@ -1,6 +1,7 @@
-"""Options are made of groups; outside Python they are one list of names: flags, YAML keys, an arm's settings.
+"""Options as a flat mapping of names to values, whatever groups they consist of.
 
-A group is a field whose type is a dataclass. No name stands in two groups of the same options.
+In Python, options are nested dataclasses; a group is a field whose type is a dataclass. Flags, YAML keys and the
+settings of an arm name a setting without its group, so no name occurs in two groups of the same options.
 """
 
 import dataclasses
@@ -15,36 +16,38 @@ _Options = TypeVar("_Options")
 
 
 class Leaf(NamedTuple):
-    """A setting and where it is."""
+    """Type and place of a setting within its options."""
 
     groups: tuple[str, ...]
-    """Fields that lead from the options to what holds it; empty for the options themselves."""
+    """Names of the nested fields that lead to the setting's group; empty for a setting of the options themselves."""
     annotation: Any
+    """The setting's type."""
     is_path: bool
+    """True if it names a file or folder."""
 
 
 @cache
 def leaves(options_class: type) -> dict[str, Leaf]:
-    """Every setting of the options by name, those of groups included."""
+    """Every setting of a class of options by name, including those of its groups."""
     return dict(_leaves(options_class, ()))
 
 
 def flatten(options: Any) -> dict[str, Any]:
-    """The value of every setting by name."""
+    """Value of every setting by name."""
     return {name: _get(options, name, leaf) for name, leaf in leaves(type(options)).items()}
 
 
 def build(options_class: type[_Options], values: Mapping[str, Any]) -> _Options:
-    """Options with these values by name, the class's own defaults for all others.
+    """Options with the given values by name, and the class's defaults for all other settings.
 
     Raises:
-        TypeError: a name is no setting of the options.
+        TypeError: the options have no setting of that name.
     """
     return changed(options_class(), values)
 
 
 def changed(options: _Options, values: Mapping[str, Any]) -> _Options:
-    """The same options with other values by name. Raises TypeError where a name is no setting of theirs."""
+    """A copy of the options with other values by name. Raises TypeError if they have no setting of that name."""
     places = leaves(type(options))
     by_group: dict[tuple[str, ...], dict[str, Any]] = {}
     for name, value in values.items():
@@ -57,24 +60,25 @@ def changed(options: _Options, values: Mapping[str, Any]) -> _Options:
 
 
 def with_home(options: _Options) -> _Options:
-    """The same options, ``~`` at the start of a path replaced by the home folder. Raises UserError as ``at_home``."""
+    """A copy of the options with a leading ``~`` of every path expanded. Raises UserError as ``at_home``."""
     values = flatten(options)
     paths = [name for name, leaf in leaves(type(options)).items() if leaf.is_path]
     return changed(options, {name: at_home(values[name]) for name in paths if values[name] is not None})
 
 
 def at_home(path: str) -> str:
-    """The path, ``~`` at its start replaced by the home folder. Raises UserError where ``~name`` is nobody's."""
+    """The path with a leading ``~`` or ``~name`` expanded to a home folder. Raises UserError if there is no user
+    ``name``."""
     if not path.startswith("~"):
         return path
     try:
         return str(Path(path).expanduser())
     except RuntimeError as error:
-        raise UserError(f"{path}: nobody here has that name. For a file so called write ./{path}") from error
+        raise UserError(f"{path}: there is no user of that name. For a file called so write ./{path}") from error
 
 
 def input_paths(options: Any) -> list[str]:
-    """What the options name as files and folders, but for where they write to."""
+    """Files and folders that the options name, except ``output_dir``: those that the command may read."""
     values = flatten(options)
     paths = [values[name] for name, leaf in leaves(type(options)).items() if leaf.is_path and name != "output_dir"]
     return [path for path in paths if path]

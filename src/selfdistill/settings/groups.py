@@ -1,4 +1,4 @@
-"""Groups of options that several commands take."""
+"""Groups of options shared by several commands."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -10,29 +10,29 @@ from selfdistill.settings.fields import at_least, check_fields, path
 from selfdistill.types import Dtype
 
 DEFAULT_MODEL = "smollm2-135m"
-"""Name of the embedded model. It wins over a folder of that name, which is ``./smollm2-135m``."""
+"""Name of the embedded model. A folder of the same name has to be written ``./smollm2-135m``."""
 DEFAULT_TASK = "assistant-tools"
-"""The task whose data come with the package."""
+"""The task whose data are part of the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What to train on."""
+    """Data to train on."""
 
     dataset_name: str = DEFAULT_TASK
-    """Task to learn; `selfdistill tasks` lists them."""
+    """Task to train on; `selfdistill tasks` lists them."""
     dataset_path: str | None = path()
-    """Your own rows instead: JSONL, JSON, CSV, Parquet, Arrow folder or Hub id."""
+    """Your own rows instead of a task: JSONL, JSON, CSV, Parquet, Arrow folder or Hub id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Where data are, and how much of them to take."""
+    """Where the data are, and how many rows to use."""
 
     data_dir: str | None = path()
-    """Folder with the tasks' data, else SELFDISTILL_DATA, else ./data."""
+    """Folder with the tasks' data. By default the folder in SELFDISTILL_DATA, else ./data."""
     limit: int | None = at_least(1, None)
-    """Use only the first so many training rows."""
+    """Use only the first N training rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +40,16 @@ class ModelOptions:
     """The model to train."""
 
     model_name: str = path(DEFAULT_MODEL)
-    """Embedded model, Hub id, local folder or .gguf file."""
+    """Name of the embedded model, Hub id, local folder or .gguf file."""
     dtype: Dtype = "auto"
-    """Dtype to compute in; weights are updated in fp32 whatever it is."""
+    """Dtype of the computation; weights are updated in float32. auto: bfloat16 where that is fast, else float32."""
 
     def check(self) -> None:
-        """Raises UserError for a dtype that nothing can be trained in."""
+        """Refuses a dtype that can't be used for training. Raises UserError."""
         check_fields(self)
         if self.dtype == "float16":
             raise UserError(
-                "--dtype float16: most gradients of this loss are too small for float16, and become 0. Train in "
+                "--dtype float16: most gradients of this loss are too small for float16 and become 0. Train in "
                 "bfloat16 or float32."
             )
 
@@ -61,10 +61,10 @@ class AdapterOptions:
     lora_r: int | None = at_least(1, None)
     """Train LoRA adapters of this rank instead of all weights."""
     lora_alpha: int | None = at_least(1, None)
-    """LoRA's scale; by default twice the rank."""
+    """LoRA's alpha, which scales the adapter by alpha / rank; by default twice the rank."""
 
     def check(self) -> None:
-        """Raises UserError for a value that is out of range or would be ignored."""
+        """Checks ranges, and refuses what would be ignored. Raises UserError."""
         check_fields(self)
         if self.lora_alpha is not None and self.lora_r is None:
             raise UserError(f"--lora_alpha {self.lora_alpha} scales an adapter. Give --lora_r too, or leave it out.")
@@ -72,40 +72,44 @@ class AdapterOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """Everything else of the trainer, and where its settings come from."""
+    """Configuration file, other settings of the trainer, and the checks before training."""
 
     config: str | None = path()
-    """YAML file with any of these settings, or a recipe's name; flags win."""
+    """YAML file with any of these settings, or the name of a recipe. Flags override it."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """name=value: any other field of the trainer's config, repeatable."""
+    """name=value: any other field of the trainer's config (transformers' TrainingArguments); may be repeated."""
     preflight_rows: int = at_least(1, 16)
-    """Rows that the preflight of --template auto looks at."""
+    """Training rows used by the preflight that --template auto runs."""
     skip_memory_check: bool = False
-    """Train even where the memory that a run is estimated to take is not there."""
+    """Train even if the estimated memory exceeds what is available."""
     from_file: tyro.conf.Suppress[tuple[tuple[str, Any], ...]] = ()
-    """What the YAML file sets of the trainer's other fields."""
+    """Fields of the trainer's config that the YAML file sets and that have no flag: (name, value) pairs."""
 
     def check(self) -> None:
-        """Raises UserError for a value that is out of range."""
+        """Checks ranges. Raises UserError."""
         check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
-    """What scores completions."""
+    """How completions are scored."""
 
     scorer: str | None = None
-    """Headline: exact_match, multiple_choice, numeric[:TOLERANCE], regex:PATTERN, judge or path.py:function."""
+    """exact_match, multiple_choice, numeric[:TOLERANCE], regex:PATTERN, judge or path.py:function; else the task's."""
     judge_url: str | None = None
-    """Base URL of an OpenAI-compatible judge, else SELFDISTILL_JUDGE_URL; its key is read from OPENAI_API_KEY."""
+    """Base URL of an OpenAI-compatible judge; by default SELFDISTILL_JUDGE_URL. Its key is read from OPENAI_API_KEY."""
     judge_model: str | None = None
-    """The judge's model."""
+    """Model that the judge uses."""
     judge_price: tuple[float, float] = (0.0, 0.0)
-    """Dollars per million prompt and completion tokens, for the cost in the results."""
+    """Dollars per million prompt tokens and per million completion tokens, for the cost in the results."""
 
 
 def check_sampling(temperature: float, top_p: float) -> None:
-    """Raises UserError for a temperature or nucleus that no sampler takes, or that greedy decoding would ignore."""
+    """Checks the sampling settings of an evaluation or chat.
+
+    Raises:
+        UserError: temperature or top_p is out of range, or top_p is below 1 with greedy decoding, which ignores it.
+    """
     if not 0 <= temperature <= 1e3:
         raise UserError(f"--temperature {temperature} is not between 0 (greedy decoding) and 1000.")
     if not 0 < top_p <= 1:

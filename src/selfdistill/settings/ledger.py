@@ -1,4 +1,4 @@
-"""What the commands of the ledger take."""
+"""Options of ``learn``, ``rollback`` and ``ledger``."""
 
 import re
 from dataclasses import dataclass
@@ -8,48 +8,49 @@ from typing import Annotated
 import tyro
 
 from selfdistill.errors import UserError
+from selfdistill.run_folder import DRIFT
 from selfdistill.settings.fields import at_least, check_fields, number, path
 from selfdistill.settings.groups import ModelOptions, SourceOptions
 from selfdistill.settings.train import Recipe, RecipeGroup, method_config
 from selfdistill.types import Method
 
 CURRENT_VERSION = "(the ledger's current version)"
-"""Stands for the model where the command line names none: learning goes on from the ledger's own."""
+"""Default of ``model_name``: learning continues from the ledger's current version."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""What a skill may be called: it names files."""
+"""Allowed names of skills, which become file names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkillOptions:
-    """The new skill, and how it is scored ever after."""
+    """The new skill, and how it will be scored, now and by every later learn."""
 
     skill: str | None = None
-    """Name of the new skill; by default that of its data."""
+    """Name of the new skill; by default the name of its data."""
     eval_path: str | None = path()
-    """Held-out rows of your own data, which the skill is scored on ever after."""
+    """With --dataset_path: file of held-out rows, on which the skill is scored."""
     eval_share: float | None = None
-    """Share of your own rows to hold out where there is no eval_path; by default 0.1."""
+    """With --dataset_path, without --eval_path: share of the rows to hold out; by default 0.1."""
     eval_limit: int | None = at_least(1, None)
-    """Score only the first so many evaluation rows."""
+    """Score only the first N evaluation rows."""
     scorer: str | None = None
-    """Headline: exact_match, multiple_choice, numeric[:TOLERANCE], regex:PATTERN or path.py:function."""
+    """exact_match, multiple_choice, numeric[:TOLERANCE], regex:PATTERN, path.py:function; default: the task's own."""
     max_new_tokens: int | None = at_least(1, None)
-    """Longest completion in evaluation; by default what the task needs, of your own data what training allows."""
+    """Maximum tokens of a completion in evaluations; by default the task's limit, for your own rows training's."""
     eval_batch_size: int = at_least(1, 64)
-    """Prompts decoded together in evaluation."""
+    """Prompts decoded together in evaluations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
-    """When a candidate is refused."""
+    """When the new weights are refused."""
 
     max_forgetting: float = 0.02
-    """Loss of an earlier skill's mean score, 0 to 1, that is allowed."""
+    """Allowed loss in the mean score of an earlier skill; scores lie between 0 and 1, so 0.02 is 2 points."""
     confidence: float = 0.95
-    """Refuse where so sure, one-sided, that more than max_forgetting was lost."""
+    """Confidence (one-sided) with which a loss above max_forgetting must be shown before the weights are refused."""
 
     def check(self) -> None:
-        """Raises UserError for a value that is out of range."""
+        """Checks ranges. Raises UserError."""
         if not 0 <= self.max_forgetting < 1:
             raise UserError(f"--max_forgetting {self.max_forgetting} is not at least 0 and below 1; 0.02 is 2 points.")
         if not 0.5 < self.confidence < 1:
@@ -58,26 +59,27 @@ class GateOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnOptions:
-    """Teach the ledger's model one more skill; promote it only if no earlier skill was lost. Exit code 3: refused.
+    """Train the ledger's model on one more skill; the new weights are promoted unless an earlier skill was lost.
 
-    Learning goes on from the ledger's current version; model_name is the base model of a new ledger.
+    The exit code is 3 if they are refused. Training continues from the ledger's current version; model_name names the
+    base model of a new ledger.
     """
 
     ledger: str | None = path()
-    """Folder that is the model's memory; where there is none a new one is begun."""
+    """Folder of the ledger, which holds the model's versions and skills; created if it does not exist."""
     method: Method = "sdft"
-    """Any method that teaches a skill: not reinvoke."""
+    """Training method, any but reinvoke."""
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")
-    """Seed of data order and sampling."""
+    """Seed of the data order and of sampling."""
     new_skill: SkillOptions = SkillOptions()
     gate: GateOptions = GateOptions()
     source: SourceOptions = SourceOptions()
     recipe: RecipeGroup = Recipe(model=ModelOptions(model_name=CURRENT_VERSION))
 
     def check(self) -> None:
-        """Raises UserError for what can be seen before anything is loaded."""
+        """Checks what can be checked before anything is loaded. Raises UserError."""
         if self.ledger is None:
-            raise UserError("--ledger is missing: name the folder that is the model's memory.")
+            raise UserError("--ledger is missing: name the ledger's folder.")
         check_fields(self)
         check_fields(self.new_skill)
         self.gate.check()
@@ -98,15 +100,15 @@ class LearnOptions:
                 raise UserError(f"--{name} goes with --dataset_path; a task has evaluation rows of its own.")
         if skill.scorer == "judge":
             raise UserError("--scorer judge: a ledger scores without a judge. Name another scorer.")
-        if not NAME.fullmatch(self.skill_name) or self.skill_name == "drift":
+        if not NAME.fullmatch(self.skill_name) or self.skill_name == DRIFT:
             raise UserError(
                 f"--skill {self.skill_name!r}: use at most 64 letters, digits, dots, dashes and underscores; "
-                "drift is taken."
+                "drift is reserved."
             )
 
     @property
     def skill_name(self) -> str:
-        """The skill's name: ``skill``, or the name of the file, Hub data set or task."""
+        """The skill's name: ``skill`` if given, else the name of the file, Hub data set or task."""
         if self.new_skill.skill is not None:
             return self.new_skill.skill
         if self.source.dataset_path is None:
@@ -116,29 +118,29 @@ class LearnOptions:
 
     @property
     def base_model(self) -> str | None:
-        """The base model that was named; None where none was."""
+        """The base model that was named, or None."""
         name = self.recipe.model.model_name
         return None if name == CURRENT_VERSION else name
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackOptions:
-    """Make an earlier version of a ledger's model the current one. Nothing is deleted."""
+    """Make another version of a ledger's model the current one. Nothing is deleted."""
 
     ledger: str | None = path()
     """The ledger's folder."""
     to: int | None = None
-    """Number of the version, 0 for the base model; by default the one before the current."""
+    """Number of the version, 0 for the base model; by default the parent of the current version."""
 
     def check(self) -> None:
-        """Raises UserError for what can be seen before anything is loaded."""
+        """Checks what can be checked before anything is loaded. Raises UserError."""
         if self.ledger is None:
-            raise UserError("--ledger is missing: name the folder that is the model's memory.")
+            raise UserError("--ledger is missing: name the ledger's folder.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerOptions:
-    """Show a ledger: its versions, where they come from, and the skills held."""
+    """Show a ledger: its versions, which version each was trained from, and the skills."""
 
-    folder: Annotated[str, tyro.conf.Positional] = path("")
+    folder: Annotated[str, tyro.conf.Positional] = path(".")
     """The ledger's folder."""

@@ -1,7 +1,7 @@
-"""Settings of the method, in groups by what they are about.
+"""Settings of the method, in groups by subject.
 
-The command line composes the groups it needs; Python's ``SDFTConfig`` has all of them as one flat namespace, as users
-of transformers and TRL expect.
+The command line composes the groups it needs. ``SDFTConfig``, for Python, has all of them in one flat namespace, as
+users of transformers and TRL expect.
 """
 
 import dataclasses
@@ -26,135 +26,134 @@ from selfdistill.types import (
 
 @dataclass(kw_only=True)
 class DivergenceSettings:
-    """How student and teacher are compared at a token."""
+    """How the distributions of student and teacher are compared at each token."""
 
     divergence: DivergenceKind = "forward_kl"
-    """forward_kl = KL(teacher||student); reverse_kl = KL(student||teacher); jsd = generalised Jensen-Shannon."""
+    """forward_kl = KL(teacher||student); reverse_kl = KL(student||teacher); jsd: generalised Jensen-Shannon."""
     divergence_beta: float = number(0.5, SMALL, 1 - SMALL, "strictly between 0 and 1")
-    """Weight of the teacher in jsd, strictly between 0 and 1. Near either end jsd, and so every gradient, goes to 0."""
+    """jsd: weight of the teacher, strictly between 0 and 1. Near either end jsd and its gradient vanish."""
     divergence_support: Support = "full"
-    """Outcomes compared: the full vocabulary, the top k tokens, or the sampled token (reverse_kl only)."""
+    """Tokens compared at each position: the full vocabulary, the k likeliest, or the sampled one (reverse_kl only)."""
     divergence_top_k: int = at_least(1, 100)
-    """Number of tokens with divergence_support=top_k."""
+    """Number of tokens compared with divergence_support=top_k."""
     divergence_top_k_of: Role = "teacher"
-    """Whose likeliest tokens with divergence_support=top_k."""
+    """Model whose likeliest tokens are compared with divergence_support=top_k."""
     divergence_tail: bool = False
-    """Add the rest of the vocabulary as one more outcome to the top k instead of renormalising."""
+    """top_k: compare all other tokens together as one more outcome, instead of renormalising the k."""
     divergence_clip: float | None = number(None, SMALL, float("inf"), "above 0")
-    """Upper bound of one token's divergence, in nats."""
+    """Upper bound on the divergence of a token, in nats; None for no bound."""
 
 
 @dataclass(kw_only=True)
 class TeacherSettings:
-    """Whose weights the teacher has."""
+    """The teacher's weights."""
 
     teacher: TeacherKind = "ema"
-    """ema: moving average of the student; frozen: the start weights; live: the student itself."""
+    """ema: moving average of the student's weights; frozen: the weights at the start; live: the student's own."""
     teacher_update_rate: float = number(0.02, 0, 1, "between 0 and 1")
-    """Share of the student that enters the ema teacher at an update."""
+    """ema: share of the student in the average at each update (0.02: 2% student, 98% teacher so far)."""
     teacher_sync_steps: int = at_least(1, 1)
-    """Optimizer steps between two updates of the ema teacher."""
+    """ema: optimizer steps between updates."""
 
 
 @dataclass(kw_only=True)
 class PromptSettings:
-    """How prompts are rendered, and how long they may be."""
+    """How prompts are rendered, and their maximum lengths."""
 
     template: Template = "paper"
-    """How the teacher is shown the demonstration; auto is for the command line, which measures it."""
+    """How the teacher is shown the demonstration. auto (command line only): a preflight tries several and picks one."""
     template_repeat: int = number(1, 1, 16, "between 1 and 16")
-    """prior_turn: how often the earlier turn is shown. few_shot: how many other demonstrations come first."""
+    """prior_turn: how often the earlier turn is repeated. few_shot: how many other demonstrations come first."""
     template_file: str | None = path()
-    """Jinja file with template=file; it sees question, demonstration, messages."""
+    """Jinja file for template=file; its variables are question, demonstration and messages."""
     chat_template_kwargs: JsonObject = field(default_factory=dict[str, Any])
-    """Passed to the tokenizer's chat template, for example {"enable_thinking": false}."""
+    """Variables passed to the tokenizer's chat template, for example {"enable_thinking": false}."""
     max_prompt_length: int | None = at_least(1, None)
-    """Longest student prompt in tokens; by default what the model's context leaves."""
+    """Maximum tokens of the student's prompt; by default the model's context minus the longest completion."""
     max_teacher_prompt_length: int | None = at_least(1, None)
-    """Longest teacher prompt in tokens, demonstration included; by default what the model's context leaves."""
+    """Maximum tokens of the teacher's prompt with the demonstration; by default as max_prompt_length."""
     overlong: Overlong = "error"
-    """Rows over a length limit: stop with an error, or drop them. Nothing is ever cut silently."""
+    """What to do with rows over a length limit: stop with an error, or drop them. Prompts are never cut."""
 
 
 @dataclass(kw_only=True)
 class SamplingSettings:
-    """How completions are sampled, and which of their tokens carry loss."""
+    """How completions are sampled, and which of their tokens enter the loss."""
 
     temperature: float = number(1.0, 1e-3, 1e3, "between 0.001 and 1000")
-    """Sampling temperature; both models' logits are divided by it in the divergence, too."""
+    """Sampling temperature. The divergence, too, divides both models' logits by it."""
     top_p: float = number(1.0, SMALL, 1, "above 0 and at most 1")
-    """Nucleus of the sampler."""
+    """Sample from the likeliest tokens whose probabilities add up to this (nucleus sampling)."""
     rollout_engine: EngineName = "auto"
-    """own: our decoding loop. generate: transformers' generate. auto: own where it gives the model's own logits."""
+    """own: our decoding loop. generate: transformers' generate. auto: own if it supports the model, else generate."""
     sampler_correction_cap: float | None = number(2.0, SMALL, float("inf"), "above 0")
-    """Cap of the importance weight where another copy of the weights samples (an engine of your own, in Python); none:
-    no correction. The engines that sample from the weights being trained need none."""
+    """Upper bound on importance weights, None for no correction. Only for an engine of your own, in Python."""
     num_loss_tokens_to_skip: int = at_least(0, 0)
-    """Completion tokens at the start that carry no loss (counted after a think tag, if there is one)."""
+    """Tokens at the start of each completion left out of the loss (counted after a closing think tag, if any)."""
     mask_truncated_completions: bool = False
-    """Leave completions that hit max_completion_length out of the loss."""
+    """Leave completions that reached max_completion_length out of the loss."""
     loss_reduction: Reduction = "rollout_mean"
-    """rollout_mean: mean over tokens, then over rollouts (the paper). token_mean: mean over all tokens."""
+    """rollout_mean: mean over each rollout's tokens, then over rollouts (the paper). token_mean: over all tokens."""
     rollouts_logged_per_step: int | None = at_least(0, 4)
-    """Rollouts written to rollouts.jsonl at each step; none: all."""
+    """Rollouts written to rollouts.jsonl at each step; None for all."""
 
 
 @dataclass(kw_only=True)
 class AnchorSettings:
-    """General prompts that hold the model near where it started."""
+    """General prompts in every batch that keep the model close to its starting point."""
 
     anchor_share: float = number(0.0, 0, 0.9, "between 0 and 0.9")
-    """Share of all prompts that is general prompts without demonstration, held to the start model."""
+    """Share of general prompts among all prompts. On them the teacher is the start model, without a demonstration."""
     anchor_data: str | None = path()
-    """File of general prompts; by default the 200 that come with the package."""
+    """File of general prompts; by default the 200 of the package."""
 
 
 @dataclass(kw_only=True)
 class OptimizerSettings:
-    """How far and how fast weights move."""
+    """Optimizer, batch size and duration of training."""
 
     learning_rate: float = number(2e-5, 0, 1, "between 0 and 1, for example 2e-5")
     """Peak learning rate."""
     num_train_epochs: float = at_least(0, 2.0)
-    """Passes over the training rows."""
+    """Passes over the training rows; ignored if max_steps is above 0."""
     max_steps: int = number(-1, -1, float("inf"), "-1 (as many as num_train_epochs takes) or above 0")
-    """Optimizer steps; above 0 it overrides num_train_epochs."""
+    """Number of optimizer steps; -1: as many as num_train_epochs takes."""
     per_device_train_batch_size: int = at_least(1, 4)
     """Prompts per micro-batch."""
     gradient_accumulation_steps: int = at_least(1, 8)
-    """Micro-batches per optimizer step; the completions of all of them are sampled together."""
+    """Micro-batches per optimizer step. Their completions are sampled together, before the first one is trained on."""
     lr_scheduler_type: str = "cosine"
-    """Learning-rate schedule, by transformers' names."""
+    """Learning-rate schedule: a name that transformers knows, such as cosine or constant_with_warmup."""
     warmup_steps: float = at_least(0, 10)
-    """Steps of linear warm-up, or below 1 their share of all steps."""
+    """Steps of linear warm-up; a number below 1 is a share of all steps."""
     weight_decay: float = at_least(0, 0.0)
     """AdamW's weight decay."""
     max_grad_norm: float = at_least(0, 1.0)
-    """Gradients are scaled down to this norm."""
+    """Upper bound on the gradient norm; larger gradients are scaled down. 0 for no bound."""
 
 
 @dataclass(kw_only=True)
 class MethodConfig(
     DivergenceSettings, TeacherSettings, PromptSettings, SamplingSettings, AnchorSettings, OptimizerSettings
 ):
-    """What defines a run: the method's settings and the optimizer's, in one namespace.
+    """All settings of the method and the optimizer, in one namespace.
 
-    The defaults are ours; ``PAPER`` lists where the paper's differ, and a run prints every deviation.
+    ``PAPER`` holds the paper's values. Some defaults differ from them; a run prints every difference.
     """
 
     method: Method = "sdft"
-    """sdft: student samples, teacher scores. offline: teacher samples. sft, dft, cpt: no teacher, the
-    demonstration is the completion. reinvoke: on-policy distillation from a base model on general prompts."""
+    """sdft: student samples, teacher scores. offline: teacher samples. sft, dft, cpt: train on demonstrations.
+    reinvoke: on-policy distillation from a base model on general prompts."""
     max_completion_length: int = at_least(1, 1024)
-    """Longest completion in tokens; a longer one is cut and flagged as truncated."""
+    """Maximum length of a sampled completion in tokens; longer ones are cut and count as truncated."""
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")
-    """Seed of data order and sampling."""
+    """Seed of the data order and of sampling."""
 
     def validate(self) -> None:
-        """Raises UserError naming the first field that is out of range, its value and the range."""
+        """Checks the ranges. Raises UserError naming the first field that is wrong, its value and the range."""
         check_fields(self, MethodConfig, open_choices=("method", "divergence", "template", "rollout_engine"))
         if self.max_steps == 0:
-            raise UserError("max_steps: 0 steps train nothing. Give 1 or more, or -1 for num_train_epochs.")
+            raise UserError("max_steps: 0 steps train nothing. Give 1 or more, or -1 to train for num_train_epochs.")
         if self.max_steps < 1 and self.num_train_epochs == 0:
             raise UserError("num_train_epochs: 0 epochs train nothing. Give more, or max_steps.")
         if (self.template == "file") != (self.template_file is not None):
@@ -179,23 +178,23 @@ PAPER: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "weight_decay": 0.0,
 }
-"""The paper's setting (arXiv 2601.19897) for what a run may deviate in."""
+"""The paper's settings (arXiv 2601.19897), by name; a run prints where it differs from them."""
 
 
 def deviations_from_paper(settings: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Field name to (this run's value, the paper's value), for the fields of ``PAPER`` that differ."""
+    """The settings of ``PAPER`` that have another value here: by name, (this run's value, the paper's value)."""
     return {
         name: (settings[name], paper) for name, paper in PAPER.items() if name in settings and settings[name] != paper
     }
 
 
 def with_template(config: MethodConfig, template: Template, repeat: int) -> MethodConfig:
-    """The method's settings with another template."""
-    shown: dict[str, Any] = {"template": template, "template_repeat": repeat, "template_file": None}
-    return MethodConfig(**(method_settings(config) | shown))
+    """A copy of the settings with another template."""
+    other: dict[str, Any] = {"template": template, "template_repeat": repeat, "template_file": None}
+    return MethodConfig(**(method_settings(config) | other))
 
 
 def method_settings(config: MethodConfig) -> dict[str, Any]:
-    """The values of MethodConfig's fields by name, whatever class ``config`` is of; enumerations as their values."""
+    """Values of MethodConfig's fields by name, for a MethodConfig or a subclass; enumerations as their values."""
     values = {each.name: getattr(config, each.name) for each in dataclasses.fields(MethodConfig)}
     return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What ``report`` and the commands that only print a list take."""
+"""Options of ``report``, ``tasks`` and ``recipes``."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,22 +10,22 @@ from selfdistill.settings.fields import path
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Show a run or a study as one page: report.html, with report.md, results.json and tables as CSV."""
+    """Write a report on a run or a study: report.html, report.md, results.json and tables as CSV."""
 
-    folder: Annotated[str, tyro.conf.Positional] = path("")
-    """Folder that train, eval, compare or continual wrote."""
+    folder: Annotated[str, tyro.conf.Positional] = path(".")
+    """output_dir of a train, eval, compare or continual."""
     output: str | None = path()
-    """Folder to write to; by default the same."""
+    """Folder to write to; by default the same folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TasksOptions:
-    """List the tasks."""
+    """List the tasks: scorers, number of rows, licence and source."""
 
     markdown: bool = False
-    """Print the table of docs/evaluation.md instead."""
+    """Print them as the Markdown table of docs/evaluation.md instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipesOptions:
-    """List the settings that come with the package."""
+    """List the recipes: files with settings, for --config."""

@@ -1,4 +1,4 @@
-"""What ``train``, ``preflight`` and ``demo`` take."""
+"""Options of ``train``, ``preflight`` and ``demo``."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ from selfdistill.types import Method
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that makes a training run what it is, but for its data, its method and its seed."""
+    """The settings of a training run, except its data set, its method and its seed."""
 
     max_completion_length: int | None = at_least(1, None)
-    """Longest completion in tokens; by default 1.5 times the usual demonstration."""
+    """Maximum tokens of a completion; by default 1.5 times the 95th percentile of the demonstrations' lengths."""
     data: DataOptions = DataOptions()
     model: ModelOptions = ModelOptions()
     adapter: AdapterOptions = AdapterOptions()
@@ -42,7 +42,7 @@ class Recipe:
     trainer: TrainerOptions = TrainerOptions()
 
     def check(self) -> None:
-        """Raises UserError for the first value that is out of range."""
+        """Checks ranges, and refuses what would be ignored. Raises UserError."""
         check_fields(self)
         check_fields(self.data)
         for group in (self.model, self.adapter, self.trainer):
@@ -50,30 +50,30 @@ class Recipe:
 
 
 RecipeGroup = Annotated[Recipe, tyro.conf.arg(name="")]
-"""A field of this type adds the recipe's flags to a command's own."""
+"""Type of a field that adds the recipe's flags to those of a command."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where the run goes, and how it begins."""
+    """Output of the run, and how it starts."""
 
     output_dir: str | None = path()
-    """Folder for the model and the run's records. It must be new or empty."""
+    """Folder for the model and the run's records. It must be new or empty, except with --resume or --overwrite."""
     base_model: str | None = path()
-    """reinvoke: the model to distil from; by default the one that the run in model_name started from."""
+    """For reinvoke: the model to distil from. By default the one that the run in model_name started from."""
     save_steps: int | None = at_least(1, None)
-    """Write a checkpoint to resume from every so many steps."""
+    """Save a checkpoint for --resume every N steps; by default none is saved."""
     dry_run: bool = False
-    """Print settings, prompts, lengths and memory, then stop."""
+    """Print the settings, prompts, lengths and estimated memory, then stop."""
     resume: bool = False
-    """Go on from the last checkpoint in output_dir."""
+    """Continue from the last checkpoint in output_dir."""
     overwrite: bool = False
-    """Replace the run that is in output_dir."""
+    """Delete the run in output_dir first."""
     profile: bool = False
-    """Write a trace of steps 2 to 4, trace.json.gz, to be opened at ui.perfetto.dev."""
+    """Write a profile of steps 2 to 4 to trace.json.gz, which ui.perfetto.dev opens."""
 
     def check(self) -> None:
-        """Raises UserError for a value that is out of range, or an output folder that is missing or in use."""
+        """Raises UserError if a value is out of range, or the output folder is missing or in use."""
         check_fields(self)
         if self.dry_run:
             return
@@ -84,19 +84,19 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Teach a model the demonstrations of a task. Any field of the trainer's config goes to --set."""
+    """Train a model on the demonstrations of a task."""
 
     method: Method = "sdft"
-    """sdft: student samples, teacher scores. offline: teacher samples. sft, dft, cpt: no teacher, the
-    demonstration is the completion. reinvoke: on-policy distillation from a base model on general prompts."""
+    """sdft: student samples, teacher scores. offline: teacher samples. sft, dft, cpt: train on demonstrations.
+    reinvoke: on-policy distillation from a base model on general prompts."""
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")
-    """Seed of data order and sampling."""
+    """Seed of the data order and of sampling."""
     source: SourceOptions = SourceOptions()
     run: RunOptions = RunOptions()
     recipe: RecipeGroup = Recipe()
 
     def check(self) -> None:
-        """Raises UserError for what can be seen before anything is loaded."""
+        """Checks what can be checked before anything is loaded. Raises UserError."""
         check_fields(self)
         self.recipe.check()
         method_config(self).validate()
@@ -107,52 +107,55 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PreflightOptions:
-    """Say before any training whether self-distillation can work, and with which template. It takes train's settings,
-    so that a recipe can be asked about as it is."""
+    """Predict before training whether self-distillation can work, and with which template."""
 
     num_rows: int = at_least(1, 32)
-    """Training rows to look at."""
+    """Training rows to test on."""
     json: bool = False
     """Print one JSON object and nothing else."""
     method: Method = "sdft"
-    """For the memory estimate."""
+    """Method whose memory is estimated."""
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")
-    """Of a recipe; nothing is drawn here."""
+    """Without effect; accepted because a recipe may set it."""
     source: SourceOptions = SourceOptions()
     recipe: RecipeGroup = Recipe()
 
     def check(self) -> None:
-        """Raises UserError for what can be seen before anything is loaded."""
+        """Checks what can be checked before anything is loaded. Raises UserError."""
         check_fields(self)
         self.recipe.check()
         method_config(self).validate()
         rows, file = self.recipe.trainer.preflight_rows, self.recipe.trainer.config
-        unasked = PreflightOptions() if file is None else options_from_file(PreflightOptions, file)
-        if rows != unasked.recipe.trainer.preflight_rows:
+        without_flags = PreflightOptions() if file is None else options_from_file(PreflightOptions, file)
+        if rows != without_flags.recipe.trainer.preflight_rows:
             raise UserError(f"--preflight_rows {rows} is for train. Here it is --num_rows.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Evaluate, train and evaluate again on the embedded model and data, and write a report."""
+    """Evaluate the embedded model, train it on the embedded data, evaluate it again and write a report."""
 
     output_dir: str = path("runs/demo")
     """Folder for the model, the records and report.html."""
     config: str = path("demo-cpu")
-    """Recipe or YAML file with the settings to train with."""
+    """Recipe or YAML file with the settings of the training."""
     limit: int | None = at_least(1, None)
-    """Score only the first so many rows, as large a share of each part."""
+    """Score only N evaluation rows, with the parts of the task in proportion."""
     overwrite: bool = False
-    """Replace the run that is in output_dir."""
+    """Delete the run in output_dir first."""
     skip_memory_check: bool = False
-    """Train even where the memory that a run is estimated to take is not there."""
+    """Train even if the estimated memory exceeds what is available."""
+
+    def check(self) -> None:
+        """Checks ranges. Raises UserError."""
+        check_fields(self)
 
 
 def method_config(options: Any) -> MethodConfig:
-    """The method's settings among a command's options. Where the options lack a name, or leave the longest completion
-    open, it is MethodConfig's own default."""
-    own = {each.name for each in dataclasses.fields(MethodConfig)}
-    values = {name: value for name, value in flat.flatten(options).items() if name in own}
+    """The method's settings among a command's options. A setting that the options lack, or a max_completion_length of
+    None, has MethodConfig's default."""
+    names = {setting.name for setting in dataclasses.fields(MethodConfig)}
+    values = {name: value for name, value in flat.flatten(options).items() if name in names}
     if values.get("max_completion_length") is None:
         values.pop("max_completion_length", None)
     return MethodConfig(**values)

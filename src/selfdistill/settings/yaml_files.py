@@ -1,4 +1,4 @@
-"""Settings from YAML files and from --set, checked by name and type before anything runs."""
+"""Settings from YAML files and from --set, with names and types checked before anything runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +12,13 @@ _Options = TypeVar("_Options")
 
 
 def options_from_file(options_class: type[_Options], path: str) -> _Options:
-    """Options as a YAML file, or a recipe's name, sets them; ``config`` names the file.
+    """Reads options from a YAML file, or from a recipe by its name. Their ``config`` is the path of the file.
 
-    Settings that the options don't have are kept in ``from_file``, for the trainer's own fields.
+    Settings that the options lack are put into ``from_file``: they may be fields of the trainer's config.
 
     Raises:
-        UserError: the file is missing, isn't YAML, repeats a key, names another file, or has a value of a wrong type.
+        UserError: the file can't be read, is not YAML, repeats a key, sets ``config``, or has a value of the wrong
+        type.
     """
     path = _file(path)
     leaves = flat.leaves(options_class)
@@ -25,7 +26,7 @@ def options_from_file(options_class: type[_Options], path: str) -> _Options:
     others: dict[str, Any] = {}
     for key, (value, line) in _read(path).items():
         if key in ("config", "from_file"):
-            raise UserError(f"{path} line {line}: {key} is no setting of a file. Leave it out.")
+            raise UserError(f"{path} line {line}: {key} can't be set in a file. Leave it out.")
         if key in leaves:
             known[key] = checked(value, leaves[key].annotation, f"{path} line {line}: {key}")
         else:
@@ -34,18 +35,22 @@ def options_from_file(options_class: type[_Options], path: str) -> _Options:
 
 
 def places_in_file(path: str) -> dict[str, str]:
-    """Where each setting of a YAML file, or of a recipe by its name, stands: ``file line N``."""
+    """Place of each setting of a YAML file or recipe, as ``<file> line <N>``. Raises UserError as
+    ``options_from_file``."""
     path = _file(path)
     return {key: f"{path} line {line}" for key, (_, line) in _read(path).items()}
 
 
 def parse_assignments(assignments: Sequence[str], known: Sequence[str], flag: str = "--set") -> dict[str, Any]:
-    """``name=value`` strings to a dict; values are read as YAML, so 1e-5, true and null mean what they say.
+    """Parses ``name=value`` strings. Values are read as YAML: 1e-5 is a number, true a boolean, null is None.
 
-    ``flag`` is where they were given, for the messages.
+    Args:
+        assignments: the strings.
+        known: allowed names.
+        flag: flag they were given to, for messages.
 
     Raises:
-        UserError: no equals sign, an unknown name, or a value that isn't YAML.
+        UserError: there is no equals sign, the name is unknown, or the value is not YAML.
     """
     from ruamel.yaml import YAML, YAMLError
 
@@ -59,16 +64,16 @@ def parse_assignments(assignments: Sequence[str], known: Sequence[str], flag: st
         try:
             result[name] = YAML(typ="safe").load(value)
         except YAMLError as error:
-            raise UserError(f"{flag} {text}: the value does not read as YAML. Quote it.") from error
+            raise UserError(f"{flag} {text}: the value is not YAML. Quote it.") from error
     return result
 
 
 def checked(value: Any, annotation: Any, where: str) -> Any:
-    """``value`` as the type ``annotation``; strings, true and false are not turned into numbers, nor numbers into
+    """Converts a value to the type ``annotation``. Strings and booleans are not accepted as numbers, nor numbers as
     strings.
 
     Raises:
-        UserError: it is of another type; the message begins with ``where``.
+        UserError: the value is of another type; the message begins with ``where``.
     """
     import pydantic
 
@@ -84,13 +89,13 @@ def checked(value: Any, annotation: Any, where: str) -> Any:
 
 
 def _file(path: str) -> str:
-    """The file that a path means, which may be below ``~`` or a recipe's name."""
+    """Path of the file that ``--config`` names: ``~`` expanded, the name of a recipe replaced by its file."""
     path = flat.at_home(path)
     return str(recipe_path(path)) if not Path(path).exists() and path in recipe_names() else path
 
 
 def _read(path: str) -> dict[str, tuple[Any, int]]:
-    """Value and line of every key of a YAML file; values are plain Python objects, no longer YAML's own."""
+    """Value and line number of every key of a YAML file; values are plain Python objects. Raises UserError."""
     from ruamel.yaml import YAML, YAMLError
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import MarkedYAMLError
@@ -110,6 +115,8 @@ def _read(path: str) -> dict[str, tuple[Any, int]]:
         mark = error.problem_mark or error.context_mark
         place = f" line {mark.line + 1} column {mark.column + 1}" if mark else ""
         raise UserError(f"{path}{place}: not YAML ({error.problem}).") from error
+    except OSError as error:
+        raise UserError(f"--config {path} can't be read ({error.strerror}).") from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML text. Write settings as name: value, one on each line.") from error
     if not isinstance(mapping, Mapping):

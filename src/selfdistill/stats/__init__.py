@@ -1,4 +1,4 @@
-"""Pure numbers: intervals, paired tests, the accuracy matrix, measures of texts. No tensors, no files."""
+"""Statistics of scores: intervals, paired tests, the accuracy matrix, measures of texts. No tensors, no files."""
 
 from selfdistill.stats.continual import (
     average_accuracy,

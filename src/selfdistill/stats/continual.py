@@ -21,7 +21,7 @@ def learning_accuracy(matrix: Sequence[Sequence[float]]) -> float:
 
 
 def backward_transfer(matrix: Sequence[Sequence[float]]) -> float:
-    """Mean over the tasks j < T-1 of R[T-1][j] - R[j][j]; negative is loss, 0 where there is one task.
+    """Mean over the tasks j < T-1 of R[T-1][j] - R[j][j]; negative means loss; 0 for a single task.
 
     Source: Lopez-Paz and Ranzato, arXiv 1706.08840. ValueError unless R is square.
     """
@@ -30,8 +30,8 @@ def backward_transfer(matrix: Sequence[Sequence[float]]) -> float:
 
 
 def forward_transfer(matrix: Sequence[Sequence[float]], base: Sequence[float]) -> float:
-    """Mean over the tasks j > 0 of R[j-1][j] - base[j]: what earlier stages gave a task in advance; 0 where
-    there is one task.
+    """Mean over the tasks j > 0 of R[j-1][j] - base[j]: what earlier stages gave a task in advance; 0 for
+    a single task.
 
     ``base[j]`` is the untrained model's score. Source: Lopez-Paz and Ranzato, arXiv 1706.08840. ValueError
     unless R is square and base as long.
@@ -43,9 +43,9 @@ def forward_transfer(matrix: Sequence[Sequence[float]], base: Sequence[float]) -
 
 
 def forgetting(matrix: Sequence[Sequence[float]]) -> float:
-    """Mean over the tasks j < T-1 of max over i < T-1 of R[i][j], minus R[T-1][j]; 0 where there is one task.
+    """Mean over the tasks j < T-1 of max over i < T-1 of R[i][j], minus R[T-1][j]; 0 for a single task.
 
-    Unlike minus backward transfer it compares with the best earlier score, not the first one.
+    Unlike the negative of backward transfer it compares with the best earlier score, not with R[j][j].
     Source: Chaudhry et al., arXiv 1801.10112. ValueError unless R is square.
     """
     rows = _square(matrix)
@@ -54,8 +54,10 @@ def forgetting(matrix: Sequence[Sequence[float]]) -> float:
 
 
 def normalized(matrix: Sequence[Sequence[float]], base: Sequence[float]) -> list[list[float | None]]:
-    """(R[i][j] - base[j]) / (best[j] - base[j]) with best[j] the highest R[i][j] of all stages i: 0 is the untrained
-    model, 1 the best that this sequence ever was at the task. None for a task that never rose above its base.
+    """(R[i][j] - base[j]) / (best[j] - base[j]), where best[j] is the highest R[i][j] of all stages i.
+
+    0 is the untrained model, 1 the best score that any stage reached on the task. None for a task that never rose
+    above its base.
 
     ValueError unless R is square and base as long.
     """

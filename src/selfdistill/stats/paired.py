@@ -1,18 +1,18 @@
-"""Two models on the same items: the one paired comparison that every command uses, and the tests it is made of."""
+"""Two models on the same items: the paired comparison that every command uses, and the tests behind it."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from selfdistill.stats.scores import Z_95, detectable_difference, mean
+from selfdistill.stats.scores import LEVEL, Z_95, detectable_difference, mean
 
 Verdict = Literal["BETTER", "WORSE", "NOT ENOUGH DATA"]
 BETTER: Verdict = "BETTER"
 WORSE: Verdict = "WORSE"
 NOT_ENOUGH_DATA: Verdict = "NOT ENOUGH DATA"
-LEVEL = 0.05
-"""Level of every two-sided test."""
+NUM_RESAMPLES = 10_000
+"""Resamples of the paired bootstrap."""
 
 
 class Change(NamedTuple):
@@ -25,7 +25,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedTest:
-    """Second minus first over the items that both have a score for."""
+    """A comparison of a second model with a first one, over the items that both have a score for."""
 
     num_items: int
     change: float
@@ -39,28 +39,30 @@ class PairedTest:
     p_value: float
     """Exact McNemar test, two-sided."""
     detectable: float | None
-    """Smallest true change found with 80% probability at this size; None where no change could be shown."""
+    """Smallest true change that this test finds with 80% probability; None if it is too small to find any."""
     p_value_holm: float | None = None
-    """``p_value`` corrected for all tests of the same table; None where it stands alone."""
+    """``p_value`` corrected by Holm's method for all tests of the same table; None if it was not corrected."""
 
     @property
     def verdict(self) -> Verdict:
-        """BETTER or WORSE at the 5% level, else NOT ENOUGH DATA: no change was shown, which is not the same as none."""
+        """BETTER or WORSE at the 5% level, else NOT ENOUGH DATA, which does not mean that nothing changed."""
         if self.p_value >= LEVEL or (self.num_better - self.num_worse) * self.change <= 0:
             return NOT_ENOUGH_DATA
         return BETTER if self.change > 0 else WORSE
 
 
 def paired_test(first: Sequence[float | None], second: Sequence[float | None]) -> PairedTest:
-    """The test of two models' scores on the same items, in the same order. Items that one has no score for don't count.
+    """Tests the second model's scores against the first's, on the same items in the same order.
+
+    Items that either has no score (None) for are left out.
 
     Raises:
         ValueError: the two differ in length.
     """
     both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    ours, theirs = [a for a, _ in both], [b for _, b in both]
+    firsts, seconds = [a for a, _ in both], [b for _, b in both]
     better, worse = sum(b > a for a, b in both), sum(b < a for a, b in both)
-    change = paired_interval(ours, theirs)
+    change = paired_interval(firsts, seconds)
     detectable = detectable_difference(len(both), (better + worse) / len(both)) if both else math.inf
     return PairedTest(
         num_items=len(both),
@@ -69,7 +71,7 @@ def paired_test(first: Sequence[float | None], second: Sequence[float | None]) -
         high=change.high,
         num_better=better,
         num_worse=worse,
-        p_value=mcnemar(ours, theirs),
+        p_value=mcnemar(firsts, seconds),
         detectable=detectable if math.isfinite(detectable) else None,
     )
 
@@ -78,10 +80,10 @@ def mcnemar(a_scores: Sequence[float], b_scores: Sequence[float]) -> float:
     """Two-sided p-value of the exact McNemar test that two models do equally well on the same items.
 
     Only items whose scores differ count; each is a coin toss under the null hypothesis. With scores other
-    than 0 and 1 it is the sign test. 1.0 where no item differs. Source: Q. McNemar, Psychometrika 12 (1947).
+    than 0 and 1 it is the sign test. 1.0 if no item differs. Source: Q. McNemar, Psychometrika 12 (1947).
 
     Args:
-        a_scores: one model's score per item.
+        a_scores: one model's score on each item.
         b_scores: the other's, in the same order.
 
     Raises:
@@ -98,8 +100,8 @@ def paired_interval(a_scores: Sequence[float], b_scores: Sequence[float]) -> Cha
     """Mean of b - a over the same items, and its 95% interval, in [-1, 1].
 
     For scores of 0 and 1 it is the adjusted Wald interval of D. G. Bonett and R. M. Price, Journal of
-    Educational and Behavioral Statistics 37 (2012), which stays honest where few or no items differ;
-    for other scores the paired bootstrap. 0 in [-1, 1] where there is no item.
+    Educational and Behavioral Statistics 37 (2012), which does not shrink to a point when few or no items differ;
+    for other scores it is the paired bootstrap. Without items it is 0 in [-1, 1].
 
     Raises:
         ValueError: the two differ in length.
@@ -117,10 +119,10 @@ def paired_interval(a_scores: Sequence[float], b_scores: Sequence[float]) -> Cha
     return Change(mean(differences), max(-1.0, centre - half), min(1.0, centre + half))
 
 
-def paired_bootstrap(
-    a_scores: Sequence[float], b_scores: Sequence[float], num_resamples: int = 10_000, seed: int = 0
-) -> Change:
-    """Mean of b - a over the same items, and its 95% percentile interval when items are drawn again.
+def paired_bootstrap(a_scores: Sequence[float], b_scores: Sequence[float]) -> Change:
+    """Mean of b - a over the same items, and its 95% percentile interval over NUM_RESAMPLES resamples of the items.
+
+    The resamples are always the same, so that equal scores give an equal interval.
 
     Raises:
         ValueError: the two differ in length, or are empty.
@@ -131,14 +133,14 @@ def paired_bootstrap(
     import numpy as np  # keeps this module light for the command line
 
     values = np.asarray(differences)
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(num_resamples)]
+    generator = np.random.default_rng(0)
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(NUM_RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])
     return Change(mean(differences), float(low), float(high))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for testing all of them, in the given order. Source: S. Holm, Scand. J. Stat. 6 (1979)."""
+    """p-values corrected for testing all of them, in the given order. Source: S. Holm, Scand. J. Stat. 6 (1979)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted = [0.0] * len(p_values)
     largest = 0.0

@@ -23,15 +23,15 @@ def differing_settings(first: EvalConfig, second: EvalConfig) -> list[str]:
 
 
 def require_comparable(first: EvalConfig, second: EvalConfig, what: str) -> None:
-    """Does nothing where both evaluations are the same test.
+    """Checks that two evaluations are the same test.
 
     Args:
         first: how one was made.
         second: how the other was made.
-        what: names them in the message, as in ``tooluse``.
+        what: their name in the message, such as ``tooluse``.
 
     Raises:
-        UserError: they are not; the message names the field and both values.
+        UserError: they are not; the message names a field that differs, and both values.
     """
     if names := differing_settings(first, second):
         name, *more = names

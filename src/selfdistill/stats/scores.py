@@ -1,4 +1,4 @@
-"""Means of scores, their intervals, and what a number of items can show."""
+"""Means of scores, their intervals, and the smallest difference that a number of items can show."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 Z_95 = 1.959963984540054
 """Normal quantile of a two-sided 95% interval."""
+LEVEL = 0.05
+"""Level of every two-sided test."""
+POWER = 0.8
+"""Probability with which a detectable difference is found."""
 
 
 class Interval(NamedTuple):
@@ -16,12 +20,12 @@ class Interval(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean; NaN of nothing."""
+    """Arithmetic mean; NaN if there are no values."""
     return sum(values) / len(values) if values else math.nan
 
 
 def wilson_interval(num_correct: float, num_total: int) -> Interval:
-    """Wilson's 95% score interval of a proportion, in [0, 1]; (0, 1) where nothing was scored.
+    """Wilson's 95% score interval of a proportion, in [0, 1]; (0, 1) if ``num_total`` is 0.
 
     Partial credit may make ``num_correct`` a fraction; the interval is then somewhat too wide. Source: E. B. Wilson,
     JASA 22 (1927).
@@ -41,7 +45,8 @@ def wilson_interval(num_correct: float, num_total: int) -> Interval:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased chance that at least one of ``k`` samples is right, given ``num_correct`` of ``num_samples``.
+    """Unbiased estimate of the probability that at least one of ``k`` samples is right, from ``num_correct`` right ones
+    among ``num_samples``.
 
     1 - C(n - c, k) / C(n, k); source: M. Chen et al., arXiv 2107.03374.
 
@@ -55,28 +60,26 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
-def detectable_difference(num_items: int, changed_share: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest true difference that a McNemar test of this size finds with probability ``power``, in (0, 1].
+def detectable_difference(num_items: int, changed_share: float) -> float:
+    """Smallest true difference that a McNemar test at LEVEL finds with probability POWER, in (0, 1].
 
     Args:
         num_items: items that both models answered.
         changed_share: share of items whose score differs between the two, in [0, 1].
-        power: chance to find the difference.
-        alpha: level of the two-sided test.
 
     Returns:
-        The solution of R. J. Connor's sample-size formula, Biometrics 43 (1987), but never less than the
-        6 items that an exact test needs at 5%; infinity where even a difference of 1 would not be found.
+        The solution of R. J. Connor's sample-size formula, Biometrics 43 (1987), but at least 6 items' share, since an
+        exact test at 5% needs 6 changes; infinity if even a difference of 1 would not be found.
     """
     from statistics import NormalDist
 
     normal = NormalDist()
-    z_alpha, z_power = normal.inv_cdf(1 - alpha / 2), normal.inv_cdf(power)
-    at_least = math.ceil(math.log2(2 / alpha))  # tosses that must all fall alike for p < alpha
-    if num_items < at_least:
+    z_alpha, z_power = normal.inv_cdf(1 - LEVEL / 2), normal.inv_cdf(POWER)
+    fewest = math.ceil(math.log2(2 / LEVEL))  # changes that give p < LEVEL if all go the same way
+    if num_items < fewest:
         return math.inf
 
-    def found(difference: float) -> bool:
+    def is_found(difference: float) -> bool:
         changed = max(changed_share, difference)
         spread = z_alpha * math.sqrt(changed) + z_power * math.sqrt(changed - difference**2)
         return spread**2 <= num_items * difference**2
@@ -84,5 +87,5 @@ def detectable_difference(num_items: int, changed_share: float, power: float = 0
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (low, middle) if found(middle) else (middle, high)
-    return max(high, at_least / num_items)
+        low, high = (low, middle) if is_found(middle) else (middle, high)
+    return max(high, fewest / num_items)

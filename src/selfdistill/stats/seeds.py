@@ -1,4 +1,4 @@
-"""One number for each seed: what a few of them can tell."""
+"""Summaries and a sign test of one number per seed."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverSeeds:
-    """One difference for each seed, summed up."""
+    """Summary of one difference per seed."""
 
     mean: float
     deviation: float
-    """Sample standard deviation; 0 of one seed."""
+    """Sample standard deviation; 0 for a single seed."""
     sign_consistency: float
-    """Share of seeds whose difference has the sign of the mean; 1 where all are 0."""
+    """Share of seeds whose difference has the sign of the mean; 1 if all are 0."""
 
 
 def over_seeds(differences: Sequence[float]) -> OverSeeds:
-    """The summary of one difference for each seed. Raises ValueError where there is no seed."""
+    """Summarises one difference per seed. Raises ValueError if there are none."""
     if not differences:
         raise ValueError("over_seeds needs at least one seed")
     centre = mean(differences)
@@ -33,12 +33,12 @@ def over_seeds(differences: Sequence[float]) -> OverSeeds:
 
 
 def sign_beyond_noise(differences: Sequence[float]) -> int:
-    """+1 or -1 where the 95% t-interval of the mean of one difference for each seed lies above or below 0; else 0.
+    """+1 if the 95% t-interval of the mean of one difference per seed lies above 0, -1 if below; else 0.
 
-    One seed tells nothing. Seeds that all differ by the same amount, other than 0, have no noise.
+    A single seed gives 0. Seeds that all differ by the same amount have an interval of no width: their sign counts.
     """
     if len(differences) < 2:
         return 0
-    found = over_seeds(differences)
-    half = T_95[min(len(differences) - 2, len(T_95) - 1)] * found.deviation / math.sqrt(len(differences))
-    return 0 if abs(found.mean) <= half else int(math.copysign(1, found.mean))
+    summary = over_seeds(differences)
+    half = T_95[min(len(differences) - 2, len(T_95) - 1)] * summary.deviation / math.sqrt(len(differences))
+    return 0 if abs(summary.mean) <= half else int(math.copysign(1, summary.mean))

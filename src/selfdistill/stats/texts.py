@@ -1,4 +1,4 @@
-"""Pure numbers about texts: traces of the teacher's prompt, copying, variety. No tensors, no files."""
+"""Numbers about texts: traces of the teacher's prompt, copying, variety. No tensors, no files."""
 
 import re
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ TEACHER_PHRASES = re.compile(
     r"|(?:based on|following|as in|like) the examples?)\b",
     re.IGNORECASE,
 )
-"""Words that only a prompt with a demonstration explains."""
+"""Words that make sense only for a model that was shown a demonstration."""
 
 
 def speaks_of_example(text: str) -> bool:
-    """True where the text refers to an example that only the teacher's prompt holds."""
+    """True if the text refers to an example, which only the teacher's prompt holds."""
     return TEACHER_PHRASES.search(text) is not None
 
 
 def copied_share(completion: str, demonstration: str) -> float:
-    """Length of the longest run of characters that both have, over the completion's length; 0 of an empty one."""
+    """Length of the longest common substring over the completion's length, in [0, 1]; 0 for an empty completion."""
     longest = 0
     for start in range(len(completion)):
         while start + longest < len(completion) and completion[start : start + longest + 1] in demonstration:
@@ -27,7 +27,7 @@ def copied_share(completion: str, demonstration: str) -> float:
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:
-    """Different runs of ``n`` words over all such runs in the texts together, in [0, 1]; 0 where there is none.
+    """Number of different runs of ``n`` words over the number of all such runs in the texts, in [0, 1]; 0 without any.
 
     Source: J. Li et al., arXiv 1510.03055.
     """

@@ -1,4 +1,4 @@
-"""What a comparison concludes from its runs: paired tests, and cost at equal skill. Pure functions of the records."""
+"""Statistics of a comparison: paired tests, and what each arm costs at equal skill. Pure functions of the records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,45 +10,49 @@ from selfdistill.stats.scores import mean
 from selfdistill.stats.seeds import over_seeds
 
 Runs = Mapping[str, Mapping[int, Sequence[Checkpoint]]]
-"""An arm's checkpoints in order, by arm and seed."""
+"""Checkpoints by arm and seed, by rising step."""
 Scores = Sequence[float | None]
-"""Scores of the evaluation rows, in their order; None is unscored."""
-MEASURES = ("kl_per_token", "reference_nll", "format_leak_rate", "prior", "tokens", "seconds")
-"""What is read off at equal skill."""
+"""Score of each evaluation row, in [0, 1], in the order of the rows; None for an unscored row."""
+DRIFT_MEASURES = ("kl_per_token", "reference_nll", "format_leak_rate")
+COSTS = (*DRIFT_MEASURES, "prior", "tokens", "seconds")
+"""Measures of a checkpoint that are compared at equal skill."""
 
 
 def paired_tests(scores: Mapping[str, Mapping[int, Scores]]) -> list[ArmTest]:
-    """Every two arms on the same rows, seed by seed; p-values corrected over all tests of the study.
+    """Tests every two arms on the same rows, once for each seed that both have.
 
     Args:
-        scores: by arm and seed, of the last checkpoint.
+        scores: scores at the last checkpoint, by arm and seed.
+
+    Returns:
+        One entry for each pair with a shared seed; ``p_value_holm`` is corrected over all tests returned.
+
+    Raises:
+        ValueError: two arms have different numbers of rows.
     """
     pairs: list[ArmTest] = []
     for first, second in combinations(scores, 2):
         shared = [seed for seed in scores[first] if seed in scores[second]]
         tests = [SeedTest(seed=seed, test=paired_test(scores[first][seed], scores[second][seed])) for seed in shared]
         if tests:
-            changes = over_seeds([each.test.change for each in tests])
+            changes = over_seeds([one.test.change for one in tests])
             pairs.append(ArmTest(first=first, second=second, seeds=tests, over_seeds=changes))
-    corrected = iter(holm([each.test.p_value for pair in pairs for each in pair.seeds]))
+    corrected = iter(holm([one.test.p_value for pair in pairs for one in pair.seeds]))
     return [
-        replace(
-            pair,
-            seeds=[replace(each, test=replace(each.test, p_value_holm=next(corrected))) for each in pair.seeds],
-        )
+        replace(pair, seeds=[replace(one, test=replace(one.test, p_value_holm=next(corrected))) for one in pair.seeds])
         for pair in pairs
     ]
 
 
 def equal_skill(base: Checkpoint, runs: Runs) -> list[EqualSkill]:
-    """What every two arms cost where both are equally good.
+    """Compares the costs of every two arms at the same accuracy.
 
-    An arm's path runs from the base model (step 0) in straight lines through its checkpoints. A level of accuracy is
-    read off where the path first reaches it. The levels are the highest that every shared seed of both arms
-    reaches, and the one halfway there from the base; pairs that never rise above the base are left out. So is a
-    measure that a checkpoint lacks.
+    An arm's path runs in straight lines from the base model (step 0) through its checkpoints; costs are read where the
+    path first reaches a level of accuracy. Each pair is compared at two levels: the highest that both arms reach in
+    every shared seed, and the level halfway between the base and that one. A pair is left out if this highest level
+    is not above the base, and a measure is left out if any checkpoint that is read lacks it.
     """
-    found: list[EqualSkill] = []
+    comparisons: list[EqualSkill] = []
     start = accuracy(base)
     for first, second in combinations(runs, 2):
         seeds = [seed for seed in runs[first] if seed in runs[second]]
@@ -59,8 +63,8 @@ def equal_skill(base: Checkpoint, runs: Runs) -> list[EqualSkill]:
         for share in (1.0, 0.5):
             level = start + share * (top - start)
             read = {arm: [at_skill(path, level) for path in by_seed] for arm, by_seed in paths.items()}
-            found.append(_at_level(first, second, level, share, seeds, read))
-    return found
+            comparisons.append(_at_level(first, second, level, share, seeds, read))
+    return comparisons
 
 
 def _at_level(
@@ -71,7 +75,7 @@ def _at_level(
     seeds: list[int],
     read: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> EqualSkill:
-    shared = [name for name in MEASURES if all(name in values for by_seed in read.values() for values in by_seed)]
+    shared = [name for name in COSTS if all(name in values for by_seed in read.values() for values in by_seed)]
     pairs = list(zip(read[first], read[second], strict=True))
     return EqualSkill(
         first=first,
@@ -85,16 +89,23 @@ def _at_level(
 
 
 def at_skill(path: Sequence[Checkpoint], level: float) -> dict[str, float]:
-    """Every measure where the path first reaches ``level``, by linear interpolation between two checkpoints.
+    """The measures where the path first reaches ``level``, by linear interpolation between two checkpoints.
+
+    Args:
+        path: checkpoints by rising step, beginning with the base model.
+        level: accuracy in [0, 1].
+
+    Returns:
+        Values by the names in ``COSTS``; a measure that either checkpoint lacks is left out.
 
     Raises:
-        ValueError: it never does.
+        ValueError: the path never reaches the level.
     """
     if accuracy(path[0]) >= level:
         return _measures(path[0])
     for before, after in pairwise(path):
         low, high = accuracy(before), accuracy(after)
-        if high >= level:  # and low < level, or an earlier segment had reached it
+        if high >= level:  # low < level, since no earlier segment has reached it
             share = (level - low) / (high - low)
             old, new = _measures(before), _measures(after)
             return {name: old[name] + share * (new[name] - old[name]) for name in old if name in new}
@@ -102,13 +113,13 @@ def at_skill(path: Sequence[Checkpoint], level: float) -> dict[str, float]:
 
 
 def accuracy(checkpoint: Checkpoint) -> float:
-    """Score on the task that is trained."""
-    assert checkpoint.skill.accuracy is not None, "a study stops where nothing is scored"
+    """Accuracy on the trained task, in [0, 1]."""
+    assert checkpoint.skill.accuracy is not None, "a study stops if no row can be scored"
     return checkpoint.skill.accuracy
 
 
 def best_rate(accuracies: Mapping[float, float]) -> float:
-    """The learning rate with the highest validation accuracy; of equals the lowest, which moves the model least."""
+    """The learning rate with the highest validation accuracy; on a tie the lowest rate, which moves the model least."""
     return max(accuracies, key=lambda rate: (accuracies[rate], -rate))
 
 
@@ -117,5 +128,5 @@ def _measures(checkpoint: Checkpoint) -> dict[str, float]:
     values: dict[str, float | None] = {"prior": checkpoint.prior_mean}
     values |= {"tokens": checkpoint.tokens, "seconds": checkpoint.seconds}
     if drift is not None:
-        values |= {name: getattr(drift, name) for name in ("kl_per_token", "reference_nll", "format_leak_rate")}
+        values |= {name: getattr(drift, name) for name in DRIFT_MEASURES}
     return {name: value for name, value in values.items() if value is not None}

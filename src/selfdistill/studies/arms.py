@@ -1,4 +1,4 @@
-"""Arms of a study: a name, and the settings in which its training runs differ from the other arms'."""
+"""The arms of a study: each has a name and the settings in which its training runs differ from the other arms'."""
 
 import json
 import re
@@ -19,55 +19,53 @@ from selfdistill.training.settings import EVERY_METHOD_TAKES, at_default, idle_s
 from selfdistill.types import Method
 
 FIXED = ("seed", "max_steps", "num_train_epochs")
-"""Settings that no arm may have to itself: they make the data, their order and the budget."""
+"""Settings that all arms must share, since they decide the order of the rows and the budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One of the things that are compared."""
+    """One of the alternatives that a study compares."""
 
     name: str
     options: TrainOptions
-    """The settings of its training runs, those of the study included; run by run the output_dir, seed and
-    learning rate are set."""
+    """All settings of its training runs, but for output_dir, seed and learning rate, which each run sets."""
     settings: Mapping[str, Any]
-    """What of them is the arm's own."""
+    """The settings that were given for this arm alone."""
 
     @property
     def needs_template(self) -> bool:
-        """True where a preflight is to say how its teacher is shown the demonstration."""
+        """True if a preflight must choose how the teacher is shown the demonstration."""
         return needs_template(self.options)
 
     @property
     def distils(self) -> bool:
-        """True where it is held to a teacher, False where it learns the demonstrations' tokens."""
+        """True if the arm learns from a teacher, False if it learns the demonstrations' tokens."""
         return METHODS[self.options.method].has_teacher
 
     @property
     def learning_rate(self) -> float:
-        """Its peak learning rate, unless a study tries several."""
+        """Peak learning rate, unless the study tries several."""
         return self.options.recipe.optimizer.learning_rate
 
     @property
     def anchor_share(self) -> float:
-        """Share of its prompts that are general ones."""
+        """Share of the training prompts that are general anchor prompts, in [0, 1)."""
         return self.options.recipe.anchors.anchor_share
 
 
 def parse_arms(chosen: ArmOptions, recipe: Recipe, *, default: str, seed: int = TrainOptions.seed) -> list[Arm]:
-    """The arms of ``--methods``, then those of ``--arm``; where neither is given, the methods of ``default``.
+    """The arms of ``--methods``, then those of ``--arm``; if neither is given, one arm for each method of ``default``.
 
-    A setting of the study that an arm's method has no use for is left out of that arm.
+    A shared setting that an arm's method does not use is left out of that arm.
 
     Args:
-        chosen: what was given.
+        chosen: the values of ``--methods`` and ``--arm``.
         recipe: the settings that all arms share.
-        default: methods, with commas.
-        seed: of all arms.
+        default: methods, separated by commas.
+        seed: the seed of all arms.
 
     Raises:
-        UserError: an unknown method or setting, a bad value, a name given twice, or a setting that no arm has a use
-            for.
+        UserError: a method or setting is unknown, a value is bad, a name is given twice, or no arm uses a setting.
     """
     shared = TrainOptions(source=SourceOptions(), run=RunOptions(), recipe=recipe, seed=seed)
     methods = chosen.methods if chosen.methods is not None or chosen.arm else default
@@ -78,43 +76,43 @@ def parse_arms(chosen: ArmOptions, recipe: Recipe, *, default: str, seed: int = 
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"Two arms are called {name!r}. Give each a name of its own.")
+            raise UserError(f"Two arms are called {name!r}. Give each arm its own name.")
     return _without_idle_settings(arms, recipe.trainer.config)
 
 
 def parse_rates(text: str | None, arms: Sequence[Arm]) -> dict[str, list[float]]:
-    """Learning rates to try by arm: those of ``--learning_rates``, else the one that the arm has.
+    """The learning rates to try, by arm: those of ``--learning_rates``, or the arm's own rate if none are given for it.
 
     Raises:
-        UserError: an unknown arm, an arm whose rate is its own already, or something that is no rate.
+        UserError: an arm is unknown or already sets its own learning rate, or a value is not a rate in (0, 1].
     """
     rates = {arm.name: [arm.learning_rate] for arm in arms}
     if text is None:
         return rates
     if ":" not in text:
-        found = _rates(text)
-        return {arm.name: rates[arm.name] if "learning_rate" in arm.settings else found for arm in arms}
+        tried = _rates(text)
+        return {arm.name: rates[arm.name] if "learning_rate" in arm.settings else tried for arm in arms}
     for piece in filter(None, text.split(";")):
         name, _, values = (part.strip() for part in piece.partition(":"))
         arm = next((arm for arm in arms if arm.name == name), None)
         if arm is None:
             raise UserError(f"--learning_rates {piece}: there is no arm {name!r}.{did_you_mean(name, rates)}")
         if "learning_rate" in arm.settings:
-            raise UserError(f"--learning_rates {piece}: arm {name!r} has a learning_rate of its own. Give it once.")
+            raise UserError(f"--learning_rates {piece}: arm {name!r} sets its own learning_rate. Give it once.")
         rates[name] = _rates(values)
     return rates
 
 
 def _parsed(shared: TrainOptions, text: str) -> Arm:
-    """An arm as ``--arm`` writes it."""
+    """The arm that an ``--arm`` text describes. Raises UserError as ``parse_arms`` does."""
     name, colon, body = (part.strip() for part in text.partition(":"))
     if not colon or not body:
         raise UserError(f"--arm {text!r}: write it as NAME: field=value, field=value.")
     pieces = [piece.strip() for piece in re.split(r",\s*(?=\w+\s*=)", body)]
     for field in (piece.partition("=")[0].strip() for piece in pieces):
         if field in FIXED:
-            raise UserError(f"--arm {name}: {field} is the same for all arms. Give it to the study.")
-    known = [each.name for each in fields(MethodConfig) if each.name not in FIXED]
+            raise UserError(f"--arm {name}: {field} is the same for all arms. Set it for the whole study.")
+    known = [field.name for field in fields(MethodConfig) if field.name not in FIXED]
     known += ["lora_r", "lora_alpha", *other_fields()]
     return _arm(shared, name, parse_assignments(pieces, known, "--arm"), f"--arm {name}")
 
@@ -122,16 +120,16 @@ def _parsed(shared: TrainOptions, text: str) -> Arm:
 def _arm(shared: TrainOptions, name: str, settings: dict[str, Any], where: str) -> Arm:
     if not re.fullmatch(r"\w[\w.+-]*", name) or name in (run_folder.EVAL, run_folder.EVAL_BEFORE):
         raise UserError(f"{where}: {name!r} can't name a folder. Use letters, digits and dashes.")
-    places = flat.leaves(TrainOptions)
+    flags = flat.leaves(TrainOptions)
     own = {
-        field: checked(value, places[field].annotation, f"{where}: {field}")
+        field: checked(value, flags[field].annotation, f"{where}: {field}")
         for field, value in settings.items()
-        if field in places
+        if field in flags
     }
-    others = tuple(f"{field}={json.dumps(value)}" for field, value in settings.items() if field not in places)
+    others = tuple(f"{field}={json.dumps(value)}" for field, value in settings.items() if field not in flags)
     options = flat.changed(shared, {**own, "set": (*shared.recipe.trainer.set, *others)})
     if not METHODS[options.method].needs_demonstration:
-        raise UserError(f"{where}: {options.method} mends a trained model and learns no task. Leave it out.")
+        raise UserError(f"{where}: {options.method} restores a trained model and learns no task. Leave it out.")
     try:
         replace(options, run=RunOptions(dry_run=True)).check()
     except UserError as error:
@@ -140,14 +138,16 @@ def _arm(shared: TrainOptions, name: str, settings: dict[str, Any], where: str) 
 
 
 def _without_idle_settings(arms: Sequence[Arm], config: str | None) -> list[Arm]:
-    """The arms without those of the study's settings that their methods have no use for. Raises UserError for one that
-    is of no use to any of them, unless it is a template or the configuration file's."""
+    """The arms, each without the shared settings that its method does not use.
+
+    Raises UserError for a setting that no arm uses, unless it is a template or comes from the configuration file.
+    """
     idle = [{name for name in idle_settings(arm.options) if name not in arm.settings} for arm in arms]
     file = {} if config is None else flat.flatten(options_from_file(TrainOptions, config))
     given = flat.flatten(arms[0].options)
     for name in sorted(set.intersection(*idle) - set(EVERY_METHOD_TAKES)):
         if name not in file or given[name] != file[name]:
-            raise UserError(f"{name}={quoted(given[name])} would be ignored: no arm has a use for it. Leave it out.")
+            raise UserError(f"{name}={quoted(given[name])} would be ignored: no arm uses it. Leave it out.")
     return [replace(arm, options=at_default(arm.options, unused)) for arm, unused in zip(arms, idle, strict=True)]
 
 
@@ -157,7 +157,7 @@ def _rates(text: str) -> list[float]:
     except ValueError:
         rates = []
     if not rates or not all(0 < rate <= 1 for rate in rates):
-        raise UserError(f"--learning_rates {text!r}: write numbers above 0 with commas, such as 1e-5,3e-5.")
+        raise UserError(f"--learning_rates {text!r}: write numbers in (0, 1], separated by commas, such as 1e-5,3e-5.")
     return rates
 
 

@@ -1,4 +1,4 @@
-"""Budgets of training runs, and looks at the model at equal shares of them."""
+"""Budgets of training runs, and evaluations at equal shares of a budget."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -8,20 +8,20 @@ from typing import Any
 from transformers import TrainerCallback
 
 from selfdistill.method.trainer import SDFTTrainer
-from selfdistill.settings.study import Budget
 from selfdistill.training.progress import TrainingProgress
+from selfdistill.types import Budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
-    """What a run has used up."""
+    """What a run has used up so far."""
 
     step: int
     """Optimizer steps."""
     tokens: int
     """Tokens that passed through the student in training."""
     seconds: float
-    """Of training; looks at the model don't count."""
+    """Seconds of training, without the evaluations between steps."""
 
 
 def spent_by(trainer: SDFTTrainer) -> Spent:
@@ -31,14 +31,14 @@ def spent_by(trainer: SDFTTrainer) -> Spent:
 
 
 class BudgetCallback(TrainerCallback):
-    """Calls ``look`` at ``count`` equal shares of a budget, between two steps, and ends the run with the budget.
+    """Calls ``evaluate`` at ``count`` equal shares of a budget, between two steps, and stops training at its end.
 
     Args:
-        trainer: the run's trainer; add this to its callbacks last.
-        budget: what is counted.
-        amount: how much of it there is; None for the steps that the trainer means to make.
-        count: how many looks; of several that fall on one step there is one.
-        look: takes what was spent, and whether this is the last look.
+        trainer: the run's trainer; this must be the last of its callbacks.
+        budget: the unit: steps, tokens or seconds.
+        amount: the budget in that unit; None for the trainer's own number of steps.
+        count: number of evaluations; if several fall on the same step, only one is made.
+        evaluate: called with what was spent so far, and whether this is the last evaluation.
     """
 
     def __init__(
@@ -47,29 +47,30 @@ class BudgetCallback(TrainerCallback):
         budget: Budget,
         amount: float | None,
         count: int,
-        look: Callable[[Spent, bool], None],
+        evaluate: Callable[[Spent, bool], None],
     ) -> None:
         self._trainer = trainer
         self._budget = budget
         self._amount = amount
         self._count = count
-        self._look = look
-        self._passed = 0
+        self._evaluate = evaluate
+        self._shares_done = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Evaluates if the step has reached a further share of the budget."""
         spent = spent_by(self._trainer)
         used = {"steps": spent.step, "tokens": spent.tokens, "seconds": spent.seconds}[self._budget]
         amount = self._amount or state.max_steps
         shares = min(self._count, int(used * self._count // amount))
-        if shares == self._passed:
+        if shares == self._shares_done:
             return
-        self._passed = shares
+        self._shares_done = shares
         last = shares == self._count
         with ExitStack() as stack:
             stack.enter_context(self._trainer.run_log.left_out())
             for callback in self._trainer.callback_handler.callbacks:
                 if isinstance(callback, TrainingProgress):
                     stack.enter_context(callback.paused())
-            self._look(spent, last)
+            self._evaluate(spent, last)
         if last:
             control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""A comparison: several arms on the same rows, seed by seed, with checkpoints on the way."""
+"""``compare``: trains several arms on the same rows with several seeds, and evaluates each run at checkpoints."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +24,7 @@ from selfdistill.studies.measures import Meter, in_words
 from selfdistill.studies.runs import StudyRuns, free_memory
 from selfdistill.studies.subjects import Subject, hold_back, named_subject, own_subject
 from selfdistill.training.progress import NO_STEP_LIMIT
+from selfdistill.training.run import load_student
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,24 +35,28 @@ class Cell:
     rate: float
     seed: int
     swept: bool
-    """Whether its validation accuracy helps to choose the arm's rate."""
+    """True if its validation accuracy helps to choose the arm's learning rate."""
 
     @property
     def place(self) -> str:
-        """Its folder inside the study's."""
+        """Path of its folder inside the study's folder."""
         return f"{self.arm.name}/lr-{self.rate:g}/seed-{self.seed}"
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Its name in messages."""
         return f"{self.arm.name}, lr {self.rate:g}, seed {self.seed}"
 
 
 class Comparison:
-    """A comparison: its arms, data and folder.
+    """A comparison: its arms, its data and its folder.
+
+    Args:
+        options: checked already.
+        console: for progress and results.
 
     Raises:
-        UserError: a setting, a row or the folder is not usable.
+        UserError: a setting, a row or the folder can't be used.
     """
 
     def __init__(self, options: CompareOptions, console: Console) -> None:
@@ -70,11 +75,12 @@ class Comparison:
         self._num_cells = sum(len(rates) + len(self.seeds) - 1 for rates in self.rates.values())
 
     def run(self) -> CompareRecord:
-        """Runs every cell that isn't done: first all rates on the first seed, then the other seeds with the rates
-        chosen. Writes compare.json and returns what it holds.
+        """Runs every cell that isn't done, writes compare.json and returns its record.
+
+        All learning rates run with the first seed; the other seeds run with the rate chosen for each arm.
 
         Raises:
-            UserError: an arm can't be trained, or nothing can be scored.
+            UserError: an arm can't be trained, or no row can be scored.
         """
         self.runs.check(self.arms, [self.subject])
         if self.folder.open():
@@ -88,22 +94,22 @@ class Comparison:
             cells += [self._record(Cell(arm=arm, rate=rate, seed=seed, swept=False)) for seed in others]
         if len({cell.num_rows for cell in cells}) > 1:
             self.console.print("[yellow]Warning:[/yellow] a length limit dropped more rows of one arm than of another.")
-        found = self.conclude(cells)
-        run_folder.write_json(self.folder.path / run_folder.COMPARE, found)
-        return found
+        record = self.conclude(cells)
+        run_folder.write_json(self.folder.path / run_folder.COMPARE, record)
+        return record
 
     @cached_property
     def base(self) -> BaseRecord:
-        """The base model's scores, and templates."""
+        """The base model's scores, and the templates that a preflight chose."""
         return self.runs.base(self.arms, [self.subject])
 
     def chosen(self, arm: Arm, cells: Sequence[CellRecord]) -> float:
-        """The arm's rate: the only one, or the best on the validation rows."""
-        tried = {c.learning_rate: c.validation for c in cells if c.arm == arm.name and c.validation is not None}
+        """The arm's learning rate: its only one, or the best on the validation rows."""
+        tried = _validation_by_rate(arm, cells)
         return best_rate(tried) if tried else self.rates[arm.name][0]
 
     def conclude(self, cells: Sequence[CellRecord]) -> CompareRecord:
-        """What compare.json holds."""
+        """The record of the comparison, as compare.json holds it."""
         rates = {arm.name: self.chosen(arm, cells) for arm in self.arms}
         arms = [
             ArmRecord(
@@ -127,13 +133,12 @@ class Comparison:
         )
 
     def _say_choice(self, arm: Arm, rate: float, cells: Sequence[CellRecord]) -> None:
-        tried = {c.learning_rate: c.validation for c in cells if c.arm == arm.name and c.validation is not None}
+        tried = _validation_by_rate(arm, cells)
         if len(tried) < 2:
             return
-        accuracies = ", ".join(f"{value:g} {found:.1%}" for value, found in tried.items())
-        alike = len(set(tried.values())) == 1
-        taken = f"no rate is better than another, lr {rate:g} is taken" if alike else f"lr {rate:g} is taken"
-        self.console.print(f"{escape(arm.name)} on the validation rows: {accuracies}; {taken}")
+        accuracies = ", ".join(f"{value:g} {accuracy:.1%}" for value, accuracy in tried.items())
+        equal = "all rates are equal, " if len(set(tried.values())) == 1 else ""
+        self.console.print(f"{escape(arm.name)} on the validation rows: {accuracies}; {equal}lr {rate:g} is chosen")
 
     def _first_cells(self, seed: int) -> Iterator[Cell]:
         for arm in self.arms:
@@ -141,13 +146,14 @@ class Comparison:
             yield from (Cell(arm=arm, rate=rate, seed=seed, swept=len(rates) > 1) for rate in rates)
 
     def _record(self, cell: Cell) -> CellRecord:
-        """The cell's record: what an earlier start has left, or that of a run made now."""
+        """The cell's record: the one on disk if the cell was run before, otherwise that of a new run."""
         self._number += 1
         title = escape(f"cell {self._number} of {self._num_cells}: {cell.title}")
-        found = self.folder.find(f"{cell.place}/{run_folder.CELL}", CellRecord)
-        if found is not None and not (cell.swept and found.validation is None):  # the arm had one rate only
+        before = self.folder.find(f"{cell.place}/{run_folder.CELL}", CellRecord)
+        lacks_validation = cell.swept and before is not None and before.validation is None  # it was the arm's only rate
+        if before is not None and not lacks_validation:
             self.console.print(f"[bold]{title}[/bold]: done before")
-            return found
+            return before
         self.console.print(f"[bold]{title}[/bold]")
         record = self._train(cell)
         run_folder.write_json(self.folder.path / cell.place / run_folder.CELL, record)
@@ -158,11 +164,11 @@ class Comparison:
         folder = self.folder.path / cell.place
         self.meter.prepare()
         prepared = self.runs.prepared(cell.arm, self.subject, self._settings(cell, folder))
-        trainer = self.runs.trainer(cell.arm, prepared, self.meter.load_base())
+        trainer = self.runs.trainer(cell.arm, prepared, load_student(prepared))
         checkpoints: list[Checkpoint] = []
         validation: float | None = None
 
-        def look(spent: Spent, last: bool) -> None:
+        def evaluate(spent: Spent, last: bool) -> None:
             nonlocal validation
             measured = self.meter.measure(trainer.model)
             numbers = measured.numbers()
@@ -174,10 +180,11 @@ class Comparison:
                 validation = self.meter.accuracy(trainer.model, self.validation)
 
         options = self.options
-        trainer.add_callback(BudgetCallback(trainer, options.budget, options.budget_amount, options.checkpoints, look))
+        budget = BudgetCallback(trainer, options.budget, options.budget_amount, options.checkpoints, evaluate)
+        trainer.add_callback(budget)
         trainer.train()
         if not checkpoints:
-            raise UserError(f"{cell.title}: the budget is spent before the first step. Raise --budget_amount.")
+            raise UserError(f"{cell.title}: no step was made within the budget. Raise --budget_amount.")
         if options.save_models:
             trainer.save_model()
         return CellRecord(
@@ -191,7 +198,7 @@ class Comparison:
         )
 
     def _settings(self, cell: Cell, folder: Path) -> dict[str, Any]:
-        """What a cell sets of its arm's settings."""
+        """The settings of a cell's run that its arm leaves open."""
         settings: dict[str, Any] = {"output_dir": str(folder), "seed": cell.seed, "learning_rate": cell.rate}
         if self.options.budget != "steps":
             settings["max_steps"] = NO_STEP_LIMIT
@@ -203,7 +210,16 @@ class Comparison:
 def checkpoint(
     measured: Measurements, task: str, arm: str, spent: Spent, learning_rate: float = 0.0, seed: int = 0
 ) -> Checkpoint:
-    """A model's scores at one point of a run."""
+    """The record of a model's measurements at one point of a run.
+
+    Args:
+        measured: the model's measurements.
+        task: name of the trained task.
+        arm: name of the arm; empty for the base model.
+        spent: what the run had used up.
+        learning_rate: the run's.
+        seed: the run's.
+    """
     return Checkpoint(
         arm=arm,
         learning_rate=learning_rate,
@@ -228,19 +244,33 @@ def conclude(
     seeds: list[int],
     budget: tuple[Any, float],
 ) -> CompareRecord:
-    """A comparison's record, made of its cells and the evaluations in their folders."""
+    """The record of a comparison, computed from its cells and the evaluations in their folders.
+
+    Args:
+        folder: the study's folder.
+        cells: all cells.
+        arms: with the learning rate chosen for each.
+        base: the base model at step 0.
+        dataset: name of the trained task.
+        metric: name of its headline scorer.
+        seeds: of the comparison.
+        budget: its unit and amount.
+
+    Raises:
+        UserError: a cell's evaluation can't be read.
+    """
     rates = {arm.name: arm.learning_rate for arm in arms}
     checkpoints = [
-        replace(each, chosen=cell.learning_rate == rates[cell.arm], validation=cell.validation, run=cell.run)
+        replace(point, chosen=cell.learning_rate == rates[cell.arm], validation=cell.validation, run=cell.run)
         for cell in cells
-        for each in cell.checkpoints
+        for point in cell.checkpoints
     ]
     scores: dict[str, dict[int, list[float | None]]] = {arm.name: {} for arm in arms}
     for cell in cells:
         if cell.learning_rate == rates[cell.arm]:
             last = folder / cell.run / run_folder.EVAL / run_folder.results_file(dataset)
             scores[cell.arm][cell.seed] = run_folder.read_record(last, EvalRecord).per_sample_scores
-    found = CompareRecord(
+    record = CompareRecord(
         dataset=dataset,
         metric=metric,
         arms=arms,
@@ -254,10 +284,17 @@ def conclude(
         fronts=[],
         verdict="",
     )
-    runs = found.runs()
-    seen = fronts(base, runs)
-    told = verdict(seen, {arm.name: arm.distils for arm in arms}, len(seeds))
-    return replace(found, equal_skill=equal_skill(base, runs), fronts=seen, verdict=told)
+    runs = record.runs()
+    all_fronts = fronts(base, runs)
+    answer = verdict(all_fronts, {arm.name: arm.distils for arm in arms}, len(seeds))
+    return replace(record, equal_skill=equal_skill(base, runs), fronts=all_fronts, verdict=answer)
+
+
+def _validation_by_rate(arm: Arm, cells: Sequence[CellRecord]) -> dict[float, float]:
+    """Validation accuracy of each learning rate that was tried for an arm."""
+    return {
+        cell.learning_rate: cell.validation for cell in cells if cell.arm == arm.name and cell.validation is not None
+    }
 
 
 def _subject(options: CompareOptions, console: Console) -> Subject:

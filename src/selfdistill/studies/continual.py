@@ -1,4 +1,4 @@
-"""The same sequence of tasks for every arm, each stage trained from the one before."""
+"""``continual``: trains every arm on the same sequence of tasks, each stage from the weights of the one before."""
 
 import random
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from selfdistill import run_folder
 from selfdistill.errors import UserError
-from selfdistill.models import loading
 from selfdistill.records.studies import BaseRecord, ContinualRecord, Measurements, SequenceRecord, StageRecord
 from selfdistill.settings.study import ContinualOptions
 from selfdistill.stats import continual as summaries
@@ -25,10 +24,11 @@ from selfdistill.studies.measures import Meter, in_words
 from selfdistill.studies.runs import StudyRuns, free_memory
 from selfdistill.studies.subjects import Subject, named_subject, own_subject
 from selfdistill.training.prepare import ModelFiles
-from selfdistill.training.run import save_whole, whole_model
+from selfdistill.training.run import load_student, save_whole, whole_model
 from selfdistill.types import Example
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+"""Files that hold a saved model's weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,22 +37,26 @@ class Stage:
 
     arm: Arm
     number: int
-    """From 1."""
+    """Position in the sequence, from 1."""
     subject: Subject
     start: str
-    """Model that it starts from: the base's name, or the folder of the stage before."""
+    """Model that it starts from: the base model's name, or the folder of the stage before."""
 
     @property
     def place(self) -> str:
-        """Its folder inside the study's."""
+        """Path of its folder inside the study's folder."""
         return f"{self.arm.name}/stage-{self.number}-{self.subject.name}"
 
 
 class Sequences:
     """The same sequence of tasks, once for each arm.
 
+    Args:
+        options: checked already.
+        console: for progress and results.
+
     Raises:
-        UserError: a setting, a row or the folder is not usable.
+        UserError: a setting, a row or the folder can't be used.
     """
 
     def __init__(self, options: ContinualOptions, console: Console) -> None:
@@ -61,31 +65,31 @@ class Sequences:
         if options.teacher_anchor == "base":
             check_anchor(self.arms)
         self.subjects = [stage_subject(text, options, console) for text in options.stage_list()]
-        self.names = [each.name for each in self.subjects]
+        self.names = [subject.name for subject in self.subjects]
         for name in self.names:
             if self.names.count(name) > 1:
-                raise UserError(f"--stages: {name!r} is there twice. Give each stage a task or file of its own.")
+                raise UserError(f"--stages: {name!r} is there twice. Give each stage another task or file.")
         self.folder = StudyFolder("continual", options, self.subjects, self.arms)
-        self.meter = Meter([each.test for each in self.subjects], options.measures, options.recipe, console)
+        self.meter = Meter([subject.test for subject in self.subjects], options.measures, options.recipe, console)
         self.runs = StudyRuns(self.folder, self.meter, console)
 
     def run(self) -> ContinualRecord:
-        """Runs every stage that isn't done, writes continual.json and returns what it holds.
+        """Runs every stage that isn't done, writes continual.json and returns its record.
 
         Raises:
-            UserError: an arm can't be trained, or nothing can be scored.
+            UserError: an arm can't be trained, or no row can be scored.
         """
         self.runs.check(self.arms, self.subjects)
         if self.folder.open():
             self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
         self.console.print(f"before training: {in_words(self.base.measured)}")
-        found = ContinualRecord(runs=[self._conclude(arm, self._sequence(arm)) for arm in self.arms])
-        run_folder.write_json(self.folder.path / run_folder.CONTINUAL, found)
-        return found
+        record = ContinualRecord(runs=[self._conclude(arm, self._sequence(arm)) for arm in self.arms])
+        run_folder.write_json(self.folder.path / run_folder.CONTINUAL, record)
+        return record
 
     @cached_property
     def base(self) -> BaseRecord:
-        """The base model's scores, and templates."""
+        """The base model's scores, and the templates that a preflight chose."""
         return self.runs.base(self.arms, self.subjects)
 
     def _conclude(self, arm: Arm, stages: list[StageRecord]) -> SequenceRecord:
@@ -101,38 +105,38 @@ class Sequences:
         )
 
     def _sequence(self, arm: Arm) -> list[StageRecord]:
-        """Records of an arm's stages, those that an earlier start has left or new ones."""
+        """Records of an arm's stages: those on disk for stages that were run before, otherwise those of new runs."""
         records: list[StageRecord] = []
         start = self.meter.files.name
-        for number, each in enumerate(self.subjects, start=1):
-            stage = Stage(arm=arm, number=number, subject=each, start=start)
-            title = escape(f"{arm.name}, stage {number} of {len(self.subjects)}: {each.name}")
-            found = self.folder.find(f"{stage.place}/{run_folder.STAGE}", StageRecord)
-            if found is not None:
+        for number, subject in enumerate(self.subjects, start=1):
+            stage = Stage(arm=arm, number=number, subject=subject, start=start)
+            title = escape(f"{arm.name}, stage {number} of {len(self.subjects)}: {subject.name}")
+            record = self.folder.find(f"{stage.place}/{run_folder.STAGE}", StageRecord)
+            if record is not None:
                 self.console.print(f"[bold]{title}[/bold]: done before")
             else:
                 self.console.print(f"[bold]{title}[/bold]")
-                found = self._train(stage)
+                record = self._train(stage)
                 free_memory()
-            self.console.print(f"  {in_words(found.measured)}")
-            records.append(found)
+            self.console.print(f"  {in_words(record.measured)}")
+            records.append(record)
             if number > 1 and self.options.keep_models == "last":
                 remove_weights(Path(start))
             start = str(self.folder.path / stage.place)
         return records
 
     def _train(self, stage: Stage) -> StageRecord:
-        """Trains a stage from its start to its end; its record is written last, when the weights are there."""
+        """Trains, measures and saves a stage. Its record is written last: without one, the stage is run again."""
         folder, subject, arm = self.folder.path / stage.place, stage.subject, stage.arm
         self.meter.prepare()
         rows = None
         if self.options.replay and stage.number > 1:
-            earlier = [each.train for each in self.subjects[: stage.number - 1]]
+            earlier = [before.train for before in self.subjects[: stage.number - 1]]
             rows = with_replay(subject.train, earlier, self.options.replay, f"{self.options.seed}/{stage.number}")
         settings = {"output_dir": str(folder), **self.runs.template_settings(arm, subject, self.base)}
         prepared = self.runs.prepared(arm, subject, settings, rows=rows, files=ModelFiles(stage.start))
-        model = loading.load_model(stage.start, dtype=arm.options.recipe.model.dtype)
-        trainer = self.runs.trainer(arm, prepared, model, self._anchor() if stage.number > 1 else None)
+        model = load_student(prepared)
+        trainer = self.runs.trainer(arm, prepared, model, self._base_weights() if stage.number > 1 else None)
         trainer.train()
         spent = spent_by(trainer)
         trained = whole_model(trainer)
@@ -151,8 +155,8 @@ class Sequences:
         run_folder.write_json(folder / run_folder.STAGE, record)
         return record
 
-    def _anchor(self) -> dict[str, Tensor] | None:
-        """Weights that the teacher of a later stage starts from; None for those that the stage starts from."""
+    def _base_weights(self) -> dict[str, Tensor] | None:
+        """Weights of the base model by parameter name, if later stages' teachers start from them; otherwise None."""
         if self.options.teacher_anchor == "previous":
             return None
         return dict(self.meter.load_base().named_parameters())
@@ -164,7 +168,17 @@ def conclude(
     base: BaseRecord,
     **arm: Any,
 ) -> SequenceRecord:
-    """A sequence's record, made of its stages'. ``arm``: the fields of SequenceRecord that tell the arm."""
+    """The record of a sequence, computed from its stages.
+
+    Args:
+        tasks: names of the tasks, in the order of the stages.
+        stages: one record for each task.
+        base: the base model's scores.
+        arm: the fields of SequenceRecord that describe the arm.
+
+    Raises:
+        ValueError: there are not as many stages as tasks.
+    """
     matrix = [[accuracy_of(stage.measured, task) for task in tasks] for stage in stages]
     before = [accuracy_of(base.measured, task) for task in tasks]
     return SequenceRecord(
@@ -185,14 +199,18 @@ def conclude(
 
 
 def accuracy_of(measured: Measurements, task: str) -> float:
-    """A model's accuracy on a task."""
+    """A model's accuracy on a task, in [0, 1]."""
     accuracy = measured.tasks[task].accuracy
-    assert accuracy is not None, "a study stops where nothing is scored"
+    assert accuracy is not None, "a study stops if no row can be scored"
     return accuracy
 
 
 def stage_subject(text: str, options: ContinualOptions, console: Console) -> Subject:
-    """The task of one of ``--stages``: a name, train.jsonl or train.jsonl:eval.jsonl."""
+    """The task and rows of one of ``--stages``: a task's name, train.jsonl or train.jsonl:eval.jsonl.
+
+    Raises:
+        UserError: there is no such task or file, a row is bad, or a judge is needed and none is named.
+    """
     data, measures = options.recipe.data, options.measures
     train, colon, evaluation = text.partition(":")
     if not colon and not (Path(train).suffix or "/" in train or Path(train).exists()):
@@ -201,18 +219,25 @@ def stage_subject(text: str, options: ContinualOptions, console: Console) -> Sub
 
 
 def check_anchor(arms: Sequence[Arm]) -> None:
-    """Raises UserError where ``--teacher_anchor base`` would be ignored, or can't be."""
+    """Raises UserError if ``--teacher_anchor base`` would change nothing, or can't be done."""
     for arm in arms:
         if arm.distils and arm.options.recipe.teachers.teacher == "live":
-            raise UserError(f"{arm.name}: a live teacher is the student, so --teacher_anchor base can't move it.")
+            raise UserError(
+                f"{arm.name}: a live teacher is the student itself, so --teacher_anchor base can't change it. Leave it "
+                "out, or take another --teacher."
+            )
     if not any(arm.distils or arm.anchor_share for arm in arms):
         raise UserError("--teacher_anchor base: no arm has a teacher or anchor prompts. Leave it out.")
 
 
 def with_replay(own: list[Example], earlier: Sequence[list[Example]], share: float, seed: str) -> list[Example]:
-    """A stage's rows, and so many of earlier stages that these are ``share`` of all, or all there are.
+    """A stage's own rows, followed by rows of earlier stages.
 
-    Every earlier stage gives the same number, as long as it has rows; which ones is a function of ``seed``.
+    Args:
+        own: the stage's rows.
+        earlier: the rows of each earlier stage.
+        share: rows of earlier stages over all rows returned, in [0, 1); if there are too few, all of them are taken.
+        seed: decides which rows are drawn. Every earlier stage gives the same number, as long as it has rows.
     """
     shuffled = [random.Random(f"{seed}/{at}").sample(rows, len(rows)) for at, rows in enumerate(earlier)]
     in_turn = [row for turn in zip_longest(*shuffled) for row in turn if row is not None]
@@ -220,7 +245,7 @@ def with_replay(own: list[Example], earlier: Sequence[list[Example]], share: flo
 
 
 def remove_weights(folder: Path) -> None:
-    """Deletes the weights of a stage that another one has followed."""
+    """Deletes the saved weights in a stage's folder; everything else stays."""
     for pattern in WEIGHTS:
         for path in folder.glob(pattern):
             path.unlink()

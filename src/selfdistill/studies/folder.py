@@ -1,7 +1,6 @@
-"""A study's folder, which the same command finds again and goes on with."""
+"""The folder of a study, in which the same command resumes the study."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,26 +12,27 @@ from selfdistill.settings import flat
 from selfdistill.settings.study import ContinualOptions, StudyOptions
 from selfdistill.studies.arms import Arm
 from selfdistill.studies.subjects import Subject
+from selfdistill.training.run import empty_folder
 
-PLACES = ("output_dir", "overwrite", "config", "data_dir", "eval_batch_size", "skip_memory_check", "judge_price")
-"""Options that may differ when a study is gone on with: they change nothing that it finds."""
+NO_EFFECT = ("output_dir", "overwrite", "config", "data_dir", "eval_batch_size", "skip_memory_check", "judge_price")
+"""Options that may differ when a study is resumed, since they do not change its results."""
 GROW = ("methods", "arm", "seeds", "learning_rates")
-"""Options that may differ because each of their values has runs of its own: those that are done are not run again."""
+"""Options that may differ when a study is resumed, since each of their values has its own runs."""
 
 _Record = TypeVar("_Record")
 
 
 class StudyFolder:
-    """The folder of a study.
+    """The folder of a study; nothing is written or deleted before ``open``.
 
     Args:
         command: compare or continual.
-        options: the study's.
-        subjects: what it trains on, is tested on and is scored by; other rows or another scorer make it another study.
-        arms: what is compared; an arm may be new to the folder, but not be another one of the same name.
+        options: options of the study.
+        subjects: its tasks. With other rows or another scorer it is a different study.
+        arms: the arms compared. An arm may be new to the folder, but must not change under the same name.
 
     Raises:
-        UserError: the folder holds something else, or a study with other settings, or may not be overwritten.
+        UserError: the folder holds something else or a study with other settings, or must not be overwritten.
     """
 
     def __init__(self, command: str, options: StudyOptions, subjects: Sequence[Subject], arms: Sequence[Arm]) -> None:
@@ -41,22 +41,22 @@ class StudyFolder:
         self._command = command
         self._versions = run_folder.versions()
         self._arms: dict[str, dict[str, Any]] = {arm.name: dict(arm.settings) for arm in arms}
-        self._settings = _as_json({name: v for name, v in flat.flatten(options).items() if name not in PLACES})
-        self._data = {name: value for each in subjects for name, value in each.facts().items()}
+        self._settings = _as_json({name: v for name, v in flat.flatten(options).items() if name not in NO_EFFECT})
+        self._data = {name: value for subject in subjects for name, value in subject.identity().items()}
         if self.path.is_file():
             raise UserError(f"--output_dir {self.path} is a file. Name a folder.")
         if self._overwrite:
             run_folder.check_replaceable(self.path, _inputs(options, arms))
         elif (self.path / run_folder.STUDY).is_file():
-            self._go_on(run_folder.read_record(self.path / run_folder.STUDY, StudyRecord))
+            self._resume(run_folder.read_record(self.path / run_folder.STUDY, StudyRecord))
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(
                 f"--output_dir {self.path} is not empty and holds no {command}. Name another folder, or replace "
                 "it with --overwrite."
             )
 
-    def _go_on(self, before: StudyRecord) -> None:
-        """Checks that the study in the folder is this one, and takes over its arms and the versions it began with."""
+    def _resume(self, before: StudyRecord) -> None:
+        """Checks that the folder holds this study, and takes over its arms and the versions it was begun with."""
         settings = before.settings | self._settings
         pairs = {name: (before.settings.get(name), self._settings.get(name)) for name in settings if name not in GROW}
         pairs |= {name: (before.data.get(name), self._data.get(name)) for name in before.data | self._data}
@@ -72,9 +72,16 @@ class StudyFolder:
         self._versions = before.versions
 
     def open(self) -> bool:
-        """Makes the folder, emptied where it is to be overwritten; True where a study there is gone on with."""
+        """Creates the folder, emptying it with ``--overwrite``, and writes study.json.
+
+        Returns:
+            True if it resumes a study.
+
+        Raises:
+            UserError: something in the folder can't be deleted.
+        """
         if self._overwrite:
-            shutil.rmtree(self.path, ignore_errors=True)
+            empty_folder(self.path)
         record = StudyRecord(
             command=self._command,
             settings=self._settings,
@@ -82,24 +89,28 @@ class StudyFolder:
             arms=self._arms,
             versions=self._versions,
         )
-        found = (self.path / run_folder.STUDY).is_file()
+        resumes = (self.path / run_folder.STUDY).is_file()
         run_folder.write_json(self.path / run_folder.STUDY, record)
-        return found
+        return resumes
 
     def find(self, place: str, kind: type[_Record]) -> _Record | None:
-        """The record in a file of it; None if there is no such file. Raises UserError where it can't be read."""
+        """The record in the file ``place`` of the folder; None if there is no such file.
+
+        Raises:
+            UserError: the file can't be read as such a record.
+        """
         path = self.path / place
         return run_folder.read_record(path, kind) if path.is_file() else None
 
 
 def _inputs(options: StudyOptions, arms: Sequence[Arm]) -> list[str | None]:
-    """Files and folders that the study reads, its scorer's and its arms' own included."""
-    found: list[str | None] = [options.measures.judge.scorer]
-    for each in (options, *(arm.options for arm in arms)):
-        found += flat.input_paths(each)
-    return [*found, *(options.stage_list() if isinstance(options, ContinualOptions) else ())]
+    """Files and folders that the study reads, including its scorer and those that only one arm reads."""
+    paths: list[str | None] = [options.measures.judge.scorer]
+    for source in (options, *(arm.options for arm in arms)):
+        paths += flat.input_paths(source)
+    return [*paths, *(options.stage_list() if isinstance(options, ContinualOptions) else ())]
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they will be read again: tuples become lists."""
+    """Settings as they will be read back from JSON, with lists for tuples."""
     return json.loads(json.dumps(dict(settings), default=str))

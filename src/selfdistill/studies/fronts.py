@@ -1,4 +1,4 @@
-"""Does one arm keep more than another at the same skill? Fronts of skill against drift, and the answer in words."""
+"""Fronts of skill against drift, and what they say: does one arm drift less than another at the same skill?"""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from selfdistill.studies.analysis import Runs, accuracy, at_skill
 
 
 def fronts(base: Checkpoint, runs: Runs) -> list[Front]:
-    """Every arm's front as every other arm sees it; none where drift was not measured."""
+    """Every arm's front, compared with every other arm; empty if drift was not measured."""
     if base.drift is None:
         return []
     return [
@@ -23,40 +23,45 @@ def fronts(base: Checkpoint, runs: Runs) -> list[Front]:
 def front_points(
     base: Checkpoint, arm: Mapping[int, Sequence[Checkpoint]], other: Mapping[int, Sequence[Checkpoint]]
 ) -> list[FrontPoint]:
-    """The checkpoints of ``arm`` that are better than the base and on its own front, seen from ``other``.
+    """The front of ``arm``: checkpoints above the base that no other checkpoint of the arm beats in skill and drift.
 
-    Drift is KL from the base for each token. The other arm's is read off its path at the accuracy that ``arm`` has
-    there, seed by seed. Seeds that only one of them has are left out.
+    Each point says whether ``other`` drifts less at the same accuracy. Drift is KL from the base per token; the drift
+    of ``other`` is read from its path, seed by seed. Seeds that only one of the two arms has are left out.
+
+    Args:
+        base: the base model.
+        arm: checkpoints by seed, by rising step.
+        other: the same of the other arm.
     """
     seeds = [seed for seed in arm if seed in other]
-    found: list[FrontPoint] = []
+    points: list[FrontPoint] = []
     for number in _on_front(base, [arm[seed] for seed in seeds]):
         here = {seed: arm[seed][number] for seed in seeds}
         try:
-            rest = [at_skill([base, *other[seed]], accuracy(here[seed]))["kl_per_token"] for seed in seeds]
-        except ValueError:
+            there = [at_skill([base, *other[seed]], accuracy(here[seed]))["kl_per_token"] for seed in seeds]
+        except ValueError:  # in some seed the other arm never reaches this accuracy
             sign = None
         else:
-            sign = sign_beyond_noise([_drift(here[seed]) - kl for seed, kl in zip(seeds, rest, strict=True)])
+            sign = sign_beyond_noise([_drift(here[seed]) - kl for seed, kl in zip(seeds, there, strict=True)])
         reached = mean([accuracy(checkpoint) for checkpoint in here.values()])
-        found.append(FrontPoint(step=here[seeds[0]].step, accuracy=reached, sign=sign))
-    return found
+        points.append(FrontPoint(step=here[seeds[0]].step, accuracy=reached, sign=sign))
+    return points
 
 
-def verdict(found: Sequence[Front], distils: Mapping[str, bool], num_seeds: int) -> str:
-    """Does self-distillation lie above learning the demonstrations' tokens? A sentence: yes, no or not decided.
+def verdict(all_fronts: Sequence[Front], distils: Mapping[str, bool], num_seeds: int) -> str:
+    """The answer to "does self-distillation keep more at the same skill?": yes, no or not decided, with the reason.
 
     Args:
-        found: the fronts.
-        distils: by arm whether it is held to a teacher.
-        num_seeds: seeds of the comparison.
+        all_fronts: as ``fronts`` returns them.
+        distils: for each arm, whether it learns from a teacher.
+        num_seeds: number of seeds of the comparison.
     """
     ours, theirs = [arm for arm, kind in distils.items() if kind], [arm for arm, kind in distils.items() if not kind]
-    if not found:
-        return "Not measured: without drift (--drift_prompts) and two arms there are no fronts."
+    if not all_fronts:
+        return "Not measured: it takes drift (--drift_prompts) and two arms."
     if not ours or not theirs:
-        return "Not asked: every arm is of the same kind. Compare an arm with a teacher and one without."
-    beaten = {(front.arm, front.seen_from) for front in found if front.dominated}
+        return "Not asked: every arm is of the same kind. Compare an arm that has a teacher with one that has none."
+    beaten = {(front.arm, front.seen_from) for front in all_fronts if front.dominated}
     winners = [arm for arm in ours if all((other, arm) in beaten for other in theirs)]
     losers = {arm: [other for other in theirs if (arm, other) in beaten] for arm in ours}
     noise = f"by more than the noise of {num_seeds} seed{'s' if num_seeds > 1 else ''}"
@@ -74,10 +79,13 @@ def verdict(found: Sequence[Front], distils: Mapping[str, bool], num_seeds: int)
 
 
 def _on_front(base: Checkpoint, runs: Sequence[Sequence[Checkpoint]]) -> list[int]:
-    """Numbers of the checkpoints above the base that no other of the same arm beats, by means over seeds."""
+    """Indices of the checkpoints above the base that no other one beats, by means over seeds.
+
+    ``runs``: the arm's checkpoints, one list for each seed.
+    """
     means = [
-        (mean([accuracy(each) for each in turn]), mean([_drift(each) for each in turn]))
-        for turn in zip(*runs, strict=False)  # with a budget of tokens or seconds one seed may have fewer
+        (mean([accuracy(point) for point in turn]), mean([_drift(point) for point in turn]))
+        for turn in zip(*runs, strict=False)  # with a budget in tokens or seconds a seed may have fewer
     ]
     beaten = [
         any(a >= skill and kl <= drift and (a, kl) != (skill, drift) for a, kl in means) for skill, drift in means
@@ -87,7 +95,7 @@ def _on_front(base: Checkpoint, runs: Sequence[Sequence[Checkpoint]]) -> list[in
 
 
 def _drift(checkpoint: Checkpoint) -> float:
-    assert checkpoint.kl_per_token is not None, "drift is measured at every checkpoint or at none"
+    assert checkpoint.kl_per_token is not None, "drift is measured at every checkpoint or never"
     return checkpoint.kl_per_token
 
 

@@ -1,7 +1,8 @@
-"""What a study measures of every model it makes, in memory and always in the same way."""
+"""The measurements that a study makes of every model: in memory, and always in the same way."""
 
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +34,17 @@ from selfdistill.types import EvalResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A model's scores, with every completion behind them."""
+    """A model's measurements, with every completion behind them."""
 
     tasks: dict[str, EvalResult]
-    """By task, in the order of the study."""
+    """Results by task, in the order of the study."""
     prior: EvalResult | None
+    """Prior benchmarks; None if they were not measured."""
     drift: Drift | None
+    """Drift from the base model; None if it was not measured."""
 
     def numbers(self) -> Measurements:
-        """What the study's files hold of them."""
+        """The numbers without the completions, as the study's files hold them."""
         prior = eval_record(self.prior).parts if self.prior else {}
         return Measurements(
             tasks={name: task_score(eval_record(result)) for name, result in self.tasks.items()},
@@ -50,7 +53,7 @@ class Measured:
         )
 
     def write(self, folder: Path) -> None:
-        """Results and samples of everything, in an evaluation folder, which is emptied first."""
+        """Empties an evaluation folder, then writes all results and samples into it."""
         shutil.rmtree(folder, ignore_errors=True)
         for result in (*self.tasks.values(), *([self.prior] if self.prior else ())):
             write_evaluation(folder, result)
@@ -59,17 +62,20 @@ class Measured:
 
 
 class Meter:
-    """Measures models of one family against their base.
+    """Measures models that were trained from the same base model.
 
     Args:
-        tests: tasks and the rows of each that are scored.
-        options: says what else is measured.
-        recipe: names the base model, and how its chats are rendered.
+        tests: tasks, each with the rows that are scored.
+        options: which other measurements are made.
+        recipe: the base model, and how chats are rendered and decoded.
         console: for progress bars.
 
     Raises:
-        UserError: prior benchmarks are asked for and not at hand, or the model's tokenizer is not.
+        UserError: the tokenizer or the prior benchmarks asked for are not available.
     """
+
+    device: str | None = None
+    """Device that base models are loaded on; None for the default one."""
 
     def __init__(self, tests: Sequence[TaskRows], options: MeasureOptions, recipe: Recipe, console: Console) -> None:
         self.files = ModelFiles(recipe.model.model_name)
@@ -89,10 +95,13 @@ class Meter:
 
     def load_base(self) -> PreTrainedModel:
         """A fresh copy of the base model."""
-        return loading.load_model(self._model.model_name, dtype=self._model.dtype)
+        return loading.load_model(self._model.model_name, dtype=self._model.dtype, device=self.device)
 
     def prepare(self, base: PreTrainedModel | None = None) -> None:
-        """Lets the base answer what drift is measured on, once; it is loaded for that unless given, and freed again."""
+        """Records the base model's answers that drift is measured against; does nothing if that was done before.
+
+        ``base``: the base model in memory; by default it is loaded, and freed afterwards.
+        """
         count = self._options.drift_prompts
         if self._probe is not None or not count:
             return
@@ -107,15 +116,15 @@ class Meter:
         )
 
     def measure(self, model: PreTrainedModel, *, is_base: bool = False) -> Measured:
-        """Scores a model; torch's random numbers go on afterwards as if nothing had happened, and so may training.
+        """Measures a model in memory. Torch's random state is the same afterwards, so training may go on.
 
-        ``is_base``: the model is the base itself, as loaded.
+        ``is_base``: True for the base model itself, as it was loaded.
 
         Raises:
             UserError: no row of a task could be scored.
         """
         self.prepare(model if is_base else None)
-        with torch.random.fork_rng(), evaluating(model):
+        with _same_random_state(model), evaluating(model):
             tasks = {test.task.name: self._score(model, test) for test in self._tests}
             drift = None
             if self._probe is not None:
@@ -123,8 +132,12 @@ class Meter:
             return Measured(tasks=tasks, prior=self._prior(model), drift=drift)
 
     def accuracy(self, model: PreTrainedModel, test: TaskRows) -> float:
-        """Accuracy on other rows of a task, such as those that choose the learning rate; as ``measure`` does it."""
-        with torch.random.fork_rng(), evaluating(model):
+        """Accuracy of a model in memory on other rows, such as those that choose the learning rate, in [0, 1].
+
+        Raises:
+            UserError: no row could be scored.
+        """
+        with _same_random_state(model), evaluating(model):
             return self._score(model, test).accuracy
 
     def _score(self, model: PreTrainedModel, test: TaskRows) -> EvalResult:
@@ -143,8 +156,16 @@ class Meter:
         return None
 
 
+def _same_random_state(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Restores torch's random state at the end: that of the CPU, and of the model's device if it is a CUDA device.
+
+    Without a list of devices torch would open a context on every GPU of the machine.
+    """
+    return torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else [])
+
+
 def in_words(measured: Measurements) -> str:
-    """``assistant-tools 62.5%, prior 43.1%, KL 0.061`` of a model's scores."""
+    """The measurements as a console line, such as ``assistant-tools 62.5%, prior 43.1%, KL 0.061``; markup escaped."""
     texts = [f"{name} {score.accuracy:.1%}" for name, score in measured.tasks.items()]
     if measured.prior_mean is not None:
         texts.append(f"prior {measured.prior_mean:.1%}")
@@ -154,7 +175,7 @@ def in_words(measured: Measurements) -> str:
 
 
 def task_score(record: EvalRecord) -> TaskScore:
-    """The headline of an evaluation, and its parts."""
+    """The headline score of an evaluation, overall and for each part of the evaluation set."""
     return TaskScore(
         accuracy=record.accuracy,
         interval=record.interval,

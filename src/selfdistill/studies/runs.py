@@ -1,4 +1,4 @@
-"""One training run of a study: prepared once for each arm and subject, and told once."""
+"""The training runs of a study: rows are rendered once for all arms, and each arm is announced once."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,53 +30,63 @@ class StudyRuns:
     """The training runs of a study.
 
     Args:
-        folder: the study's.
-        meter: measures the models, and knows the base model's files.
-        console: for what is said.
+        folder: the study's folder.
+        meter: measures the models; its ``device`` is set by ``check``.
+        console: for messages.
     """
 
     def __init__(self, folder: StudyFolder, meter: Meter, console: Console) -> None:
         self.folder, self.meter, self._console = folder, meter, console
         self._rendered: dict[str, RenderedRows] = {}
-        self._announced: set[str] = set()  # arms whose settings were told
+        self._announced: set[str] = set()  # arms whose settings were printed
 
     def check(self, arms: Sequence[Arm], subjects: Sequence[Subject]) -> None:
-        """Prepares every arm once, so that what is wrong shows before anything is computed or deleted.
+        """Prepares every arm once, so that mistakes show before anything is computed or deleted.
 
         Raises:
             UserError: a setting is unknown, out of range or would be ignored, a prompt is over its limit, the model is
-                not there, or there is too little memory.
+                not there, there is too little memory, or the arms train on different devices.
         """
+        devices: set[str] = set()
         for arm in arms:
-            for each in subjects:
+            for subject in subjects:
                 try:
-                    require_memory(self.prepared(arm, each, {}))
+                    prepared = self.prepared(arm, subject, {})
+                    require_memory(prepared)
                 except UserError as error:
                     raise UserError(f"{arm.name}: {error}") from error
+                devices.add(str(prepared.device))
+        if len(devices) > 1:
+            raise UserError(
+                f"The arms train on different devices: {', '.join(sorted(devices))}. Give use_cpu to the whole study, "
+                "with --set, not to one arm."
+            )
+        self.meter.device = devices.pop()
 
     def base(self, arms: Sequence[Arm], subjects: Sequence[Subject]) -> BaseRecord:
-        """The base model's scores, and templates for arms that leave them to a preflight.
+        """The base model's scores, and a template for each subject if an arm leaves it to a preflight.
 
-        Measured once and kept, its evaluation in eval-before; templates when the first arm asks for them.
+        Both are computed once and kept in base.json, the base's answers in eval-before. The preflight runs when an
+        arm first needs it.
 
         Raises:
-            UserError: no way of showing the demonstration makes a teacher that is better than the base.
+            UserError: no row could be scored, or no template makes a teacher that is better than the base model.
         """
-        found = self.folder.find(run_folder.BASE, BaseRecord)
-        asks = next((arm for arm in arms if arm.needs_template), None)
-        if found is not None and (asks is None or found.templates):
-            return found
+        record = self.folder.find(run_folder.BASE, BaseRecord)
+        undecided = next((arm for arm in arms if arm.needs_template), None)
+        if record is not None and (undecided is None or record.templates):
+            return record
         model = self.meter.load_base()
-        if found is None:
+        if record is None:
             self._console.print("Scoring the base model ...")
             measured = self.meter.measure(model, is_base=True)
             measured.write(self.folder.path / run_folder.EVAL_BEFORE)
-            found = BaseRecord(measured=measured.numbers())
-        if asks is not None:
-            chosen = {each.name: self._template(asks, each, model) for each in subjects}
-            found = replace(found, templates=chosen)
-        run_folder.write_json(self.folder.path / run_folder.BASE, found)
-        return found
+            record = BaseRecord(measured=measured.numbers())
+        if undecided is not None:
+            chosen = {subject.name: self._template(undecided, subject, model) for subject in subjects}
+            record = replace(record, templates=chosen)
+        run_folder.write_json(self.folder.path / run_folder.BASE, record)
+        return record
 
     def prepared(
         self,
@@ -87,14 +97,17 @@ class StudyRuns:
         rows: Sequence[Example] | None = None,
         files: ModelFiles | None = None,
     ) -> Prepared:
-        """A run of an arm, ready for its model.
+        """A run of an arm, prepared up to the point where its model is loaded.
 
         Args:
-            arm: gives the settings.
-            subject: gives the task and, unless ``rows`` does, the rows, which are rendered once for all arms.
-            values: further settings by name.
-            rows: other rows than the subject's.
-            files: of another model than the base.
+            arm: the arm, with its settings.
+            subject: the task, and the training rows, which are rendered once for all arms.
+            values: further settings by name, which replace the arm's.
+            rows: training rows to use instead of the subject's.
+            files: the model to start from, if it is not the base model.
+
+        Raises:
+            UserError: a setting is unknown, out of range or would be ignored, or a prompt is over its limit.
         """
         files = files or self.meter.files
         options = flat.changed(arm.options, {"dataset_name": subject.name, "model_name": files.name, **values})
@@ -105,7 +118,7 @@ class StudyRuns:
         return prepare(options, subject.task, self._rendered[subject.name], files)
 
     def template_settings(self, arm: Arm, subject: Subject, base: BaseRecord) -> dict[str, Any]:
-        """The template that the preflight chose, for an arm that leaves it to one."""
+        """The template settings that the preflight chose; empty for an arm that needs no preflight."""
         if not arm.needs_template:
             return {}
         template, repeat = base.templates[subject.name]
@@ -114,10 +127,17 @@ class StudyRuns:
     def trainer(
         self, arm: Arm, prepared: Prepared, model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None
     ) -> SDFTTrainer:
-        """The run's trainer, in an empty folder; an arm's settings are told at its first run."""
+        """The trainer of a run. Its output folder is emptied; the arm's settings are printed at its first run only.
+
+        Args:
+            arm: the run's arm.
+            prepared: the run.
+            model: the model to train, in memory.
+            weights: what the teacher starts from, by parameter name; by default the model's own weights.
+        """
         config = prepared.config
-        shutil.rmtree(str(config.output_dir), ignore_errors=True)  # of a start that was interrupted
-        set_seed(config.seed)  # adapters begin with random weights
+        shutil.rmtree(str(config.output_dir), ignore_errors=True)  # left by an interrupted run
+        set_seed(config.seed)  # adapters are initialised at random
         quiet = arm.name in self._announced
         self._announced.add(arm.name)
         return make_trainer(prepared, model, self._console, weights=weights, quiet=quiet)
@@ -127,5 +147,5 @@ class StudyRuns:
 
 
 def free_memory() -> None:
-    """Gives back the memory of models that nothing refers to any more."""
+    """Frees the memory of models that are no longer referenced."""
     clear_device_cache(garbage_collection=True)

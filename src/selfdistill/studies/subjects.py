@@ -1,4 +1,4 @@
-"""What a study trains on and is tested on: a named task, or a person's own rows."""
+"""The tasks of a study, each with its training and evaluation rows: named tasks, or a user's own rows."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ from selfdistill.tasks.task import BatchScorer, Scorer, Task
 from selfdistill.types import Example
 
 HELD_OUT = 200
-"""Most rows that are held out of a person's own for evaluation."""
+"""Largest number of a user's own rows that are held out for evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A task with the rows to train on and the test of it."""
+    """A task with the rows it is trained on and the rows it is tested on."""
 
     task: Task
     train: list[Example]
@@ -36,8 +36,8 @@ class Subject:
         """The task's name."""
         return self.task.name
 
-    def facts(self) -> dict[str, str]:
-        """What makes it another subject if it changes: its rows, their order, and the scorer."""
+    def identity(self) -> dict[str, str]:
+        """What identifies the subject, by description: fingerprints of its ordered rows, and its headline scorer."""
         return {
             f"training rows of {self.name}": fingerprint(self.train),
             f"evaluation rows of {self.name}": fingerprint(self.test.examples),
@@ -46,7 +46,11 @@ class Subject:
 
 
 def named_subject(name: str, data: DataOptions, measures: MeasureOptions, console: Console) -> Subject:
-    """The task of that name. Raises UserError where there is none, or it needs a judge and none is named."""
+    """The task of that name with its rows.
+
+    Raises:
+        UserError: there is no such task, its data are missing, or it needs a judge and none is named.
+    """
     task, data_dir = chosen_task(name, None, measures.judge), resolve_data_dir(data.data_dir)
     return _subject(task, task.load_train(data_dir), task.load_eval(data_dir), name, data, measures, console)
 
@@ -54,10 +58,10 @@ def named_subject(name: str, data: DataOptions, measures: MeasureOptions, consol
 def own_subject(
     train_path: str, eval_path: str | None, data: DataOptions, measures: MeasureOptions, console: Console
 ) -> Subject:
-    """A person's own rows, of which the last fifth, at most HELD_OUT, is held out where ``eval_path`` is None.
+    """A user's own rows. Without ``eval_path`` the last fifth of them, at most HELD_OUT, is held out for evaluation.
 
     Raises:
-        UserError: there is no such file, or a row is bad.
+        UserError: there is no such file, a row is bad, too few rows are left, or a judge is needed and none is named.
     """
     name = Path(train_path).stem
     load_train = custom_task(train_path, None, name=name).load_train
@@ -73,10 +77,10 @@ def own_subject(
 
 
 def hold_back(whole: Subject, count: int) -> tuple[Subject, TaskRows]:
-    """The subject without its last ``count`` training rows, and these as a test that chooses learning rates.
+    """The subject without its last ``count`` training rows, and those rows as a test for choosing learning rates.
 
     Raises:
-        UserError: no training row would be left, or the scorer can't grade them.
+        UserError: no training row would be left, or the scorer can't grade the rows held back.
     """
     if count >= len(whole.train):
         raise UserError(f"--validation_rows {count} leaves none of the {len(whole.train)} training rows. Lower it.")
@@ -84,14 +88,14 @@ def hold_back(whole: Subject, count: int) -> tuple[Subject, TaskRows]:
     scorer = next(iter(whole.task.scorers.values()))
     if not isinstance(scorer, BatchScorer) and not any(_gradable(scorer, row) for row in held):
         raise UserError(
-            f"{whole.name}: its scorer can't grade training rows, so no learning rate can be chosen. Give one rate for "
-            "each arm."
+            f"{whole.name}: its scorer can't grade training rows, so no learning rate can be chosen. Give each arm one "
+            "rate."
         )
     return replace(whole, train=train), TaskRows(whole.task, held, whole.test.judge)
 
 
 def fingerprint(rows: Sequence[Example]) -> str:
-    """Twelve hex digits that change with any row or their order."""
+    """A hash of the rows in their order, as 12 hex digits."""
     sha = hashlib.sha256()
     for row in rows:
         sha.update(json.dumps(asdict(row), sort_keys=True, default=str).encode())
@@ -109,7 +113,7 @@ def _subject(
 ) -> Subject:
     train, rows = train[: data.limit], first_rows(rows, measures.eval_limit)
     if not rows:
-        raise UserError(f"{named} has no evaluation rows: give five rows or more, or rows of their own.")
+        raise UserError(f"{named} leaves no evaluation rows: give at least five rows, or an evaluation file.")
     if warning := overlap_warning(task.name, train, rows):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     task, judge = with_chosen_judge(task, measures.judge, console)

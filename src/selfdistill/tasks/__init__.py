@@ -1,4 +1,4 @@
-"""Benchmarks by name. A new one is one file that ends in a TASK, and one line here."""
+"""The benchmarks by name. A new one is one file that ends in a TASK, and one line here."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name. Raises UserError, with the likely name, where there is none."""
+    """The task of that name. Raises UserError, with the name that was probably meant, if there is none."""
     if name not in TASKS:
         raise UserError(
             f"Unknown dataset name {name!r}.{did_you_mean(name, TASKS)} Known: {', '.join(TASKS)}; "
@@ -23,15 +23,15 @@ def get_task(name: str) -> Task:
 
 
 def resolve_data_dir(data_dir: str | None) -> Path | None:
-    """The folder of the benchmarks' data: the flag, else SELFDISTILL_DATA, else ``./data`` where
-    it exists, else None. Raises UserError where the folder named is not there."""
+    """The folder of the benchmarks' data: ``data_dir``, else the environment variable SELFDISTILL_DATA, else ``./data``
+    if it exists, else None. Raises UserError if the folder that the flag or the variable names does not exist."""
     variable = os.environ.get("SELFDISTILL_DATA")
     for name, value in (("--data_dir", data_dir), ("SELFDISTILL_DATA", variable)):
         if value:
             path = Path(value).expanduser()
             if not path.is_dir():
                 raise UserError(
-                    f"{name} is {value!r}, which is no folder: give the one that holds tooluse_data or science_data."
+                    f"{name} is {value!r}, which is not a folder: name the one that holds tooluse_data or science_data."
                 )
             return path
     default = Path("data")

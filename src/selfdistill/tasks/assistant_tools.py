@@ -1,7 +1,7 @@
 """Task ``assistant-tools``: pick one of three tools and answer with one JSON object.
 
-The rows are made from the phrasings and values in ``assistant_tools_data/*.toml``, a file for each source:
-``training`` (also for the part ``new-combinations``), ``new_phrasings`` and ``new_tools``.
+The rows are made from the phrasings and values in ``assistant_tools_data/*.toml``, with one file for each part:
+``training`` (also for the evaluation part ``new-combinations``), ``new_phrasings`` and ``new_tools``.
 """
 
 import json
@@ -26,7 +26,7 @@ NUM_NEW_PHRASINGS = 100
 NUM_NEW_TOOLS = 100
 NUM_DISTRACTORS = 2
 MAX_MISSES = 1000
-"""Draws in a row without a fresh request after which a tool's combinations count as used up."""
+"""Draws without a new request after which a tool's combinations count as used up."""
 
 PROMPT = "Request: {request}\nTools:\n{tools}\nChoose the tool that fits and fill in what it needs."
 """Names no output format: the shape of the answer is what the demonstration teaches."""
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A tool of the assistant, with what its requests are made of."""
+    """A tool of the assistant, with the material for requests that need it."""
 
     name: str
     values: Mapping[str, tuple[str, ...]]
@@ -54,7 +54,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a user asks for, and the tool and arguments that do it."""
+    """What a user asks for, and the call that answers it."""
 
     text: str
     tool: Tool
@@ -78,7 +78,7 @@ def read_tools(file_name: str) -> tuple[Tool, ...]:
 def training_rows(num_rows: int = NUM_TRAIN, seed: int = DEFAULT_SEED) -> list[Example]:
     """Training rows, balanced over tools; a smaller ``num_rows`` gives the first rows of a larger one.
 
-    None repeats a request of ``evaluation_rows(seed)``. Raises UserError where the vocabulary can't give so many.
+    None repeats a request of ``evaluation_rows(seed)``. Raises UserError if the vocabulary has too few combinations.
     """
     tools = read_tools("training.toml")
     taken = {request.text for request in _new_combinations(tools, seed)}
@@ -105,12 +105,12 @@ def evaluation_rows(seed: int = DEFAULT_SEED) -> list[Example]:
 
 
 def _new_combinations(tools: Sequence[Tool], seed: int) -> list[Request]:
-    # Drawn before the training rows, which then avoid them: so evaluation does not depend on NUM_TRAIN.
+    # Drawn before the training rows, which avoid them, so that evaluation rows do not depend on NUM_TRAIN.
     return _draw(tools, NUM_NEW_COMBINATIONS, random.Random(f"{seed}/combinations"), set())
 
 
 def _draw(tools: Sequence[Tool], count: int, rng: random.Random, taken: set[str]) -> list[Request]:
-    """``count`` requests whose texts are not in ``taken``, in rounds that take every tool once."""
+    """``count`` requests whose texts are not in ``taken``; every round takes each tool once, in random order."""
     streams = [_fresh_requests(tool, rng, taken) for tool in tools]
     requests: list[Request] = []
     while len(requests) < count:
@@ -118,7 +118,7 @@ def _draw(tools: Sequence[Tool], count: int, rng: random.Random, taken: set[str]
             request = next(stream, None)
             if request is None:
                 raise UserError(
-                    f"{NAME}: {count} rows asked for, but the vocabulary is used up after {len(requests)}. "
+                    f"{NAME}: {count} rows were asked for, but the vocabulary is used up after {len(requests)}. "
                     "Ask for fewer."
                 )
             requests.append(request)
@@ -126,14 +126,14 @@ def _draw(tools: Sequence[Tool], count: int, rng: random.Random, taken: set[str]
 
 
 def _fresh_requests(tool: Tool, rng: random.Random, taken: set[str]) -> Iterator[Request]:
-    """Requests for one tool until it has no more; adds their texts to ``taken``."""
+    """New requests for one tool until there are no more; adds their texts to ``taken``."""
     phrasings = _shuffled_forever(tool.phrasings, rng)
     values = {parameter: _shuffled_forever(tool.values[parameter], rng) for parameter in tool.values}
     misses = 0
     while misses < MAX_MISSES:
         arguments = {parameter: next(stream) for parameter, stream in values.items()}
         text = next(phrasings).format(**arguments)
-        # "50 euros in euros" is no sensible request.
+        # "50 euros in euros" is not a sensible request.
         repetitive = any(a in b for a, b in permutations(arguments.values(), 2))
         if repetitive or text in taken:
             misses += 1
@@ -158,7 +158,7 @@ def _examples(
     part: str = "",
     first: int = 0,
 ) -> list[Example]:
-    """Rows for the requests, numbered from ``first``, with distractors from ``listable``."""
+    """Rows for the requests, numbered from ``first``, whose other listed tools come from ``listable``."""
     rows = []
     for number, request in enumerate(requests, start=first):
         others = [tool for tool in listable if tool.name != request.tool.name]
@@ -180,13 +180,13 @@ def _examples(
 
 
 def exact_call(completion: str, example: Example) -> float:
-    """1.0 if the completion is the reference call and nothing else, perhaps in one JSON fence; else 0.0."""
+    """1.0 if the completion is the reference call and nothing else, or in one fenced JSON block; else 0.0."""
     text = completion.strip()
     if text.startswith("```") and text.endswith("```"):
         text = text.removesuffix("```").removeprefix("```").removeprefix("json")
     try:
         call = json.loads(text)
-    except (ValueError, RecursionError):  # not JSON, an integer of thousands of digits, absurd nesting
+    except (ValueError, RecursionError):  # not JSON, or with an integer too long or nesting too deep
         return 0.0
     if not isinstance(call, dict) or not isinstance(call.get("arguments"), dict):
         return 0.0
@@ -208,7 +208,7 @@ def tool_choice(completion: str, example: Example) -> float:
 
 
 def looks_like_call(text: str) -> bool:
-    """True if the text begins like this task's answers: perhaps a fence, then an object whose first key is tool."""
+    """True if the text begins like this task's answers: an object whose first key is tool, fenced or not."""
     return CALL_START.match(text) is not None
 
 

@@ -22,10 +22,19 @@ def custom_task(
 ) -> Task:
     """A task over files, Arrow folders or Hub datasets, as ``load_rows`` takes them.
 
-    Where several splits are there, training takes ``train`` and evaluation ``test``. The first of
-    ``scorers`` is the headline; the default is ``exact_match``. The revision is a hash of the
-    evaluation data, or a Hub id as it was given: the Hub's own changes can't be seen in it.
-    Raises UserError at once for a path that does not exist, and when rows are loaded for bad rows.
+    Of data with several splits, training reads ``train`` and evaluation ``test``. The revision is a hash of the
+    evaluation data, or the Hub id as it was given, which does not show changes on the Hub.
+
+    Args:
+        train_path: file, folder or Hub id of the training rows; None if there are none.
+        eval_path: the same of the evaluation rows.
+        scorers: by name, the first one being the headline; by default ``exact_match``.
+        name: the task's name, with which ids of rows begin.
+        max_new_tokens: longest completion in evaluation, in tokens.
+
+    Raises:
+        UserError: a path does not exist or can't be read. Loading the rows raises it for a bad row, and if no
+            evaluation row has anything to score against.
     """
     chosen = dict(scorers or {"exact_match": exact_match})
 
@@ -63,13 +72,16 @@ def _examples(path: str | None, *, split: str, prefix: str, need: bool) -> list[
 
 
 def _digest(path_or_id: str) -> str:
-    """Twelve hex digits of the SHA-256 of a file, or of a folder's files; a Hub id as it is."""
+    """Twelve hex digits of the SHA-256 of a file, or of a folder's files; a Hub id as it is. Raises UserError."""
     path = find_file(path_or_id)
     if path is None:
         return path_or_id
     sha = hashlib.sha256()
     files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
     for file in files:
-        with file.open("rb") as stream:
-            sha.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with file.open("rb") as stream:
+                sha.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{file} can't be read: {error.strerror}.") from error
     return sha.hexdigest()[:12]

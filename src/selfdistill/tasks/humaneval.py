@@ -1,15 +1,17 @@
-"""``humaneval-quick``: HumanEval from a local file, its programs run in a sandbox (``evaluate.sandbox``)."""
+"""``humaneval-quick``: HumanEval from a local file; its programs run in a sandbox (``evaluate.sandbox``)."""
 
-import json
 from pathlib import Path
 
+from selfdistill.data.readers import load_rows
 from selfdistill.errors import MissingDataError, UserError
 from selfdistill.tasks.task import Task, unscored
 from selfdistill.types import Example
 
 FILE = "prior/humaneval.jsonl"
+COLUMNS = ("task_id", "prompt", "test", "entry_point")
+"""Columns of the file that are used, all of them text."""
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-"""Where a completion ends, as in lm-evaluation-harness."""
+"""Texts at which a completion ends, as in lm-evaluation-harness."""
 
 
 def until_stop(completion: str) -> str:
@@ -31,14 +33,13 @@ def _load(data_dir: Path | None) -> list[Example]:
             "SELFDISTILL_DATA."
         )
     examples: list[Example] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            reference = {name: row[name] for name in ("prompt", "test", "entry_point")}
-            prompt = ({"role": "user", "content": row["prompt"]},)
-            examples.append(Example(id=row["task_id"], prompt=prompt, reference=reference))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} row {number} is no HumanEval problem: {error!r}. Mend the row.") from error
+    rows, source = load_rows(str(path))
+    for number, row in enumerate(rows, start=1):
+        missing = next((name for name in COLUMNS if not isinstance(row.get(name), str)), None)
+        if missing is not None:
+            raise UserError(f"{source} row {number} is not a HumanEval problem: it has no text in {missing}.")
+        prompt = ({"role": "user", "content": row["prompt"]},)
+        examples.append(Example(id=row["task_id"], prompt=prompt, reference={name: row[name] for name in COLUMNS[1:]}))
     return examples
 
 

@@ -1,9 +1,9 @@
 """Medical: open questions from exams, answered with reasoning (HuatuoGPT-o1).
 
 ``selfdistill build medical`` writes the data. The demonstration is the reasoning, a blank line and the
-answer; the reference is the ground truth. The headline is a judge's verdict whether the answer's
-conclusion is the ground truth, and unscored without a judge. ``contains_answer`` needs none: it asks whether the
-ground truth's words stand in the completion, so it misses other wordings and takes a rejected answer for one given.
+answer; the reference is the ground truth. The headline is a judge's verdict on whether the answer's
+conclusion is the ground truth; without a judge it is unscored. ``contains_answer`` needs no judge: it looks for the
+ground truth's words in the completion, so it misses other wordings, and accepts an answer that the completion rejects.
 """
 
 import re
@@ -18,13 +18,13 @@ from selfdistill.tasks.task import Task, unscored
 from selfdistill.types import Example
 
 COLUMNS = ("question", "complex_cot", "response", "ground_truth")
-"""Columns of ``medical_data/train_data`` and ``eval_data``, all of them text."""
+"""Columns of ``medical_data/train_data`` and ``medical_data/eval_data``, all of them text."""
 
 
 def contains_answer(completion: str, example: Example) -> float | None:
-    """1.0 where the ground truth's words occur in the completion, in their order, without case or punctuation.
+    """1.0 if the ground truth's words occur in the completion, in a row, whatever the case and punctuation; else 0.0.
 
-    None where the ground truth is no text or has no word.
+    None if the ground truth is not text or has no words.
     """
     wanted = _words(example.reference) if isinstance(example.reference, str) else ""
     return float(f" {wanted} " in f" {_words(completion)} ") if wanted else None
@@ -46,7 +46,7 @@ def _eval_columns(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where} has no text in {name}. Write the data anew with selfdistill build medical.")
+        raise UserError(f"{where} has no text in {name}. Write the data again with selfdistill build medical.")
     return value.strip()
 
 

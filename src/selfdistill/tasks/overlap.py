@@ -1,4 +1,4 @@
-"""Evaluation prompts that also stand in the training rows: scores on them show memory, not skill."""
+"""Finds evaluation prompts that are also in the training rows: scores on them show memory, not skill."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from selfdistill.types import Example, message_text
 
 
 def normalized(text: str) -> str:
-    """The text in Unicode's NFKC, without case, every run of white space one space."""
+    """The text in Unicode's NFKC form, case-folded, with every run of white space replaced by one space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -19,18 +19,18 @@ def normalized_prompt(example: Example) -> str:
 
 
 def num_overlapping(train: Sequence[Example], evaluation: Sequence[Example]) -> int:
-    """How many evaluation rows have a prompt that a training row has, both normalised."""
+    """Number of evaluation rows whose normalised prompt is also that of a training row."""
     seen = {normalized_prompt(example) for example in train}
     return sum(normalized_prompt(example) in seen for example in evaluation)
 
 
 def overlap_share(train: Sequence[Example], evaluation: Sequence[Example]) -> float:
-    """``num_overlapping`` as a share of the evaluation rows; 0 of none."""
+    """``num_overlapping`` as a share of the evaluation rows; 0 if there are none."""
     return num_overlapping(train, evaluation) / len(evaluation) if evaluation else 0.0
 
 
 def overlap_warning(name: str, train: Sequence[Example], evaluation: Sequence[Example]) -> str | None:
-    """One line where evaluation prompts of data set ``name`` occur in training, else None."""
+    """A sentence if evaluation prompts of the data set ``name`` are in the training rows, else None."""
     count = num_overlapping(train, evaluation) if train and evaluation else 0
     if not count:
         return None
@@ -41,7 +41,7 @@ def overlap_warning(name: str, train: Sequence[Example], evaluation: Sequence[Ex
 
 
 def rows_at_hand(load: Callable[[Path | None], list[Example]], data_dir: Path | None) -> list[Example]:
-    """The rows of a task's split, or none where they are not at hand: a command may need the other split only."""
+    """The rows of a task's split; none if its data are missing, since a command may need the other split only."""
     try:
         return load(data_dir)
     except MissingDataError:

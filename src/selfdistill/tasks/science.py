@@ -1,4 +1,4 @@
-"""Science: multiple-choice questions of chemistry, level 3 (SciKnowEval)."""
+"""Science: multiple-choice questions in chemistry, level 3 (SciKnowEval)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +9,13 @@ from selfdistill.types import Example
 
 
 def extracted_answer(completion: str) -> str:
-    """The text after the last ``<answer>`` (all of it where there is none), cut at the first
-    ``</answer>`` in what is left, stripped."""
+    """The text from the last ``<answer>`` to the ``</answer>`` that follows, stripped. Without the first tag it begins
+    where the completion does, without the second it ends where the completion does."""
     return completion.rpartition("<answer>")[2].partition("</answer>")[0].strip()
 
 
 def reference_score(completion: str, answer: str) -> bool:
-    """True where the extracted answer equals ``answer``, case and all. Never raises."""
+    """True if the extracted answer equals ``answer``, including its case. Never raises."""
     return extracted_answer(completion) == answer
 
 

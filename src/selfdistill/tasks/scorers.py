@@ -1,4 +1,4 @@
-"""Scorers that any task can use, and a user's own from a Python file."""
+"""Scorers that any task can use, and scorers from a user's Python file."""
 
 import hashlib
 import importlib.util
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from selfdistill.errors import UserError, did_you_mean
+from selfdistill.errors import UserError, brief, did_you_mean, quoted
 from selfdistill.tasks.task import Scorer
 from selfdistill.tasks.tooluse import reference_score
 from selfdistill.types import Example
@@ -25,9 +25,9 @@ _STATED = re.compile(
     r"\b(?:answer|correct (?:option|choice))[\s*_]*(?:is)?[\s:=*_(\[\"'`$]*(?:(?:option|choice)\s+\(?)?"
     rf"{_LETTER}|\b(?:option|choice)\s+\(?{_LETTER}\)?\s+is\s+(?:correct|right)\b"
 )
-# A letter by itself; the words "A" and "I" in running text are none.
+# A letter by itself, but not the words "A" and "I" in running text.
 _ALONE = re.compile(r"(?<![\w'’])(?:[B-HJ]|[AI](?!\s+[a-z]))(?![\w'’])")
-# Letters of scripts that put no blank before a number: Thai to Burmese, kana, Chinese, Korean.
+# Letters of scripts that put no space before a number: Thai to Burmese, kana, Chinese, Korean.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff66-\uff9f"
 _AFTER_WORD = rf"(?<![^\W{_UNSPACED}])(?<!\.)"
 _NUMBER = re.compile(
@@ -37,11 +37,11 @@ _NUMBER = re.compile(
 
 
 def exact_match(completion: str, example: Example) -> float | None:
-    """1.0 where the completion equals the reference answer, both stripped of white space.
+    """1.0 if the completion equals the reference answer, both stripped of white space; else 0.0.
 
-    Of a list of answers any one will do. Without a reference the demonstration's text stands for it. A list of tool
-    calls (golden_answer) is scored by the rule of ``tooluse``. None where neither is there, or the answer is no text
-    (an object, say).
+    If the reference is a list, any of its answers counts. A list of tool calls (golden_answer) is scored by the rule of
+    ``tooluse``. Without a reference the demonstration's text is used. None if there is neither, or if the reference is
+    something that is not text, such as an object.
     """
     expected = example.reference
     if expected is None:
@@ -53,13 +53,14 @@ def exact_match(completion: str, example: Example) -> float | None:
 
 
 def answer_texts(reference: Any) -> set[str]:
-    """Texts that a reference answer stands for, stripped; none where it is no text, number or date, or a list of such.
+    """The texts that equal a reference answer, stripped: one, or those of every answer in a list.
 
-    A whole number that a table holds as a float, as it does beside empty cells, is both 7.0 and 7.
+    Empty if it is not text, a number, a date or a list of these. A whole number held as a float, as tables do in a
+    column with empty cells, gives both ``7.0`` and ``7``.
     """
     if isinstance(reference, list | tuple):
-        found = [answer_texts(item) for item in reference]
-        return set().union(*found) if all(found) else set()
+        each = [answer_texts(item) for item in reference]
+        return set().union(*each) if all(each) else set()
     if reference is None or isinstance(reference, dict | list | bytes):
         return set()
     texts = {str(reference).strip()}
@@ -69,12 +70,12 @@ def answer_texts(reference: Any) -> set[str]:
 
 
 def multiple_choice(completion: str, example: Example) -> float | None:
-    """1.0 where the completion chooses the reference's letter; None where the reference is no letter.
+    """1.0 if the completion chooses the reference's letter, else 0.0; None if the reference is not a letter.
 
     The letter is looked for in the last ``<answer>..</answer>``, or else in the last ``\\boxed{}``, or else in
-    the whole completion: there in phrases like "the answer is (B)", and where there is none among the
-    capitals A to J that stand alone. Several different letters are ambiguous and score 0, as no
-    letter does. Where there is one letter and nothing else it may be lower case.
+    the whole completion: in phrases like "the answer is (B)", and if there are none, among the
+    capitals A to J that stand alone. Several different letters are ambiguous and score 0, as does a completion
+    without a letter. A letter and nothing else may be lower case.
     """
     wanted = _letter(str(example.reference)) if isinstance(example.reference, str) else None
     if wanted is None:
@@ -90,8 +91,8 @@ def _letter(text: str) -> str | None:
 
 def _chosen_letters(completion: str) -> set[str]:
     for pattern in (_TAGGED, _BOXED):
-        if found := pattern.findall(completion):
-            completion = re.sub(r"\\text\w*|[{}]", " ", found[-1])
+        if marked := pattern.findall(completion):
+            completion = re.sub(r"\\text\w*|[{}]", " ", marked[-1])
             break
     if whole := re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", completion):
         return {whole[1].upper()}
@@ -101,12 +102,12 @@ def _chosen_letters(completion: str) -> set[str]:
 
 
 def numeric(tolerance: float = 1e-6) -> Scorer:
-    """A scorer of numbers: 1.0 where the completion's number equals the reference's.
+    """A scorer of numbers: 1.0 if the completion's number equals the reference's, else 0.0.
 
-    The number is the last one in the last ``\\boxed{}``, or else in the whole completion: 1,234.5 or
-    1e-3 or 12 %. Equal means: they differ by at most ``tolerance`` times the reference; of a reference of 0 by at most
-    ``tolerance``. Where just one of the two is a percentage, 12 % is both 12 and 0.12. No number scores 0; a
-    reference without a number leaves the row unscored.
+    The number is the last one in the last ``\\boxed{}``, or else in the whole completion, such as 1,234.5 or 1e-3 or
+    12 %. Two numbers are equal if they differ by at most ``tolerance`` times the reference, or by at most ``tolerance``
+    if the reference is 0. If only one of the two is a percentage, 12 % counts as both 12 and 0.12. A completion without
+    a number scores 0; a reference without one leaves the row unscored.
 
     Raises:
         UserError: the tolerance is negative or not a number.
@@ -122,10 +123,10 @@ def numeric(tolerance: float = 1e-6) -> Scorer:
         if wanted is None:
             return None
         boxed = _BOXED.findall(completion)
-        found = last_number(boxed[-1] if boxed else completion)
-        if found is None:
+        given = last_number(boxed[-1] if boxed else completion)
+        if given is None:
             return 0.0
-        (value, is_percent), (goal, goal_is_percent) = found, wanted
+        (value, is_percent), (goal, goal_is_percent) = given, wanted
         pairs = [(value, goal)]
         if is_percent != goal_is_percent:
             pairs.append((value / 100, goal) if is_percent else (value, goal / 100))
@@ -135,7 +136,7 @@ def numeric(tolerance: float = 1e-6) -> Scorer:
 
 
 def last_number(text: str) -> tuple[float, bool] | None:
-    """The last finite number in the text and whether it is a percentage; None where there is none."""
+    """The last finite number in the text, and whether it is a percentage; None if there is no number."""
     for match in reversed(list(_NUMBER.finditer(text))):
         digits = match[0].removesuffix(match[1] or "").replace(",", "").replace("−", "-")
         value = float(digits)
@@ -145,10 +146,10 @@ def last_number(text: str) -> tuple[float, bool] | None:
 
 
 def regex(pattern: str) -> Scorer:
-    """A scorer by a regular expression, searched anywhere in the completion, ``.`` not matching newlines.
+    """A scorer by a regular expression, searched anywhere in the completion; ``.`` does not match newlines.
 
-    Without a group in the pattern: 1.0 where it matches. With one: 1.0 where the first group of the last
-    match equals the reference (of a list any one), both stripped; None where the row has no reference.
+    A pattern without a group scores 1.0 if it matches. With one, it scores 1.0 if the first group of the last match
+    equals the reference (any of its answers if it is a list), both stripped, and None if the row has no reference.
 
     Raises:
         UserError: the pattern is not a regular expression.
@@ -179,9 +180,13 @@ NAMED: dict[str, Scorer] = {
 
 
 def scorer_from(spec: str) -> tuple[str, Scorer]:
-    """A scorer and its name, as ``--scorer`` gives it: one of NAMED, ``numeric:TOLERANCE``,
-    ``regex:PATTERN`` or ``path.py:function``. The name of the last carries a hash of the file, so
-    that scores before and after a change of it are not compared. Raises UserError.
+    """The name and the function of a scorer, given as ``--scorer`` takes it.
+
+    That is a name in NAMED, ``numeric:TOLERANCE``, ``regex:PATTERN`` or ``path.py:function``. The last one's name
+    includes a hash of the file, so that scores from before and after a change of it are not compared.
+
+    Raises:
+        UserError: it is none of these, or a wrong one.
     """
     if spec in NAMED:
         return spec, NAMED[spec]
@@ -191,26 +196,28 @@ def scorer_from(spec: str) -> tuple[str, Scorer]:
     if kind == "numeric":
         try:
             return spec, numeric(float(rest))
-        except ValueError as error:  # UserError is one, of a tolerance out of range
+        except ValueError as error:  # not a number, or the UserError about a tolerance out of range
             raise UserError(f"--scorer {spec}: {rest!r} is not a tolerance, a number of at least 0.") from error
     file, _, function = spec.rpartition(":")
     if not file.endswith(".py"):
         names = ", ".join([*NAMED, "judge", "regex:PATTERN"])
         hint = did_you_mean(spec, [*NAMED, "judge"])
-        raise UserError(f"--scorer {spec!r} is no scorer.{hint} Give {names} or path.py:function.")
+        raise UserError(f"--scorer {spec!r} is not a scorer.{hint} Give {names} or path.py:function.")
     scorer = load_scorer(spec)
     path = Path(file).expanduser()
     return f"{path.name}:{function}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}", scorer
 
 
 def load_scorer(spec: str) -> Scorer:
-    """The function of a user's file, given as ``path.py:function``.
+    """The scorer that a user's file defines, given as ``path.py:function``.
 
-    It is called with the completion and the Example, and returns a score in [0, 1], True or False, or
-    None where the row can't be graded. What goes wrong in it becomes a UserError that names the row.
+    The function gets the completion and the Example, and returns a score in [0, 1], True or False, or
+    None for an answer that can't be graded. The scorer raises UserError, which names the row, if the function fails or
+    returns anything else.
 
     Raises:
-        UserError: there is no such file, it fails, it has no such function, or that takes other arguments.
+        UserError: there is no such file, it can't be imported, it has no such function, or the function takes other
+            arguments.
     """
     file, _, name = spec.rpartition(":")
     path = Path(file).expanduser()
@@ -230,7 +237,7 @@ def load_scorer(spec: str) -> Scorer:
         raise UserError(
             f"--scorer {spec}: {name}{inspect.signature(function)} must take two arguments, completion and example."
         ) from error
-    except ValueError:  # a builtin that tells no signature
+    except ValueError:  # a builtin without a signature
         pass
     return _guarded(function, spec)
 
@@ -243,11 +250,11 @@ def _imported(path: Path, spec: str) -> ModuleType:
     sys.modules[source.name] = module  # dataclasses look their module up
     folder = str(path.parent.resolve())
     if folder not in sys.path:
-        sys.path.append(folder)  # for modules beside it; last, so that it hides nothing
+        sys.path.append(folder)  # so that it can import modules beside it; last, so that they hide no others
     try:
         source.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise UserError(f"--scorer {spec}: {path.name} can't be imported: {_told(error)}.") from error
+        raise UserError(f"--scorer {spec}: {path.name} can't be imported: {_described(error)}.") from error
     return module
 
 
@@ -256,7 +263,7 @@ def _guarded(function: Any, spec: str) -> Scorer:
         try:
             value = function(completion, example)
         except Exception as error:
-            raise UserError(f"--scorer {spec} failed on {_row(example)}: {_told(error)}.") from error
+            raise UserError(f"--scorer {spec} failed on {_row(example)}: {_described(error)}.") from error
         if value is None:
             return None
         try:
@@ -265,7 +272,7 @@ def _guarded(function: Any, spec: str) -> Scorer:
             number = math.nan
         if not 0 <= number <= 1:
             raise UserError(
-                f"--scorer {spec} returned {repr(value)[:30]} on {_row(example)}: return a number from 0 to 1, or None."
+                f"--scorer {spec} returned {quoted(value)} on {_row(example)}: return a number from 0 to 1, or None."
             )
         return number
 
@@ -273,16 +280,15 @@ def _guarded(function: Any, spec: str) -> Scorer:
 
 
 def _row(example: Example) -> str:
-    """``row 3 (custom/eval/2)``: rows are counted from 1, ids from 0."""
+    """The row as messages name it, such as ``row 3 (custom/eval/2)``: rows are counted from 1, ids from 0."""
     number = example.id.rpartition("/")[2]
     return f"row {int(number) + 1} ({example.id})" if number.isdecimal() else f"row {example.id}"
 
 
-def _told(error: BaseException) -> str:
-    """Type, place and first words of an error in a user's file."""
+def _described(error: BaseException) -> str:
+    """Type, line and first words of an error in a user's file."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f" in line {trace.tb_lineno}" if trace is not None else ""
-    words = " ".join(str(error).split()[:10])
-    return f"{type(error).__name__}{place}: {words}".rstrip(": .")
+    return f"{type(error).__name__}{place}: {brief(error, 10)}".rstrip(": .")

@@ -1,4 +1,4 @@
-"""The record that describes a task. One benchmark is one file that ends in one of these."""
+"""The record that describes a task, and the scorers in it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from typing import Literal, Protocol, runtime_checkable
 from selfdistill.types import Example
 
 Scorer = Callable[[str, Example], float | None]
-"""Completion text and example to a score in [0, 1], or None where the sample can't be graded."""
+"""From a completion's text and its example to a score in [0, 1], or None for an answer that can't be graded."""
 
 
 @runtime_checkable
 class BatchScorer(Protocol):
-    """A Scorer that can also take all rows at once, as one that waits for a network wants to."""
+    """A Scorer that can also score all rows at once, for one that waits for a network."""
 
     def score_all(self, completions: Sequence[str], examples: Sequence[Example]) -> list[float | None]:
-        """A score for each row, in order, as the scorer gives it one by one."""
+        """The score of each row, in order; the same scores as one by one."""
         ...
 
 
@@ -26,7 +26,7 @@ class Task:
 
     name: str
     description: str
-    """One line for people."""
+    """What the task asks for, in one line."""
     source: str
     """Where the data come from."""
     licence: str
@@ -37,24 +37,24 @@ class Task:
     load_eval: Callable[[Path | None], list[Example]]
     """Evaluation rows, in a fixed order."""
     scorers: Mapping[str, Scorer]
-    """By name; the first is the headline."""
+    """By name; the first one is the headline."""
     max_new_tokens: int
     """Longest completion in evaluation, in tokens."""
     judged: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Scorers that need an LLM judge, by name, with the rubric it judges by; ``scorers`` holds each
-    of them as one that leaves every row unscored, for evaluations without a judge."""
+    """Rubric of each scorer that needs an LLM judge, by the scorer's name. In ``scorers`` it is ``unscored``, which
+    an evaluation with a judge replaces."""
     programs: Mapping[str, Callable[[str, Example], str]] = field(
         default_factory=dict[str, Callable[[str, Example], str]]
     )
-    """Scorers that run a program, by name, with the function that makes it of a completion and its example: the score
-    is 1 where it runs to its end. ``scorers`` holds each of them as one that leaves every row unscored."""
+    """For each scorer that runs a program, by the scorer's name: the function from a completion and its example to the
+    program, which scores 1 if it runs to its end. In ``scorers`` it is ``unscored``, which a sandbox replaces."""
     prompt: Literal["chat", "plain text"] = "chat"
     """Whether a prompt is a chat, or bare text to be continued."""
     extract: Callable[[str], str] = str.strip
-    """The answer in a completion: of several completions, those with the same answer vote together."""
+    """From a completion to its answer; completions of a row with the same answer vote together."""
     format_probe: Callable[[str], bool] | None = None
-    """True for a text that begins like this task's answers; None where they have no form of their own."""
+    """Whether a text begins like this task's answers; None if they have no form of their own."""
 
 
 def unscored(completion: str, example: Example) -> float | None:
-    """None for every row: what a scorer says that needs a judge, or a sandbox, where there is none."""
+    """None for every row: stands for a scorer that needs a judge or a sandbox until there is one."""

@@ -1,4 +1,4 @@
-"""Tool use: name the tools to call and their inputs, as ReAct text (ToolAlpaca)."""
+"""Tool use: name the tools to call and their inputs, in ReAct format (ToolAlpaca)."""
 
 import json
 import re
@@ -22,22 +22,23 @@ _MAX_DEPTH = 900
 
 
 class _AbsurdInputError(Exception):
-    """JSON on which the reference implementation raises."""
+    """JSON on which the reference implementation raises an exception."""
 
 
 def reference_score(completion: str, golden_answer: Sequence[Mapping[str, Any]]) -> bool:
-    """True where the completion makes the calls of ``golden_answer`` by the reference's rule.
+    """True if the completion makes the calls of ``golden_answer``, by the reference implementation's rule.
 
-    The multiset of actions (the word after each ``Action:``) must equal that of the gold, and so
-    must the inputs: each ``Action Input:`` block, cut at its first ``}``, is parsed as JSON,
-    dropped where it is not JSON, and all are merged left to right into one dict, compared with
-    ``==``. Gold inputs are parsed whole and merged in the same way, by ``dict.update``, so a gold
-    value that is not an object is skipped as one that is not JSON is, unless ``update`` takes it
-    (an array of pairs). Absurd JSON on either side (an integer of thousands of digits, brackets
-    nested more than 900 deep) scores False. Never raises; linear in the length of the completion.
+    Two things must be equal. The multiset of actions, that is of the words after each ``Action:``; and the inputs,
+    merged into one dict. Each ``Action Input:`` block of the completion is cut at its first ``}`` and parsed as JSON,
+    or dropped if it is not JSON; the blocks are merged from left to right by ``dict.update``. Gold inputs are parsed
+    whole and merged in the same way, so that one which ``update`` does not take (neither an object nor an array of
+    pairs) is dropped too.
+
+    False if either side has JSON on which the reference implementation fails: an integer of thousands of digits, or
+    brackets nested more than 900 deep. Never raises; linear in the length of the completion.
     """
-    # Nothing after the last brace can end a block, and without this cut every unclosed block
-    # would be searched to the end of the text.
+    # No block ends after the last brace. Without this cut the search of every unclosed block would run to the end of
+    # the text, which takes quadratic time.
     blocks = _INPUT.findall(completion[: completion.rfind("}") + 1])
     try:
         inputs = _merged(blocks)
@@ -53,16 +54,16 @@ def _merged(inputs: Sequence[str | None]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for text in inputs:
         if isinstance(text, str):
-            with suppress(ValueError, TypeError):  # not JSON, or nothing that a dict takes
+            with suppress(ValueError, TypeError):  # not JSON, or nothing that dict.update takes
                 merged.update(_parsed(text))
     return merged
 
 
 def _parsed(text: str) -> Any:
-    """``json.loads`` that refuses deep nesting alike under every interpreter and stack depth.
+    """``json.loads`` with one limit on nesting, whatever the interpreter's recursion limit and the depth of the stack.
 
-    Raises JSONDecodeError, or _AbsurdInputError where the parser met brackets nested too deep or
-    an integer too long before it met the end or a mistake.
+    Raises JSONDecodeError, or _AbsurdInputError if brackets nested too deep or an integer with too many digits come
+    before the first syntax error.
     """
     try:
         value = json.loads(text)

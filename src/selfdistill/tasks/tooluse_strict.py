@@ -2,13 +2,13 @@
 
 Between a call p of the completion and a call g of the gold
 
-    s(p, g) = 0                                              where the names differ, else
+    s(p, g) = 0                                              if the names differ, else
               (1 + arguments both have with equal values) / (1 + arguments that either has)
 
 and the score is the largest sum of s over pairings that keep the order of both sides, divided by the
 larger number of calls. So 1 means: the same calls, in the same order, with the same inputs. A call that
-is missing, made up or out of its place costs its whole share, a wrong, missing or made-up argument costs
-a share of its call. An input that is not a JSON object counts as one made-up argument.
+is missing, made up or out of order costs its whole share; a wrong, missing or made-up argument costs
+part of its call's share. An input that is not a JSON object counts as one made-up argument.
 """
 
 import json
@@ -26,19 +26,19 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call as the completion makes it."""
+    """A tool call, in a completion or in the gold."""
 
     name: str
     """The rest of the line after ``Action:``, stripped."""
     arguments: Mapping[str, Any] | None
-    """The JSON object after ``Action Input:``; empty where there is none, None where it is not JSON."""
+    """The JSON object after ``Action Input:``; empty if there is no input, None if it is not a JSON object."""
 
 
 def strict_score(completion: str, golden_answer: Sequence[Mapping[str, Any]]) -> float | None:
-    """Score in [0, 1] by the module's formula; None where a gold input is not a JSON object. Never raises.
+    """Score in [0, 1] by the module's formula; None if a gold input is not a JSON object. Never raises.
 
-    Values are equal as JSON values: 1 equals 1.0 but not true, strings match case and all, nested objects
-    and lists match whole. No calls against no calls scores 1.
+    Values are compared as JSON values: 1 equals 1.0 but not true, strings must agree in case, nested objects
+    and lists must agree completely. No calls where none are wanted score 1.
     """
     gold = [_gold_call(call) for call in golden_answer]
     if any(call.arguments is None for call in gold):
@@ -56,13 +56,13 @@ def parse_calls(completion: str) -> list[Call]:
     """The calls of a ReAct text, in order. Never raises.
 
     An input runs from the first ``{`` after its ``Action Input:`` to that object's end, whatever
-    follows; text inside it that looks like a further call is none.
+    follows; text inside it that looks like a further call is not one.
     """
     calls: list[Call] = []
     place = 0
     while action := _ACTION.search(completion, place):
         line = action[1]
-        # Both may stand on one line.
+        # Action and input may be on one line.
         name = line[: label.start()] if (label := _INPUT.search(line)) else line
         start = action.start(1) + len(name)
         following = _ACTION.search(completion, start)
@@ -72,7 +72,7 @@ def parse_calls(completion: str) -> list[Call]:
 
 
 def _arguments(text: str, start: int, end: int) -> tuple[Mapping[str, Any] | None, int]:
-    """The input that begins between ``start`` and ``end``, and where to look for the next call."""
+    """The input labelled between ``start`` and ``end``, and the position from which to look for the next call."""
     label = _INPUT.search(text, start, end)
     if label is None:
         return {}, start
@@ -107,7 +107,7 @@ def _best_pairing(made: Sequence[Call], gold: Sequence[Call]) -> float:
 def _pair(made: Call, gold: Call) -> float:
     if made.name != gold.name:
         return 0.0
-    assert gold.arguments is not None  # else the row is unscored
+    assert gold.arguments is not None  # strict_score returned None otherwise
     if made.arguments is None:
         return 1 / (2 + len(gold.arguments))
     keys = made.arguments.keys() | gold.arguments.keys()

@@ -1,8 +1,8 @@
 """Wiki: facts of articles that the model has not read.
 
-``selfdistill build wiki`` writes the data from any folder of articles. The student sees a bare question.
-The demonstration is the passage that holds the answer, a blank line and the answer, in one assistant turn: so
-the teacher answers with the passage before it, in its own words, and methods that imitate demonstrations or
+``selfdistill build wiki`` writes the data from any folder of articles. The student sees only a question.
+The demonstration is the passage that holds the answer, a blank line and the answer, in one assistant turn: the
+teacher reads the passage and answers in its own words, and methods that imitate demonstrations or
 read them as a corpus (SFT, CPT) see the passage too. Held-out questions ask directly (part
 ``direct``) or need the fact without asking for it (part ``ood``); a judge scores both strictly (all
 details right) and leniently (what is asked for right, nothing false). Without a judge they are unscored.
@@ -19,7 +19,7 @@ from selfdistill.tasks.task import Task, unscored
 from selfdistill.types import Example
 
 COLUMNS = ("article", "passage", "question", "answer", "part")
-"""Columns of ``wiki_data/train_data`` and ``eval_data``, all of them text; ``part`` is empty in training."""
+"""Columns of ``wiki_data/train_data`` and ``wiki_data/eval_data``, all text; ``part`` is empty in training rows."""
 
 
 def demonstration(article: str, passage: str, answer: str) -> str:
@@ -30,7 +30,7 @@ def demonstration(article: str, passage: str, answer: str) -> str:
 def _columns(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in COLUMNS[:-1]:
         if not isinstance(row.get(name), str) or not row[name].strip():
-            raise UserError(f"{where} has no text in {name}. Write the data anew with selfdistill build wiki.")
+            raise UserError(f"{where} has no text in {name}. Write the data again with selfdistill build wiki.")
     return {
         "prompt": row["question"],
         "demonstration": demonstration(row["article"], row["passage"], row["answer"]),

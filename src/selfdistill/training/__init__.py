@@ -1,1 +1,1 @@
-"""One training run, from a command's options to trained weights: data, settings, prompts, template, memory, run."""
+"""One training run, from a command's options to trained weights."""

@@ -1,4 +1,4 @@
-"""The rows that a run trains on."""
+"""Training rows of a run."""
 
 from typing import NamedTuple
 
@@ -21,10 +21,11 @@ class TrainingData(NamedTuple):
 
 
 def training_data(options: TrainOptions) -> TrainingData:
-    """The task and its training rows, ``--limit`` applied; for a method that needs no demonstrations general prompts.
+    """Loads the task and its training rows, at most ``--limit``. A method that needs no demonstrations gets general
+    prompts.
 
     Raises:
-        UserError: there is no such task or file, a row is bad, or there is no row.
+        UserError: there is no such task or file, a row is invalid, or there are no rows.
     """
     limit = options.recipe.data.limit
     if not METHODS[options.method].needs_demonstration:
@@ -40,7 +41,8 @@ def training_data(options: TrainOptions) -> TrainingData:
 
 
 def training_overlap(options: TrainOptions, data: TrainingData) -> str | None:
-    """One line where evaluation prompts of the task are among the training rows; None where they are not at hand."""
+    """A warning if evaluation prompts of the task are among the training rows; None if not, or if the evaluation rows
+    are not available."""
     if not METHODS[options.method].needs_demonstration:
         return None
     evaluation = rows_at_hand(data.task.load_eval, resolve_data_dir(options.recipe.data.data_dir))

@@ -1,4 +1,4 @@
-"""``train --dry_run``: what would be run, without running it."""
+"""``train --dry_run``: prints what a run would do, without training."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from selfdistill.errors import UserError
 from selfdistill.method.lengths import Limit, length_limits
 from selfdistill.method.memory import MemoryEstimate
 from selfdistill.method.methods import METHODS
@@ -20,10 +21,11 @@ from selfdistill.training.run import prepared_run
 
 
 def dry_run(options: TrainOptions, console: Console) -> None:
-    """Prints the resolved settings, both prompts of the first row, lengths, and peak memory.
+    """Prints the resolved settings, both prompts of the first row, lengths in tokens, and the estimated memory.
 
     Raises:
-        UserError: the run could not be begun either, but for rows that are too long: these are told.
+        UserError: for whatever the run itself would refuse, except rows over a length limit and a lack of memory, which
+            are printed.
     """
     prepared = prepared_run(flat.changed(options, {"overlong": "drop"}), console)
     prepared.config.overlong = options.recipe.prompts.overlong
@@ -34,7 +36,7 @@ def dry_run(options: TrainOptions, console: Console) -> None:
     renderer = make_renderer(prepared.rows.examples, config, tokenizer)
     console.print(_settings(config))
     console.rule("student prompt")
-    console.print(Text(renderer.text(first.prompt)))
+    console.print(Text(str(tokenizer.decode(list(prepared.pairs[0].student_ids)))))
     if METHODS[config.method].shows_demonstration:
         console.rule("teacher prompt, demonstration marked")
         console.print(_marked(renderer.teacher_text(first), first.demonstration_text))
@@ -42,9 +44,20 @@ def dry_run(options: TrainOptions, console: Console) -> None:
         console.rule("completion ids of the demonstration")
         console.print(str(list(answer)))
     console.print(_lengths(prepared))
+    if prepared.needs_template and (refusal := _tried_refusal(prepared)):
+        console.print(f"[yellow]{escape(refusal)}[/yellow]")
     console.print(_memory(prepared.memory))
     if prepared.shortage:
         console.print(f"[yellow]{escape(prepared.shortage)}[/yellow]")
+
+
+def _tried_refusal(prepared: Prepared) -> str | None:
+    """Why a row is too long for a template that the preflight of ``--template auto`` tries; None if all rows fit."""
+    try:
+        prepared.rows.check_tried(prepared.config, prepared.files.config)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _settings(config: MethodConfig) -> Table:
@@ -59,7 +72,7 @@ def _settings(config: MethodConfig) -> Table:
 
 
 def _marked(text: str, demonstration: str) -> Text:
-    """The teacher's prompt; the demonstration stands out in colour and, where there is none, in brackets."""
+    """The teacher's prompt with the demonstration in reverse video and in double brackets."""
     shown = Text()
     pieces = text.split(demonstration) if demonstration else [text]
     for index, piece in enumerate(pieces):
@@ -70,7 +83,7 @@ def _marked(text: str, demonstration: str) -> Text:
 
 
 def _lengths(prepared: Prepared) -> Table:
-    """Lengths of the rows that fit."""
+    """Lengths in tokens of the rows within the limits, and how many rows are over one."""
     limits = length_limits(prepared.config, prepared.files.config)
     pairs, dropped = prepared.pairs, len(prepared.rows.examples) - len(prepared.pairs)
     fitting = {pair.example.id for pair in pairs}

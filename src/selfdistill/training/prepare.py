@@ -1,5 +1,6 @@
-"""What a run needs before its weights are loaded, each part made once: settings, prompts, lengths, memory."""
+"""Everything about a run that can be determined before its weights are loaded: settings, prompts, lengths, memory."""
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +29,13 @@ from selfdistill.types import PromptPair, Template
 
 
 class ModelFiles:
-    """What is known of a model without its weights: config and tokenizer, each read once.
+    """A model's tokenizer and config, each read once; weights are not loaded.
 
     Args:
-        name: as ``--model_name`` takes it.
+        name: the model, as ``--model_name`` takes it.
 
     Raises:
-        UserError: there is no such model or tokenizer, or no chat template.
+        UserError: there is no such model or tokenizer, or the tokenizer has no chat template.
     """
 
     def __init__(self, name: str) -> None:
@@ -44,13 +45,13 @@ class ModelFiles:
 
     @cached_property
     def config(self) -> Any:
-        """The model's transformers config. Raises UserError where it is of no causal language model."""
+        """The model's transformers config. Raises UserError if the model is not a causal language model."""
         return loading.load_config(self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that is ready for its model."""
+    """A run that only needs its model. A copy with other options is made by ``in_folder`` and ``with_template``."""
 
     options: TrainOptions
     task: Task
@@ -58,24 +59,26 @@ class Prepared:
     files: ModelFiles
     config: SDFTConfig
     pairs: list[PromptPair]
-    """The training rows; without the teacher's prompts where a preflight has still to choose the template."""
+    """Rendered training rows within the length limits; without teacher prompts while ``needs_template``."""
     anchors: list[PromptPair]
+    """Rendered anchor prompts; empty if ``anchor_share`` is 0."""
     memory: MemoryEstimate
     shortage: str | None
-    """What the run lacks of memory, and what would help; None where it fits."""
+    """Message that the run needs more memory than is available, with remedies; None if it fits."""
 
     @property
     def device(self) -> torch.device:
-        """Where the run will compute."""
+        """Device that the run will use."""
         return self.config.device
 
     @property
     def needs_template(self) -> bool:
-        """True where a preflight has still to choose how the teacher is shown the demonstration."""
+        """True while a preflight has yet to choose the template."""
         return needs_template(self.options)
 
-    def facts(self) -> dict[str, Any]:
-        """What ``preflight --json`` prints of the run: tokens of prompts, and memory."""
+    def lengths_and_memory(self) -> dict[str, Any]:
+        """For ``preflight --json``: lengths of the prompts in tokens, estimated peak memory in bytes, whether it
+        fits."""
         roles = {
             "student": [len(pair.student_ids) for pair in self.pairs],
             "teacher": [len(pair.teacher_ids) for pair in self.pairs if pair.teacher_ids is not None],
@@ -84,12 +87,13 @@ class Prepared:
         return {"prompt_tokens": tokens, "peak_memory_bytes": self.memory.peak, "fits": self.shortage is None}
 
     def in_folder(self, folder: Path) -> "Prepared":
-        """The same run, writing into ``folder``."""
-        self.config.output_dir = str(folder)
-        return replace(self, options=flat.changed(self.options, {"output_dir": str(folder)}))
+        """The same run with ``folder`` as its output folder."""
+        config = copy.copy(self.config)
+        config.output_dir = str(folder)
+        return replace(self, config=config, options=flat.changed(self.options, {"output_dir": str(folder)}))
 
     def with_template(self, template: Template, repeat: int) -> "Prepared":
-        """The same run with the template that a preflight chose. Raises UserError where a row does not fit it."""
+        """The same run with the template that a preflight chose. Raises UserError if a row is too long with it."""
         options = flat.changed(self.options, {"template": template, "template_repeat": repeat})
         return prepare(options, self.task, self.rows, self.files, memory_of=self)
 
@@ -102,15 +106,20 @@ def prepare(
     *,
     memory_of: Prepared | None = None,
 ) -> Prepared:
-    """Settings, prompts and memory of a run, so that what is wrong shows before any weight is loaded.
+    """Resolves the settings of a run, renders its prompts and estimates its memory, before any weights are loaded.
 
-    ``memory_of``: the same run with another template, whose estimate holds.
+    Args:
+        options: of the run.
+        task: the task of the rows, whose token limit bounds the default completion length.
+        rows: the training rows.
+        files: tokenizer and config of the model.
+        memory_of: the same run with another template; its memory estimate is reused.
 
     Raises:
-        UserError: a setting is unknown, out of range or would be ignored, a prompt is over its limit, or the model is
-            not there.
+        UserError: a setting is unknown, out of range or would be ignored, a prompt is over its limit, or there is no
+            such model.
     """
-    if memory_of is None:  # else a preflight has chosen the template, with as many rows as it was told
+    if memory_of is None:  # otherwise the preflight has already run, and used preflight_rows
         check_preflight_rows(options)
     budget = 1
     if options.recipe.max_completion_length is None:
@@ -149,15 +158,15 @@ def prepare(
 
 
 def require_memory(prepared: Prepared) -> None:
-    """Raises UserError where the run would take more memory than there is, unless told to try."""
+    """Raises UserError if the run needs more memory than is available, unless ``--skip_memory_check`` is given."""
     if prepared.shortage and not prepared.options.recipe.trainer.skip_memory_check:
         raise UserError(f"{prepared.shortage} --skip_memory_check tries it anyway.")
 
 
 def _check_steps(config: SDFTConfig, num_rows: int) -> None:
-    """Raises UserError where not one step would be taken."""
+    """Raises UserError if no step would be taken."""
     if config.dataloader_drop_last and num_rows < config.per_device_train_batch_size:
         raise UserError(
             f"dataloader_drop_last drops the only micro-batch: there are {num_rows} rows, it takes "
-            f"{config.per_device_train_batch_size}. Lower per_device_train_batch_size; else nothing is trained."
+            f"{config.per_device_train_batch_size}. Lower per_device_train_batch_size."
         )

@@ -1,8 +1,5 @@
-"""A run's rows as token ids, each part of them made once, whichever settings ask for it.
-
-The arms of a study share one of these: their students read the same prompts, and only where their teachers read
-something else is anything rendered again.
-"""
+"""A cache of rendered training rows. The arms of a study share it, so that a prompt they have in common is rendered
+once."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,29 +10,32 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
-from selfdistill.method.lengths import Limits, fit, length_limits
+from selfdistill.method.lengths import NO_LIMIT, Limits, fit, length_limits
 from selfdistill.method.methods import ANCHORS, METHODS, MethodSpec
 from selfdistill.method.prompts import PromptRenderer, make_renderer, raw_texts, render_anchors
+from selfdistill.method.rows import check_ids
 from selfdistill.method.templates import TEMPLATES
 from selfdistill.settings.method import MethodConfig, with_template
 from selfdistill.types import Example, PromptPair
 
+TURN_TOKENS = 64
+"""Generous number of tokens that a chat template adds to a turn."""
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""From what is being done and how many rows there are to a context that counts the rows done."""
+"""Takes a description and the number of rows; returns a context whose value is called with the number of rows done."""
 
 
 def no_progress(what: str, count: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Says nothing."""
+    """A ``Progress`` that shows nothing."""
     return nullcontext(lambda _: None)
 
 
 class RenderedRows:
-    """Training rows and what was made of them so far.
+    """Training rows, and their rendered parts as far as they were asked for.
 
     Args:
         examples: the rows.
-        tokenizer: with a chat template.
-        progress: shows that many rows take a while.
+        tokenizer: has a chat template.
+        progress: shows the progress of rendering.
     """
 
     def __init__(
@@ -44,14 +44,16 @@ class RenderedRows:
         self.examples = examples
         self.tokenizer = tokenizer
         self._progress = progress
-        self._pairs: dict[str, list[PromptPair]] = {}  # students, by what their prompts depend on
+        # Rendered parts, each by a key of the settings that it depends on.
+        self._pairs: dict[str, list[PromptPair]] = {}
         self._answers: dict[str, list[PromptPair]] = {}
         self._teachers: dict[str, list[tuple[int, ...] | None]] = {}
         self._anchors: dict[str, list[PromptPair]] = {}
         self._lengths: list[int] | None = None
 
     def demonstration_lengths(self, config: MethodConfig) -> list[int]:
-        """Tokens of every demonstration: as an answer where it is the completion, else of its bare text."""
+        """Length of every demonstration in tokens. If the method trains on it, it is measured as an answer with its end
+        of turn, otherwise as bare text."""
         if not METHODS[config.method].samples:
             return [len(pair.demonstration_ids) for pair in self._answered(config)]
         if self._lengths is None:
@@ -63,10 +65,15 @@ class RenderedRows:
         return self._lengths
 
     def pairs(self, config: MethodConfig, model_config: Any) -> list[PromptPair]:
-        """The rows as the settings need them, within their length limits, no id outside the model's vocabulary.
+        """The rows rendered for the settings, without those over a length limit if ``overlong`` is drop.
+
+        Args:
+            config: settings of the method.
+            model_config: the model's transformers config, for its context length and vocabulary.
 
         Raises:
-            UserError: a row is over a limit and not to be dropped, or has a token that the model does not know.
+            UserError: a row is over a limit and ``overlong`` is error, all rows are, or a token id is outside the
+                model's vocabulary.
         """
         spec = METHODS[config.method]
         pairs = self._answered(config) if not spec.samples else self._students(config)
@@ -78,41 +85,44 @@ class RenderedRows:
         return kept
 
     def untaught(self, config: MethodConfig, model_config: Any) -> list[PromptPair]:
-        """The rows without the teacher's prompts, for what can be said before its template is chosen. Raises UserError
-        as ``pairs``."""
+        """Like ``pairs``, but without teacher prompts, while their template is not chosen yet. Raises UserError as
+        ``pairs``."""
         kept = fit(self._students(config), length_limits(config, model_config), overlong=config.overlong)
         check_ids(kept, model_config, self.tokenizer)
         return kept
 
     def anchors(self, examples: Sequence[Example], config: MethodConfig, model_config: Any) -> list[PromptPair]:
-        """General prompts within the length limits; none where ``anchor_share`` is 0. Raises UserError as ``pairs``."""
+        """Rendered general prompts within the length limits; empty if ``anchor_share`` is 0. Raises UserError as
+        ``pairs``."""
         if config.anchor_share == 0:
             return []
         key = _key(config.chat_template_kwargs, config.anchor_data)
         if key not in self._anchors:
             self._anchors[key] = render_anchors(examples, config, self.tokenizer)
-        return fit(self._anchors[key], length_limits(config, model_config, ANCHORS), overlong=config.overlong)
+        kept = fit(self._anchors[key], length_limits(config, model_config, ANCHORS), overlong=config.overlong)
+        check_ids(kept, model_config, self.tokenizer)
+        return kept
 
     def check_tried(self, config: MethodConfig, model_config: Any) -> None:
-        """Whether every row fits with the longest of the templates that a preflight tries. Only rows that may be too
-        long are rendered for it.
+        """Checks that every row fits the teacher's limit with the longest template that a preflight tries. Renders only
+        the rows that may be too long.
 
         Raises:
-            UserError: a row is over the limit, and rows over a limit are not to be dropped.
+            UserError: a row is over the limit and ``overlong`` is error.
         """
         limit = length_limits(config, model_config).teacher_prompt
         if limit is None or config.overlong == "drop":
             return
         longest = max(TEMPLATES["prior_turn"].tried)
-        shown = self.demonstration_lengths(config)
+        lengths = self.demonstration_lengths(config)
         doubtful = [
             pair
-            for pair, length in zip(self._students(config), shown, strict=True)
-            if (1 + longest) * len(pair.student_ids) + longest * (length + 64) > limit.tokens
+            for pair, length in zip(self._students(config), lengths, strict=True)
+            if (1 + longest) * len(pair.student_ids) + longest * (length + TURN_TOKENS) > limit.tokens
         ]
         tried = with_template(config, "prior_turn", longest)
         teacher = make_renderer(self.examples, tried, self.tokenizer).with_teacher(doubtful)
-        only_teacher = Limits(prompt=replace(limit, tokens=1 << 30), teacher_prompt=limit)
+        only_teacher = Limits(prompt=replace(limit, tokens=NO_LIMIT), teacher_prompt=limit)
         try:
             fit(teacher, only_teacher, overlong="error")
         except UserError as error:
@@ -120,30 +130,33 @@ class RenderedRows:
                 f"{error} (Template prior_turn x{longest}, which auto tries: --template names one.)"
             ) from error
 
-    # -- parts, each made once -----------------------------------------------------------------------------------------
+    # -- parts, each rendered once ------------------------------------------------------------------------------------
 
     def _students(self, config: MethodConfig) -> list[PromptPair]:
-        return self._made(self._pairs, config, METHODS[config.method], answers=False)
+        """Every row with the student's prompt; the demonstration's ids may be there too."""
+        return self._rendered(self._pairs, config, METHODS[config.method], answers=False)
 
     def _answered(self, config: MethodConfig) -> list[PromptPair]:
+        """Every row with the student's prompt and the demonstration as its answer."""
         spec = METHODS[config.method]
-        pairs = self._made(self._answers, config, spec, answers=True)
+        pairs = self._rendered(self._answers, config, spec, answers=True)
         self._pairs.setdefault(_key(config.chat_template_kwargs, spec.prompt), pairs)
         return pairs
 
-    def _made(
-        self, kept: dict[str, list[PromptPair]], config: MethodConfig, spec: MethodSpec, *, answers: bool
+    def _rendered(
+        self, cache: dict[str, list[PromptPair]], config: MethodConfig, spec: MethodSpec, *, answers: bool
     ) -> list[PromptPair]:
+        """Every row without the teacher's prompt, from ``cache`` if it is there."""
         key = _key(config.chat_template_kwargs, spec.prompt)
-        if key not in kept:
+        if key not in cache:
             with self._progress("rendering prompts", len(self.examples)) as done:
                 if spec.prompt == "raw_text":
-                    kept[key] = raw_texts(self.examples, self.tokenizer)
+                    cache[key] = raw_texts(self.examples, self.tokenizer)
                     done(len(self.examples))
                 else:
                     renderer = PromptRenderer(self.tokenizer, chat_template_kwargs=config.chat_template_kwargs)
-                    kept[key] = renderer.render_all(self.examples, teacher=False, answers=answers, on_done=done)
-        return kept[key]
+                    cache[key] = renderer.render_all(self.examples, teacher=False, answers=answers, on_done=done)
+        return cache[key]
 
     def _teacher_ids(self, config: MethodConfig) -> list[tuple[int, ...] | None]:
         key = _key(config.chat_template_kwargs, config.template, config.template_repeat, config.template_file)
@@ -153,21 +166,6 @@ class RenderedRows:
                 taught = renderer.with_teacher(self._students(config), done)
             self._teachers[key] = [pair.teacher_ids for pair in taught]
         return self._teachers[key]
-
-
-def check_ids(pairs: Sequence[PromptPair], model_config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises UserError where a prompt or demonstration has a token that the model has no embedding of."""
-    size = model_config.get_text_config(decoder=True).vocab_size
-    if len(tokenizer) <= size:
-        return
-    for pair in pairs:
-        for ids in (pair.student_ids, pair.teacher_ids or (), pair.demonstration_ids):
-            if ids and max(ids) >= size:
-                token = tokenizer.convert_ids_to_tokens([max(ids)])[0]
-                raise UserError(
-                    f"{pair.example.id}: token {token} has id {max(ids)}, the model knows {size} tokens. Resize its "
-                    "embeddings, or take the tokenizer that belongs to it."
-                )
 
 
 def _key(*parts: Any) -> str:

@@ -1,4 +1,4 @@
-"""A prepared run, and the model it trains."""
+"""From a command's options to a trainer, and what is saved."""
 
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -37,18 +37,18 @@ from selfdistill.training.template import choose_template
 from selfdistill.types import Example
 
 MANY_ROWS = 5_000
-"""Rows from which rendering is worth a progress line."""
+"""Number of rows from which rendering shows its progress."""
 
 
 def prepared_run(options: TrainOptions, console: Console) -> Prepared:
-    """A run from its options to the point where its model is loaded; says what is odd about it.
+    """Prepares a run up to the loading of its model; prints settings that are left out and a warning about overlap.
 
     Raises:
-        UserError: what ``training_data`` and ``prepare`` raise.
+        UserError: as ``training_data`` and ``prepare`` raise it.
     """
     options, idle = without_idle_settings(options)
     if idle:
-        console.print(f"[dim]Left out, for {options.method} has no use for it: {', '.join(idle)}.[/dim]")
+        console.print(f"[dim]Left out, since {options.method} has no use for them: {', '.join(idle)}.[/dim]")
     data = training_data(options)
     if warning := training_overlap(options, data):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
@@ -58,13 +58,14 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
 
 
 def load_student(prepared: Prepared) -> PreTrainedModel:
-    """The model to train, on the device that the trainer uses."""
+    """Loads the model to train, onto the device that the trainer uses."""
     model = prepared.options.recipe.model
     return loading.load_model(model.model_name, dtype=model.dtype, device=str(prepared.device))
 
 
 def settled(prepared: Prepared, model: PreTrainedModel, console: Console) -> Prepared:
-    """The run with its template chosen by a preflight, where its options leave it to one."""
+    """The run with its template settled: for ``--template auto`` a preflight chooses it. Raises UserError as
+    ``choose_template`` and ``Prepared.with_template``."""
     if not prepared.needs_template:
         return prepared
     return prepared.with_template(*choose_template(prepared, model, console))
@@ -78,9 +79,17 @@ def make_trainer(
     weights: Mapping[str, Tensor] | None = None,
     quiet: bool = False,
 ) -> SDFTTrainer:
-    """The trainer for a model in memory, LoRA put on it if wanted; says what is about to run unless ``quiet``.
+    """Makes the trainer for a loaded model, with LoRA adapters added if the options ask for them.
 
-    ``weights``: what the teacher starts from, by parameter name; see ``base_weights`` of SDFTTrainer.
+    Args:
+        prepared: the run; its template is settled.
+        model: the model to train.
+        console: for progress and what is announced.
+        weights: the teacher's initial weights by parameter name; see ``base_weights`` of SDFTTrainer.
+        quiet: don't announce the run.
+
+    Raises:
+        UserError: the model can't be trained with these settings, or no base model to distil from is known.
     """
     options, config = prepared.options, prepared.config
     adapter = options.recipe.adapter
@@ -110,25 +119,29 @@ def make_trainer(
 
 
 def base_weights(prepared: Prepared) -> dict[str, Tensor]:
-    """Weights to distil from, by parameter name. Raises UserError where no base model is named or known."""
+    """Weights of the base model to distil from, by parameter name. Raises UserError if none is named or recorded."""
     model = prepared.options.recipe.model
-    name = prepared.options.run.base_model or started_from(model.model_name)
-    base = loading.load_model(name, dtype=model.dtype, device=str(prepared.device))
+    base = loading.load_model(base_name(prepared.options), dtype=model.dtype, device=str(prepared.device))
     return dict(base.named_parameters())
 
 
+def base_name(options: TrainOptions) -> str:
+    """The model that ``reinvoke`` distils from. Raises UserError if none is named or recorded."""
+    return options.run.base_model or started_from(options.recipe.model.model_name)
+
+
 def started_from(model_name: str) -> str:
-    """The model that the run in folder ``model_name`` started from. Raises UserError where that isn't recorded."""
+    """The model that the run in folder ``model_name`` started from. Raises UserError if that is not recorded."""
     record = run_in(model_name)
     if record is None:
         raise UserError(
-            f"--method reinvoke: name the --base_model to distil from; {model_name} is no run that would tell."
+            f"--method reinvoke: name the --base_model to distil from; {model_name} is not a run that records one."
         )
     return record.model_name
 
 
 def announce(prepared: Prepared, trainer: SDFTTrainer, console: Console) -> None:
-    """Says what is about to run, and every deviation from the paper's setting."""
+    """Prints what is about to run, and every difference from the paper's settings."""
     options, config = prepared.options, prepared.config
     prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps
     num_read, num_kept = len(prepared.rows.examples), trainer.num_rows
@@ -136,7 +149,7 @@ def announce(prepared: Prepared, trainer: SDFTTrainer, console: Console) -> None
     source = options.source.dataset_path or options.source.dataset_name
     console.print(
         f"[bold]{config.method}[/bold] on {escape(source)}: {num_kept:,} rows{dropped}, "
-        f"{prompts} prompts a step, model {escape(options.recipe.model.model_name)}"
+        f"{prompts} prompts per step, model {escape(options.recipe.model.model_name)}"
     )
     if options.recipe.prompts.template != "auto" and not counts(config, "template"):
         console.print(f"[dim]{config.method} shows no demonstration: template {config.template} changes nothing.[/dim]")
@@ -145,11 +158,13 @@ def announce(prepared: Prepared, trainer: SDFTTrainer, console: Console) -> None
         console.print(f"[dim]Differs from the paper's setting (in brackets): {escape(differing)}[/dim]")
     samples = METHODS[config.method].samples or config.anchor_share > 0
     if samples and config.rollout_engine == "auto" and describe(trainer.step.engine) != "own":
-        console.print("[dim]Completions are sampled by transformers' generate: our faster loop does not fit.[/dim]")
+        console.print(
+            "[dim]Completions are sampled by transformers' generate: our faster loop does not support this model.[/dim]"
+        )
 
 
 def check_overwrite(prepared: Prepared) -> None:
-    """Raises UserError where ``--overwrite`` would delete what is no run of ours, or what the run reads."""
+    """Raises UserError if ``--overwrite`` would delete something other than a run, or something that the run reads."""
     options = prepared.options
     if options.run.overwrite and options.run.output_dir:
         inputs = [*flat.input_paths(options), *_read_unnamed(options)]
@@ -157,21 +172,35 @@ def check_overwrite(prepared: Prepared) -> None:
 
 
 def _read_unnamed(options: TrainOptions) -> Generator[str]:
-    """What a run reads that its options don't name: the folder of the tasks' data, and models behind the one named."""
+    """What a run reads although its options don't name it: the folder of the tasks' data, the model to distil from, and
+    the models that adapters belong to."""
     if data_dir := resolve_data_dir(options.recipe.data.data_dir):
         yield str(data_dir)
-    model = options.recipe.model.model_name
-    if METHODS[options.method].teacher == "base_model" and options.run.base_model is None:
-        yield started_from(model)
-    place = locate(model)
-    while isinstance(place, Path) and is_adapter(place):
-        yield (base := adapter_base(place))
-        place = locate(base)
+    models = [options.recipe.model.model_name]
+    if METHODS[options.method].teacher == "base_model":
+        models.append(base_name(options))
+    for model in models:
+        yield model
+        place = locate(model)
+        while isinstance(place, Path) and is_adapter(place):
+            yield (base := adapter_base(place))
+            place = locate(base)
+
+
+def check_resumed(prepared: Prepared) -> None:
+    """Raises UserError if ``--resume`` would continue a run on another number of rows than it was begun with."""
+    options = prepared.options
+    begun = run_in(str(options.run.output_dir)) if options.run.resume else None
+    if begun is not None and begun.num_training_rows != len(prepared.pairs):
+        raise UserError(
+            f"--resume: the run in {options.run.output_dir} was begun with {begun.num_training_rows:,} rows, now there "
+            f"are {len(prepared.pairs):,}. Give the same data and limits."
+        )
 
 
 def empty_folder(folder: Path) -> None:
-    """Deletes what is in an output folder, which may be a link to another; whether it may be was checked before
-    (``check_overwrite``). What links in it lead to is left alone.
+    """Deletes the contents of an output folder, or creates it. Call ``check_overwrite`` first. The folder may be a
+    link; links inside it are deleted, but not their targets.
 
     Raises:
         UserError: something in it can't be deleted.
@@ -188,7 +217,7 @@ def empty_folder(folder: Path) -> None:
 
 
 def save_whole(model: PreTrainedModel, prepared: Prepared, folder: Path) -> None:
-    """The model and its tokenizer, as a folder that any program can load."""
+    """Saves the model and its tokenizer to a folder in the Hugging Face layout."""
     tokenizer = prepared.files.tokenizer
     with ready_to_save(model, eos_token_ids(model, tokenizer)):
         model.save_pretrained(folder)
@@ -196,13 +225,13 @@ def save_whole(model: PreTrainedModel, prepared: Prepared, folder: Path) -> None
 
 
 def whole_model(trainer: SDFTTrainer) -> PreTrainedModel:
-    """The trained model, LoRA adapters merged into it."""
+    """The trained model, with LoRA adapters merged into its weights."""
     model: Any = trainer.model
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def rendered_rows(examples: Sequence[Example], files: ModelFiles, console: Console) -> RenderedRows:
-    """Rows to render, with a progress line where there are many."""
+    """Rows to render; rendering many of them shows its progress on the console."""
 
     @contextmanager
     def progress(what: str, count: int) -> Generator[Callable[[int], None]]:

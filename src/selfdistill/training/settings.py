@@ -1,4 +1,4 @@
-"""A command's options to the trainer's config."""
+"""Turns a command's options into the trainer's config."""
 
 import typing
 from collections.abc import Iterable, Sequence
@@ -17,29 +17,31 @@ from selfdistill.settings.yaml_files import checked, options_from_file, parse_as
 from selfdistill.tasks.task import Task
 
 AUTO_STANDS_FOR = "prior_turn"
-"""Template of a config whose template a preflight has still to choose."""
+"""Template in the config while a preflight has yet to choose one."""
 EVERY_METHOD_TAKES = ("template", "template_file")
-"""Flags that are left out, and not refused, where the method has no use for them: one command line serves all
-methods."""
+"""Flags that are dropped instead of refused if the method has no use for them, so that one command line can be used
+with all methods."""
 FEWEST_COMPLETION_TOKENS = 256
-"""Default completions are allowed so many tokens at least: short demonstrations say little of a rambling model."""
+"""Smallest default completion limit in tokens, since a model may well ramble although demonstrations are short."""
 
 
 def other_fields() -> dict[str, Any]:
-    """Fields of the trainer's config that have no flag, with their types."""
-    taken = {each.name for each in fields(MethodConfig)} | set(flat.leaves(TrainOptions))
+    """Types of the fields of the trainer's config that have no flag, by name."""
+    with_flag = {field.name for field in fields(MethodConfig)} | set(flat.leaves(TrainOptions))
+    names = [field.name for field in fields(SDFTConfig) if field.init and field.name not in with_flag]
     types = typing.get_type_hints(SDFTConfig)
-    return {each.name: types.get(each.name, Any) for each in fields(SDFTConfig) if each.init and each.name not in taken}
+    return {name: types.get(name, Any) for name in names}
 
 
 def trainer_config(options: TrainOptions, max_completion_length: int) -> SDFTConfig:
-    """The trainer's config: options, then what the file sets of its other fields, then --set.
+    """Builds the trainer's config. Fields without a flag come from the configuration file, and --set overrides those.
 
-    ``max_completion_length``: the completion limit where the options leave it open.
+    Args:
+        options: of the run.
+        max_completion_length: completion limit in tokens, used if the options set none.
 
     Raises:
-        UserError: an unknown field, a field that has a flag of its own, a value out of range or one that would be
-            ignored.
+        UserError: a field is unknown or has a flag of its own, a value is out of range, or it would be ignored.
     """
     trainer = options.recipe.trainer
     others = other_fields()
@@ -59,15 +61,18 @@ def trainer_config(options: TrainOptions, max_completion_length: int) -> SDFTCon
         return SDFTConfig(output_dir=options.run.output_dir or "unused", **settings)
     except UserError:
         raise
-    except (ValueError, ImportError) as error:  # what TrainingArguments refuses
-        raise UserError(brief(error, 36)) from error  # a study puts the name of its arm before it
+    except (ValueError, ImportError) as error:  # raised by TrainingArguments
+        raise UserError(brief(error, 36)) from error  # leaves room for the name of a study's arm in front
 
 
 def without_idle_settings(options: TrainOptions) -> tuple[TrainOptions, list[str]]:
-    """The options without what their file sets but their method has no use for, and the names of that.
+    """Resets settings of the configuration file, and templates, that the method has no use for.
 
-    A recipe may be run with another method: what it says of a teacher then counts for nothing, and is left out, and so
-    is a template. Any other flag that would be ignored is refused, later, by ``trainer_config``.
+    So a recipe can be run with another method than its own. Any other setting that would be ignored is refused later,
+    by ``trainer_config``.
+
+    Returns:
+        The options, and the names of the settings that were reset to their defaults.
     """
     file, given = options.recipe.trainer.config, flat.flatten(options)
     in_file = flat.flatten(options_from_file(TrainOptions, file)) if file else {}
@@ -78,45 +83,50 @@ def without_idle_settings(options: TrainOptions) -> tuple[TrainOptions, list[str
 
 
 def idle_settings(options: TrainOptions) -> list[str]:
-    """Settings with another value than their default that the options' method has no use for."""
+    """Names of the settings that differ from their default although the method has no use for them."""
     own, defaults = flat.flatten(options), flat.flatten(TrainOptions())
     return [name for name in ignored_settings(method_config(options)) if name in own and own[name] != defaults[name]]
 
 
 def at_default(options: TrainOptions, names: Iterable[str]) -> TrainOptions:
-    """The options with these settings at their default."""
+    """A copy of the options with these settings at their defaults."""
     defaults = flat.flatten(TrainOptions())
     return flat.changed(options, {name: defaults[name] for name in names})
 
 
 def check_preflight_rows(options: TrainOptions) -> None:
-    """Raises UserError where ``--preflight_rows`` would be ignored."""
+    """Raises UserError if ``--preflight_rows`` would be ignored."""
     rows, default = options.recipe.trainer.preflight_rows, TrainOptions().recipe.trainer.preflight_rows
     if rows != default and not needs_template(options):
-        raise UserError(f"--preflight_rows {rows} counts only with --template auto, which a preflight chooses.")
+        raise UserError(f"--preflight_rows {rows} counts only with --template auto, for which a preflight is run.")
 
 
 def needs_template(options: TrainOptions) -> bool:
-    """True where a preflight is to say how the teacher is shown the demonstration."""
+    """True if a preflight has to choose the template."""
     return options.recipe.prompts.template == "auto" and METHODS[options.method].shows_demonstration
 
 
 def completion_budget(task: Task, lengths: Sequence[int], *, samples: bool) -> int:
-    """Default completion limit: 1.5 times the 95th percentile of demonstration lengths in tokens, at least 256, at
-    most the task's own limit. A model that rambles on costs time and teaches nothing.
+    """Default completion limit in tokens: 1.5 times the 95th percentile of demonstration lengths, at least 256, at most
+    the task's own limit. Longer sampled completions cost time and teach nothing.
 
-    ``samples``: False where the demonstration is the completion: then the longest one fits, whatever the task says.
+    Args:
+        task: for its limit.
+        lengths: tokens of every demonstration; if empty, the limit is the task's own.
+        samples: False if the demonstration is the completion. Then the longest demonstration fits, whatever the task's
+            limit.
     """
     if not lengths:
         return task.max_new_tokens
     ordered = sorted(lengths)
     usual, longest = ordered[int(0.95 * (len(ordered) - 1))], ordered[-1]
     sampled = min(task.max_new_tokens, max(FEWEST_COMPLETION_TOKENS, usual * 3 // 2))
-    return sampled if samples else max(sampled, longest + 16)
+    return sampled if samples else max(sampled, longest)
 
 
 def _from_file(trainer: TrainerOptions, known: dict[str, Any]) -> dict[str, Any]:
-    """What the YAML file sets of the fields ``known``. Raises UserError, with file and line, for anything else."""
+    """Values of the fields ``known`` that the YAML file sets. Raises UserError, with file and line, for any other
+    name."""
     places = places_in_file(trainer.config) if trainer.from_file and trainer.config else {}
     flags = flat.leaves(TrainOptions)
     values: dict[str, Any] = {}

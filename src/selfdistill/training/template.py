@@ -1,4 +1,4 @@
-"""``--template auto``: a preflight says how the teacher is shown the demonstration."""
+"""``--template auto``: a preflight chooses how the teacher is shown the demonstration."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,25 +12,29 @@ from selfdistill.types import Template
 
 
 def choose_template(prepared: Prepared, model: PreTrainedModel, console: Console) -> tuple[Template, int]:
-    """Template and repeat for a run whose options leave it to a preflight.
+    """Runs a preflight on rows of the run and prints its table.
+
+    Returns:
+        The best template, and its ``template_repeat``.
 
     Raises:
-        UserError: the teacher is no better than the student, whichever way it is shown the demonstration.
+        UserError: with no template the teacher is better than the student.
     """
     console.print("Preflight: which way of showing the demonstration makes the better teacher?")
-    found = look(prepared, model, prepared.options.recipe.trainer.preflight_rows, console)
-    show_preflight(found, console)
-    if found.tells and (found.best.accuracy or 0) <= (found.base_accuracy or 0):
-        raise UserError(f"preflight: {found.verdict}. To train all the same, name a --template.")
-    if not found.go:
-        console.print("[yellow]Training goes on, but nothing shows yet that this teacher can teach.[/yellow]")
-    return found.best.template, found.best.repeat
+    result = run_preflight(prepared, model, prepared.options.recipe.trainer.preflight_rows, console)
+    show_preflight(result, console)
+    if result.tells and (result.best.accuracy or 0) <= (result.base_accuracy or 0):
+        raise UserError(f"preflight: {result.verdict}. To train all the same, name a --template.")
+    if not result.go:
+        console.print("[yellow]Training continues, but there is no evidence yet that this teacher can teach.[/yellow]")
+    return result.best.template, result.best.repeat
 
 
-def look(
+def run_preflight(
     prepared: Prepared, model: PreTrainedModel, num_rows: int, console: Console, *, quiet: bool = False
 ) -> Preflight:
-    """Runs the preflight on ``num_rows`` of the run's rows; says what is being tried unless ``quiet``."""
+    """Runs the preflight on at most ``num_rows`` of the run's rows; prints what is being tried unless ``quiet``. Raises
+    UserError as ``evaluate.preflight.preflight``."""
 
     def progress(what: str) -> None:
         if not quiet:

@@ -1,1 +1,1 @@
-"""Sampling completions: one engine in each file behind one small protocol (``engine``), by name in ``engines``."""
+"""Samples completions: one file per engine, their protocol in ``engine``, their table in ``engines``."""

@@ -1,4 +1,4 @@
-"""What every rollout engine does, whichever library samples: token ids in, sampled token ids out, no text."""
+"""The protocol of rollout engines: token ids in, sampled token ids out, no text."""
 
 import hashlib
 import inspect
@@ -12,6 +12,8 @@ from torch import nn
 
 from selfdistill.types import Rollout
 
+BATCH_SIZE = 64
+"""Default number of prompts decoded together."""
 OnDone = Callable[[int], None]
 """Called with the number of completions finished since the last call."""
 
@@ -25,48 +27,49 @@ class Sampling:
     temperature: float = 1.0
     """0 is greedy decoding."""
     top_p: float = 1.0
-    """Nucleus: the smallest set of tokens whose probability reaches this."""
+    """Nucleus sampling: draw from the smallest set of most likely tokens whose probability reaches this."""
     seeds: tuple[int, ...] | None = None
-    """One for each prompt: a completion depends on its own seed alone, not on the prompts beside it. None draws seeds
-    from torch's global state."""
+    """One seed per prompt, in [0, 2**63): a completion depends on its own seed only, not on other prompts. None draws
+    seeds from torch's global random state."""
     logprobs: bool = False
-    """Whether rollouts carry the sampler's logprobs, where the engine can tell them."""
+    """Whether rollouts should have the sampler's logprobs, if the engine can report them."""
     context: int | None = None
-    """Positions that the model has: a completion that would go beyond them is cut there. None for no limit."""
+    """Context length of the model in tokens, at which completions are cut; None for no limit."""
 
     def limit(self, prompt_length: int) -> int:
-        """Tokens that the completion of a prompt of this length may have; 0 where the prompt leaves no room."""
+        """Token limit of a completion after ``prompt_length`` tokens; below 1 if the prompt leaves no room."""
         return self.max_new_tokens if self.context is None else min(self.max_new_tokens, self.context - prompt_length)
 
 
 class RolloutEngine(Protocol):
-    """Samples one completion for each prompt.
+    """Samples one completion per prompt.
 
-    A new one is a class with these members and one line in ``engines.ENGINES``.
+    To add an engine, write a class with these members and add a row to ``engines.ENGINES``.
     """
 
     samples_elsewhere: bool
-    """True where another copy of the weights samples, so that its logprobs may differ from the trainer's: then the
-    loss is corrected by importance weights (``sampler_correction_cap``)."""
+    """True if the engine samples from a copy of the weights, so that its logprobs may differ from the trainer's. The
+    loss is then corrected by importance weights (``sampler_correction_cap``)."""
 
     def sync(self) -> None:
-        """Called before ``generate`` whenever weights may have changed: those now in the module are to sample."""
+        """Called before every ``generate`` in training: the engine must sample from the module's current weights."""
         ...
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_done: OnDone | None = None
     ) -> list[Rollout]:
-        """Completions of ``prompts`` (token ids), in their order, ids verbatim as sampled."""
+        """Samples completions of ``prompts`` (token ids), in their order; ids are returned exactly as sampled."""
         ...
 
     def close(self) -> None:
-        """Gives back what the engine holds outside the module. It is not used afterwards."""
+        """Releases what the engine holds besides the module. The engine is not used afterwards."""
         ...
 
 
 def row_seeds(seed: int, step: int, ids: Iterable[str]) -> tuple[int, ...]:
-    """A seed for each row, made of the run's seed, the step and the row's id alone: however rows are dealt out, and
-    after a resume, each samples what it would have. Of a row that occurs more than once every occurrence has its own.
+    """Returns a seed per row, in [0, 2**63), which depends only on the run's seed, the step and the row's id.
+
+    So batching and resuming do not change what a row samples. Repeated ids get different seeds.
     """
     occurrences: Counter[str] = Counter()
     seeds: list[int] = []
@@ -78,10 +81,12 @@ def row_seeds(seed: int, step: int, ids: Iterable[str]) -> tuple[int, ...]:
 
 
 def with_seeds(sampling: Sampling, count: int) -> Sampling:
-    """The same sampling with ``count`` seeds, drawn from torch's global state where it has none.
+    """Returns the sampling with ``count`` seeds, drawn from torch's global random state if it has none.
+
+    For greedy decoding, which needs none, nothing is drawn.
 
     Raises:
-        ValueError: it has another number of seeds.
+        ValueError: it has a different number of seeds.
     """
     if sampling.seeds is not None and len(sampling.seeds) != count:
         raise ValueError(f"{len(sampling.seeds)} seeds for {count} prompts")
@@ -97,12 +102,19 @@ def in_batches(
     complete: Callable[[list[Sequence[int]], Sampling], list[Rollout]],
     on_done: OnDone | None = None,
 ) -> list[Rollout]:
-    """Rollouts of ``prompts`` in their order, made by ``complete`` for batches of like length, the longest first.
+    """Completes ``prompts`` in batches and returns the rollouts in the order of the prompts.
 
-    A batch shares one token limit, which is that of its ``sampling``.
+    Prompts are sorted by length, the longest first, and those of a batch have the same token limit.
+
+    Args:
+        prompts: token ids.
+        sampling: how to sample.
+        batch_size: prompts per batch at most.
+        complete: completes one batch, given its prompts and the sampling with their seeds and token limit.
+        on_done: called with the number of completions after each batch.
 
     Raises:
-        ValueError: a prompt fills the model's context.
+        ValueError: a prompt fills the model's context, or the number of seeds is wrong.
     """
     sampling = with_seeds(sampling, len(prompts))
     rollouts: dict[int, Rollout] = {}
@@ -116,7 +128,7 @@ def in_batches(
 
 
 def _batches(prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int) -> Iterator[tuple[list[int], int]]:
-    """Indices of each batch's prompts, and its token limit."""
+    """Yields the indices of each batch's prompts, and its token limit."""
     limits = [sampling.limit(len(prompt)) for prompt in prompts]
     for index, limit in enumerate(limits):
         if limit < 1:
@@ -133,5 +145,5 @@ def _batches(prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: i
 
 
 def cache_argument(body: nn.Module) -> str:
-    """What a decoder's forward, and its output, call the cache: transformers renamed it in 5.24."""
+    """Name of the cache among a decoder's arguments and outputs, which transformers renamed in 5.24."""
     return "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"

@@ -1,4 +1,4 @@
-"""Rollouts by transformers' own ``generate``: any architecture, no further dependency."""
+"""Rollouts by transformers' ``generate``, for any architecture."""
 
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from selfdistill.method.rollout.engine import OnDone, Sampling, in_batches
+from selfdistill.method.rollout.engine import BATCH_SIZE, OnDone, Sampling, in_batches
 from selfdistill.method.rollout.sampling import sample, uniforms
 from selfdistill.models.mode import evaluating
 from selfdistill.models.output_head import unwrapped
@@ -18,14 +18,14 @@ from selfdistill.types import Rollout
 class GenerateEngine:
     """Samples with ``model.generate`` on left-padded batches.
 
-    Tokens are drawn by our own sampler, from a stream of random numbers for each prompt. Nothing that the model's
-    generation_config asks for (penalties, other samplers, beams) has a say: rollouts are on-policy.
+    Our own sampler draws the tokens, with one stream of random numbers per prompt. The model's generation_config
+    (penalties, other samplers, beams) is ignored, so that rollouts follow the model's own distribution.
 
     Args:
-        model: the model in memory; every call sees its present weights.
+        model: the model in memory; every call uses its current weights.
         eos_token_ids: every id that ends a completion.
         pad_token_id: id used for padding; it may be one of the EOS ids.
-        batch_size: prompts per call of generate, sorted by length so that little is padding.
+        batch_size: prompts per call of generate at most; they are sorted by length to reduce padding.
     """
 
     samples_elsewhere = False
@@ -35,7 +35,7 @@ class GenerateEngine:
         model: PreTrainedModel,
         eos_token_ids: Collection[int],
         pad_token_id: int,
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self.model = model
         self.eos_token_ids = frozenset(eos_token_ids)
@@ -43,16 +43,16 @@ class GenerateEngine:
         self.batch_size = batch_size
 
     def sync(self) -> None:
-        """Nothing to do: every call reads the weights that are in the module."""
+        """Does nothing: every call reads the module's current weights."""
 
     def close(self) -> None:
-        """Nothing is held between calls."""
+        """Does nothing: the engine holds nothing between calls."""
 
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_done: OnDone | None = None
     ) -> list[Rollout]:
-        """As in RolloutEngine. Logprobs are those of the sampler, at its temperature, before top_p."""
+        """As in RolloutEngine. Logprobs are at the sampling temperature, before top_p."""
         with evaluating(self.model), neutral_generation_config(self.model):
             return in_batches(prompts, sampling, self.batch_size, self._complete, on_done)
 
@@ -75,15 +75,15 @@ class GenerateEngine:
             ),
         )
         assert isinstance(output, torch.Tensor)
-        found = output[:, width:].tolist()
+        completions = output[:, width:].tolist()
         logprobs = torch.stack(draw.logprobs, dim=1).tolist()
         return [
             self._rollout(row, values if sampling.logprobs else None)
-            for row, values in zip(found, logprobs, strict=True)
+            for row, values in zip(completions, logprobs, strict=True)
         ]
 
     def _rollout(self, ids: list[int], logprobs: list[float] | None) -> Rollout:
-        """Cuts a row after its first end-of-sequence token; what follows is padding."""
+        """Makes a rollout of a row, cut after its first end-of-sequence token; the rest is padding."""
         end = next((place + 1 for place, token in enumerate(ids) if token in self.eos_token_ids), None)
         return Rollout(
             completion_ids=tuple(ids[:end]),
@@ -93,7 +93,7 @@ class GenerateEngine:
 
 
 class _Draw(LogitsProcessor):
-    """Draws each sequence's next token and leaves only it to greedy decoding."""
+    """Draws the next token of each sequence and masks all others, so that greedy decoding takes it."""
 
     def __init__(self, sampling: Sampling, prompt_width: int, device: torch.device) -> None:
         self.logprobs: list[Tensor] = []
@@ -101,7 +101,7 @@ class _Draw(LogitsProcessor):
         self._drawn = uniforms(sampling.seeds, sampling.max_new_tokens, device)
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """[B, T] token ids so far and logits [B, V] to logits that are -inf but for the token drawn."""
+        """Token ids so far [B, T] and logits [B, V] to scores [B, V] that are -inf except at the drawn token."""
         numbers = None if self._drawn is None else self._drawn[:, input_ids.shape[1] - self._width]
         tokens, logprobs = sample(scores.float(), self._sampling, numbers)
         self.logprobs.append(logprobs)
@@ -110,7 +110,7 @@ class _Draw(LogitsProcessor):
 
 @contextmanager
 def neutral_generation_config(model: PreTrainedModel) -> Generator[None]:
-    """Inside, ``generate`` finds none of the model's own generation settings, which it would else fill in."""
+    """Context without the model's own generation settings, which ``generate`` would otherwise apply."""
     inner: Any = unwrapped(model)
     own = inner.generation_config
     inner.generation_config = GenerationConfig()

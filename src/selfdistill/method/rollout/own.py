@@ -1,8 +1,8 @@
-"""Rollouts by our own decoding loop: fewer operations for each token, and finished sequences leave the batch.
+"""Rollouts by our own decoding loop: fewer operations per token, and finished sequences leave the batch.
 
-The prompt goes through the model's own forward pass. A step then runs one token of every sequence through
-the layers' own projections, on a key-value cache that is allocated once. It knows decoders built like
-Llama's, and is trusted only where its logits are the model's (``why_not_own``); transformers' generate does all others.
+The prompt goes through the model's own forward pass. Each step then runs one token per sequence through the layers'
+projections, with a key-value cache that is allocated once. The loop supports decoders built like Llama's and is used
+only if its logits are the model's (``why_not_own``); other models use transformers' generate.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
-from selfdistill.method.rollout.engine import OnDone, Sampling, cache_argument, in_batches
+from selfdistill.method.rollout.engine import BATCH_SIZE, OnDone, Sampling, cache_argument, in_batches
 from selfdistill.method.rollout.projections import LayerProjections, Projections, make_projections
 from selfdistill.method.rollout.sampling import sample, uniforms
 from selfdistill.models.attention import has_plain_attention
@@ -23,17 +23,17 @@ from selfdistill.models.output_head import decoder, head_transform
 from selfdistill.types import Rollout
 
 COMPACT_BELOW = 0.8
-"""The batch is packed anew when fewer than this share of its sequences are unfinished."""
+"""Finished sequences are removed from the batch once at most this share of it is unfinished."""
 
 
 class OwnEngine:
     """Samples completions of a Llama-like model.
 
     Args:
-        model: the model in memory, LoRA and all; every call sees its present weights.
+        model: the model in memory, with or without LoRA; every call uses its current weights.
         eos_token_ids: every id that ends a completion.
         pad_token_id: id used for padding; it may be one of the EOS ids.
-        batch_size: sequences decoded together, of like prompt length.
+        batch_size: prompts decoded together at most; they are sorted by length.
     """
 
     samples_elsewhere = False
@@ -43,7 +43,7 @@ class OwnEngine:
         model: PreTrainedModel,
         eos_token_ids: Collection[int],
         pad_token_id: int,
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self.model = model
         self.eos_token_ids = torch.tensor(sorted(eos_token_ids), dtype=torch.int64, device=model.device)
@@ -52,16 +52,16 @@ class OwnEngine:
         self._transform = head_transform(model.config)
 
     def sync(self) -> None:
-        """Nothing to do: every call reads the weights that are in the module."""
+        """Does nothing: every call reads the module's current weights."""
 
     def close(self) -> None:
-        """Nothing is held between calls."""
+        """Does nothing: the engine holds nothing between calls."""
 
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_done: OnDone | None = None
     ) -> list[Rollout]:
-        """As in RolloutEngine. Logprobs are those of the sampler, at its temperature, before top_p."""
+        """As in RolloutEngine. Logprobs are at the sampling temperature, before top_p."""
         rows = min(self.batch_size, max(1, len(prompts)))
         with evaluating(self.model):
             projections = make_projections(self.model, rows, sampling.max_new_tokens)
@@ -74,8 +74,8 @@ class OwnEngine:
             )
 
     def decoding_error(self) -> float:
-        """Largest difference of logits between this loop and the model's own forward pass, relative to the largest
-        logit, on two short prompts."""
+        """Largest difference between this loop's logits and those of the model's own forward pass on two short prompts,
+        relative to the largest absolute logit."""
         model = self.model
         size = int(model.config.get_text_config(decoder=True).vocab_size)
         prompts = [[(7 * place + 3) % size for place in range(length)] for length in (5, 3)]
@@ -126,7 +126,7 @@ class OwnEngine:
         ]
 
     def _prefill(self, prompts: Sequence[Sequence[int]], room: int) -> "_State":
-        """Runs the prompts, left-padded, through the model's own forward pass."""
+        """Runs the left-padded prompts through the model's own forward pass; the cache gets ``room`` more columns."""
         device = self.model.device
         width = max(len(prompt) for prompt in prompts)
         pads = [width - len(prompt) for prompt in prompts]
@@ -157,13 +157,13 @@ class OwnEngine:
         )
 
     def _compact(self, state: "_State", tokens: Tensor, finished: set[int]) -> Tensor:
-        """Drops finished sequences from the batch once enough of them are; returns the others' tokens, [B] to [B']."""
+        """Removes finished sequences from the batch once there are enough; returns the others' tokens, [B] to [B']."""
         keep = [row for row, owner in enumerate(state.owners) if owner not in finished]
         if len(keep) > COMPACT_BELOW * len(state.owners):
             return tokens
         index = torch.tensor(keep, device=tokens.device)
         padding = state.padding[index]
-        spare = int(padding.min())  # columns that are padding for all that stay
+        spare = int(padding.min())  # columns that are padding in all remaining rows
         for layer in range(len(state.keys)):
             state.keys[layer] = state.keys[layer][index, :, spare:]
             state.values[layer] = state.values[layer][index, :, spare:]
@@ -178,7 +178,7 @@ class OwnEngine:
         return self._transform(logits.float())
 
     def _step(self, state: "_State", tokens: Tensor, projections: Projections) -> None:
-        """One token [B] of every sequence through the decoder; state.hidden becomes [B, H]."""
+        """Runs one token per sequence, [B] int64, through the decoder; sets state.hidden [B, H]."""
         body: Any = decoder(self.model)
         end = state.length + 1
         positions = (state.length - state.padding)[:, None]
@@ -202,20 +202,20 @@ class OwnEngine:
 
 @dataclass(slots=True)
 class _State:
-    """Sequences being decoded; B of them, left-padded."""
+    """The B sequences that are being decoded, left-padded."""
 
     keys: list[Tensor]
-    """By layer [B, key-value heads, room, head dim]; the first ``length`` columns are filled."""
+    """Per layer: [B, key-value heads, columns, head dim], of which the first ``length`` columns are filled."""
     values: list[Tensor]
-    """By layer, like ``keys``."""
+    """Per layer, like ``keys``."""
     length: int
-    """Columns filled so far, padding included."""
+    """Number of filled columns, padding included."""
     padding: Tensor
-    """[B] int64, columns at the left that are no token."""
+    """[B] int64: number of padding columns at the left."""
     hidden: Tensor
-    """[B, H], the last hidden state of each sequence's last token."""
+    """[B, H]: last hidden state of each sequence's last token."""
     owners: list[int]
-    """Which prompt each row belongs to."""
+    """Index of the prompt that each row belongs to."""
 
 
 def _attend(
@@ -228,17 +228,17 @@ def _attend(
     values: Tensor,
     bias: Tensor,
 ) -> Tensor:
-    """Attention of one new token to the cache, into which its own key and value are written.
+    """Writes the new token's key and value to the cache and computes its attention to all cached tokens.
 
     Args:
         attention: the layer's attention module.
         products: the layer's projections.
         hidden: [B, 1, H], normalised.
-        cos: [B, 1, 1, D], of the token's position.
+        cos: [B, 1, 1, D], for the token's position.
         sin: like cos.
-        keys: [B, key-value heads, room, D].
+        keys: [B, key-value heads, columns, D].
         values: like keys.
-        bias: [B, 1, 1, length], added to the scores: -inf on padding.
+        bias: [B, 1, 1, length], added to the scores; -inf at padding.
 
     Returns:
         [B, 1, heads * D].
@@ -251,7 +251,7 @@ def _attend(
     query, key = query.transpose(1, 2), key.transpose(1, 2)
     keys[:, :, end - 1 : end] = _rotate(key, cos, sin)
     values[:, :, end - 1] = value[:, 0]
-    # query heads that share a key-value head stand in its row, as if they were so many positions
+    # query heads that share a key-value head are treated as positions of one head
     grouped = _rotate(query, cos, sin).view(batch, keys.shape[1], -1, attention.head_dim)
     output = functional.scaled_dot_product_attention(
         grouped, keys[:, :, :end], values[:, :, :end], attn_mask=bias, scale=attention.scaling
@@ -260,18 +260,18 @@ def _attend(
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of x [B, heads, 1, D] with cos and sin [B, 1, 1, D]."""
+    """Applies the rotary position embedding to x [B, heads, 1, D], with cos and sin [B, 1, 1, D]."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    """RMS norm of x [..., H] by a module of transformers."""
+    """RMS norm of x [..., H] with the parameters of a transformers module."""
     return functional.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
 
 
 def _with_room(filled: Tensor, room: int) -> Tensor:
-    """[B, heads, T, dim] with ``room`` empty columns after the T filled ones."""
+    """Copies [B, heads, T, dim] to [B, heads, T + room, dim], whose last ``room`` columns are uninitialised."""
     batch, heads, length, dim = filled.shape
     whole = filled.new_empty(batch, heads, length + room, dim)
     whole[:, :, :length] = filled
@@ -280,10 +280,10 @@ def _with_room(filled: Tensor, room: int) -> Tensor:
 
 @torch.no_grad()
 def why_not_own(model: PreTrainedModel) -> str | None:
-    """Why our decoding loop must not be used for a model, as a sentence; None where it may.
+    """Returns a sentence saying why our decoding loop can't be used for a model; None if it can.
 
-    It may where the model is of a known family and the logits of a prompt's end and of one decoded token, for two
-    prompts of different lengths, are those of the model's own forward pass. Costs four small forward passes.
+    It can if the model's family is known and the loop gives the logits of the model's own forward pass, at the end of
+    the prompt and after one decoded token, for two prompts of different lengths. Costs four small forward passes.
     """
     kind = model.config.model_type
     if not has_plain_attention(model.config):

@@ -1,7 +1,7 @@
-"""A decoder's linear layers as decoding wants them: those of the same input in one product, weights packed on a CPU.
+"""Linear layers regrouped for decoding: layers that share an input become one product, and on a CPU weights are packed.
 
-With a few rows at a time a product takes as long as its weights take to arrive. oneDNN reads them faster from
-blocks of its own. Packing copies all weights once a call and pays after a few tokens.
+With few rows a product is limited by the time to read its weights, which oneDNN reads faster from its own block layout.
+Packing copies all weights once per call of an engine and pays off after a few tokens.
 """
 
 import functools
@@ -15,38 +15,43 @@ from torch import Tensor, nn
 from selfdistill.models.output_head import decoder, output_head
 
 Projection = Callable[[Tensor], Sequence[Tensor]]
-"""From [..., K] to the outputs [..., N] of one linear layer or of several."""
+"""Maps [..., K] to the outputs [..., N] of one or several linear layers with the same input."""
 PACKED_BYTES = 2**30
-"""Larger models are not packed: a second copy of their weights may not fit."""
+"""Maximum size of the weights to pack, in bytes: a second copy of larger ones may not fit into memory."""
 FEWEST_TOKENS = 8
-"""Completions that are shorter don't make up for the packing."""
+"""Minimum token limit of a completion for which packing pays off."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerProjections:
-    """The linear layers of one decoder layer."""
+    """The linear layers of one decoder layer. H is the hidden size, D the head size, F the width of the gated block."""
 
     query_key_value: Projection
+    """[..., H] to queries [..., heads * D], keys and values [..., key-value heads * D]."""
     output: Projection
+    """[..., heads * D] to [..., H], as a sequence of one."""
     gate_up: Projection
+    """[..., H] to gate and up [..., F]."""
     down: Projection
+    """[..., F] to [..., H], as a sequence of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Projections:
-    """Every linear layer of a model that is built like Llama, its output head included."""
+    """All linear layers of a model built like Llama, including its output head."""
 
     layers: list[LayerProjections]
     head: Projection
+    """[..., H] to raw logits [..., V], as a sequence of one."""
 
 
 def make_projections(model: Any, batch_size: int, max_new_tokens: int) -> Projections:
-    """What one call of an engine needs; weights as they are now.
+    """Makes the projections for one call of an engine, from the model's current weights.
 
     Args:
-        model: the model, LoRA and all. Layers with an adapter stay as they are.
-        batch_size: rows that the blocks are chosen for; others work, too.
-        max_new_tokens: how long the completions may become.
+        model: the model, with or without LoRA. Layers with an adapter are not regrouped.
+        batch_size: number of rows that the packed layout is chosen for; others work too.
+        max_new_tokens: token limit of the completions.
     """
     head = output_head(model)
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
@@ -76,7 +81,7 @@ def make_projections(model: Any, batch_size: int, max_new_tokens: int) -> Projec
 
 
 def _alike(layers: Sequence[Any]) -> bool:
-    """Whether they are plain bf16 layers, all with a bias or all without one."""
+    """Whether all are plain bf16 linear layers, and all or none have a bias."""
     plain = all(type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16 for layer in layers)
     return plain and len({layer.bias is None for layer in layers}) == 1
 
@@ -87,7 +92,7 @@ def _can_pack(weight: Tensor) -> bool:
 
 @functools.cache
 def _packing_works() -> bool:
-    """Tries it: the operators belong to torch's compiler, which may change them, and not every processor has them."""
+    """Tries it out, because these internal operators of torch may change and not every processor supports them."""
     x, weight = torch.eye(4, 64, dtype=torch.bfloat16), torch.ones(32, 64, dtype=torch.bfloat16)
     try:
         return torch.equal(_packed_weight(weight, None, 4)(x), x @ weight.T)

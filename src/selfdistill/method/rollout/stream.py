@@ -1,4 +1,4 @@
-"""One completion, token by token, by the model's own forward pass."""
+"""Samples one completion token by token with the model's own forward pass."""
 
 from collections.abc import Collection, Iterator, Sequence
 
@@ -10,14 +10,14 @@ from selfdistill.method.rollout.sampling import sample, uniforms
 from selfdistill.models.output_head import decoder
 
 
-@torch.inference_mode()  # holds while a token is made, not in the caller between two tokens
+@torch.inference_mode()  # active while a token is computed, not in the caller between two tokens
 def stream(
     model: PreTrainedModel, prompt_ids: Sequence[int], eos_token_ids: Collection[int], sampling: Sampling
 ) -> Iterator[int]:
-    """Token ids as they are sampled, an end-of-sequence id last where one was.
+    """Yields token ids as they are sampled, including the end-of-sequence id if one is sampled.
 
-    Several streams may be read in turn: each draws random numbers of its own, made from its one seed in
-    ``sampling.seeds``, so that two of the same seed differ only where their models do.
+    Several streams can be read in turn. Each has its own random numbers, from its one seed in ``sampling.seeds``, so
+    two streams with the same seed differ only if their models or prompts do.
     """
     sampling = with_seeds(sampling, 1)
     drawn = uniforms(sampling.seeds, sampling.max_new_tokens, model.device)
@@ -32,4 +32,4 @@ def stream(
             return
         ids = torch.cat([ids, tokens[:, None]], dim=1)
         cache = output.get(argument)
-        unseen = ids if cache is None else tokens[:, None]  # before 5.24 some models keep a state by another name
+        unseen = ids if cache is None else tokens[:, None]  # before 5.24 some models name their state differently

@@ -1,4 +1,4 @@
-"""The medical task's data from HuatuoGPT-o1's public rows."""
+"""Makes the medical task's data from HuatuoGPT-o1's public rows."""
 
 import random
 import re
@@ -18,13 +18,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "response": ("response",),
     "ground_truth": ("groundtrueanswer", "groundtruth", "answer"),
 }
-"""Names of our columns in the public sets, without case and punctuation: ``Question``, ``Complex_CoT`` and
+"""Names of our columns in the public data sets, in lower case without punctuation: ``Question``, ``Complex_CoT`` and
 ``Response`` of medical-o1-reasoning-SFT, ``Open-ended Verifiable Question`` and ``Ground-True Answer`` of
 medical-o1-verifiable-problem."""
 
 
 def build(options: BuildOptions, ask: Ask, say: Say) -> tuple[list[Row], list[Row]]:
-    """Training and evaluation rows of public ones. Raises UserError where they can't be read, or don't do."""
+    """Training and evaluation rows from public ones. Raises UserError if those can't be read, or none is usable."""
     given = options.medical
     rows, source = _public_rows(str(given.source), given.hub_config)
     answers, answers_source = _public_rows(given.answers, None) if given.answers else ([], "")
@@ -36,10 +36,9 @@ def build(options: BuildOptions, ask: Ask, say: Say) -> tuple[list[Row], list[Ro
 def medical_rows(
     rows: Iterable[Mapping[str, Any]], source: str, answers: Iterable[Mapping[str, Any]] = (), answers_source: str = ""
 ) -> list[Row]:
-    """Rows with all of COLUMNS, in order, each question once.
+    """The rows that have all of COLUMNS, in order, each question once.
 
-    ``answers`` gives the ground truth of questions whose rows have none; questions are matched without
-    case and white space. Rows that lack one of the columns are left out.
+    ``answers`` gives the ground truth of questions whose rows have none; questions are compared in normalised form.
 
     Raises:
         UserError: no row is left; the message names the column that is missing.
@@ -73,14 +72,14 @@ def medical_rows(
 
 
 def split_rows(rows: Sequence[Any], num_eval: int | None, seed: int) -> tuple[list[Any], list[Any]]:
-    """Training and evaluation rows, drawn at random; by default a tenth, at most 1,000, is held out.
+    """Splits rows at random into training and evaluation rows; by default a tenth, at most 1,000, is held out.
 
     Raises:
-        UserError: nothing would be left to train on, or nothing to evaluate on.
+        UserError: no row would be left to train on.
     """
     count = min(1000, len(rows) // 10 or 1) if num_eval is None else num_eval
     if count >= len(rows):
-        raise UserError(f"{len(rows)} rows can't give {count} to hold out and some to train on. Lower --num_eval.")
+        raise UserError(f"{len(rows)} rows are too few to hold out {count} and train on the rest. Lower --num_eval.")
     held_out = set(random.Random(seed).sample(range(len(rows)), count))
     return (
         [row for index, row in enumerate(rows) if index not in held_out],
@@ -95,11 +94,11 @@ def _public_rows(path_or_id: str, hub_config: str | None) -> tuple[list[dict[str
 
 
 def _known(row: Mapping[str, Any]) -> Row:
-    """Our columns of a public row, as far as they hold text."""
+    """Those of our columns for which a public row has text, stripped."""
     values = {re.sub(r"\W|_", "", str(name)).casefold(): value for name, value in row.items()}
-    found: Row = {}
+    known: Row = {}
     for name, aliases in NAMES.items():
         value = next((values[alias] for alias in aliases if values.get(alias)), None)
         if isinstance(value, str) and value.strip():
-            found[name] = value.strip()
-    return found
+            known[name] = value.strip()
+    return known

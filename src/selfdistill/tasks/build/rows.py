@@ -1,4 +1,4 @@
-"""What a builder is, and how its rows are written."""
+"""What a builder is, and how its rows are written to disk."""
 
 import shutil
 import tempfile
@@ -13,25 +13,34 @@ TRAIN, EVALUATION = "train_data", "eval_data"
 
 Row = dict[str, str]
 Ask = Callable[[Sequence[tuple[Message, ...]]], list[str]]
-"""From chats that end in a user's turn to a model's answers."""
+"""From chats that end with a user's turn to a model's answers."""
 Say = Callable[[str], None]
-"""Tells a person what is going on."""
+"""Shows a person a line about progress."""
 Build = Callable[[BuildOptions, Ask, Say], tuple[list[Row], list[Row]]]
 """From options to training and evaluation rows."""
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Raises UserError where the data would replace what is there and no data, or where nobody said that they may."""
+    """Checks that data may be written into ``folder``.
+
+    Raises:
+        UserError: it exists and ``overwrite`` is not given, it holds something other than data, or it can't be made
+            because a file is in the way.
+    """
+    if blocking := next((parent for parent in folder.parents if parent.is_file()), None):
+        raise UserError(f"--output_dir: {blocking} is a file. Name a folder.")
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists. Name another --output_dir or give --overwrite.")
     if not folder.exists():
         return
     if not folder.is_dir() or {path.name for path in folder.iterdir()} - {TRAIN, EVALUATION}:
-        raise UserError(f"--overwrite: {folder} holds something else than {TRAIN} and {EVALUATION}. Empty it yourself.")
+        raise UserError(
+            f"--overwrite: {folder} holds something other than {TRAIN} and {EVALUATION}. Empty it yourself."
+        )
 
 
 def write_rows(folder: Path, train: list[Row], evaluation: list[Row]) -> None:
-    """Both Arrow folders, built aside and moved into place; what was in ``folder`` is replaced."""
+    """Writes both Arrow folders to a temporary folder and moves it to ``folder``, replacing what was there."""
     import datasets
 
     datasets.disable_progress_bars()

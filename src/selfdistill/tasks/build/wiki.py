@@ -1,4 +1,4 @@
-"""The wiki task's data from articles: passages, and a model's questions about them."""
+"""Makes the wiki task's data from articles: passages, and a model's questions about them."""
 
 import random
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from selfdistill.data.readers import read_text
 from selfdistill.errors import UserError
 from selfdistill.settings.build import BuildOptions
 from selfdistill.tasks.build.rows import Ask, Row, Say
@@ -15,7 +16,7 @@ from selfdistill.types import Message
 
 MAX_PASSAGE_WORDS = 150
 MIN_PASSAGE_WORDS = 20
-"""Shorter paragraphs, such as headings, join the next passage; a shorter article has none."""
+"""Shorter paragraphs, such as headings, join the next passage; a shorter article has no passage."""
 
 _PASSAGE = """This is a passage of the article "{article}":
 
@@ -37,7 +38,7 @@ INDIRECT_PROMPT = (
     "for it directly: it does not use the article's title, and asks for a consequence, a comparison or the member of "
     "a group. Answer it in one full sentence." + _FORM
 )
-# One worked example, shown as an earlier turn: small models follow it where they don't follow the words alone.
+# One worked example, shown as an earlier turn: small models follow it better than the instructions alone.
 _EXAMPLE_ARTICLE = "Fire of Port Sarrow"
 _EXAMPLE_PASSAGE = (
     "On 9 June 2019 a fire broke out in the fish market of Port Sarrow. It burned for 11 hours and destroyed 46 "
@@ -63,12 +64,12 @@ class Passage:
     """A piece of an article."""
 
     article: str
-    """The article's name: its file's, with spaces for underscores."""
+    """The article's name: its file's name, with spaces for underscores."""
     text: str
 
 
 def build(options: BuildOptions, ask: Ask, say: Say) -> tuple[list[Row], list[Row]]:
-    """Training and evaluation rows about articles. Raises UserError where there are none, or no usable question."""
+    """Training and evaluation rows about articles. Raises UserError if there are no articles or no usable questions."""
     given = options.wiki
     passages = read_passages(Path(str(given.articles)))[: options.limit]
     articles = len({passage.article for passage in passages})
@@ -86,17 +87,13 @@ def read_passages(folder: Path) -> list[Passage]:
     """Passages of all ``.txt`` and ``.md`` files in the folder, in the order of their names.
 
     Raises:
-        UserError: there is no such folder, or no passage in it.
+        UserError: there is no such folder, no passage is in it, or a file can't be read.
     """
     if not folder.is_dir():
-        raise UserError(f"--articles {folder} is no folder: name one with .txt or .md files, an article each.")
+        raise UserError(f"--articles {folder} is not a folder: name one with .txt or .md files, one for each article.")
     passages: list[Passage] = []
     for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".txt", ".md") and path.is_file()):
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
-        passages += [Passage(file.stem.replace("_", " "), piece) for piece in split_text(text)]
+        passages += [Passage(file.stem.replace("_", " "), piece) for piece in split_text(read_text(file))]
     if not passages:
         raise UserError(
             f"--articles {folder} has no .txt or .md file with a passage of {MIN_PASSAGE_WORDS} words or more."
@@ -105,9 +102,10 @@ def read_passages(folder: Path) -> list[Passage]:
 
 
 def split_text(text: str) -> list[str]:
-    """Passages of about MAX_PASSAGE_WORDS words at most: whole paragraphs, and of longer ones whole sentences.
+    """Passages of about MAX_PASSAGE_WORDS words at most, made of whole paragraphs; longer paragraphs are cut between
+    sentences.
 
-    What has fewer than MIN_PASSAGE_WORDS joins the next passage, or at the end the one before.
+    A piece of fewer than MIN_PASSAGE_WORDS words joins the next passage, or the previous one if it is the last.
     """
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
     pieces: list[str] = []
@@ -128,17 +126,17 @@ def split_text(text: str) -> list[str]:
 
 
 def parse_questions(text: str) -> list[tuple[str, str]]:
-    """Questions and answers of a text in the form ``Q: ...``, ``A: ...``, numbered or in bold or not.
+    """Questions and their answers in a text of the form ``Q: ...``, ``A: ...``, with or without numbers and bold type.
 
-    What goes on over several lines is joined; a question without an answer is left out.
+    Lines of the same question or answer are joined; a question without an answer is left out.
     """
-    found: list[tuple[str, list[str]]] = []
+    parts: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         if match := _LINE.match(line):
-            found.append((match[1][0].upper(), [match[2].strip(" *_")]))
-        elif found and line.strip():
-            found[-1][1].append(line.strip())
-    joined = [(kind, " ".join(lines).strip()) for kind, lines in found]
+            parts.append((match[1][0].upper(), [match[2].strip(" *_")]))
+        elif parts and line.strip():
+            parts[-1][1].append(line.strip())
+    joined = [(kind, " ".join(lines).strip()) for kind, lines in parts]
     return [
         (question, answer)
         for (first, question), (second, answer) in pairwise(joined)
@@ -147,8 +145,8 @@ def parse_questions(text: str) -> list[tuple[str, str]]:
 
 
 def is_usable(question: str, answer: str, passage: str) -> bool:
-    """Whether a question stands by itself, and its answer is the passage's: no number that the passage has not,
-    and at least half of its words of four letters and more from there."""
+    """True if the question makes sense without the passage and the answer comes from the passage: all its numbers, and
+    at least half of its words of four or more letters, occur there."""
     stands_alone = question.endswith("?") and len(question.split()) >= 4 and not _REFERS.search(question)
     words, known = _WORDS.findall(answer.casefold()), set(_WORDS.findall(passage.casefold()))
     is_grounded = 2 * sum(word in known for word in words) >= len(words)
@@ -158,14 +156,19 @@ def is_usable(question: str, answer: str, passage: str) -> bool:
 def wiki_rows(
     passages: Sequence[Passage], ask: Ask, *, questions_per_passage: int, num_eval: int | None, seed: int
 ) -> tuple[list[Row], list[Row]]:
-    """Training and evaluation rows with the columns of ``wiki``.
+    """Training and evaluation rows with the columns of ``wiki``. No two rows have the same question.
 
-    Of a passage with several questions one may be held out (part ``direct``), so that its facts are trained
-    by the others; as many indirect questions (part ``ood``) are asked for. ``num_eval`` is the number of
-    each kind, by default a tenth of the questions. No two rows have the same question.
+    Args:
+        passages: what to ask about.
+        ask: gives the model's answers to chats.
+        questions_per_passage: number of questions to ask for.
+        num_eval: number of evaluation rows of each kind, as far as there are enough; by default a tenth of the
+            questions. Those of part ``direct`` are held out from passages that have several questions, so that the
+            facts are trained by the others; those of part ``ood`` are indirect questions on the same passages.
+        seed: seed of the choice of held-out questions.
 
     Raises:
-        UserError: the model wrote no usable question.
+        UserError: the model wrote fewer than two usable questions.
     """
     seen: set[str] = set()
     by_passage = _questions(passages, ask, questions_per_passage, seen)
@@ -184,7 +187,7 @@ def wiki_rows(
 
 
 def question_chat(passage: Passage, count: int, *, indirect: bool) -> tuple[Message, ...]:
-    """The chat that asks for questions about a passage, its worked example first."""
+    """The chat that asks for questions about a passage, after a worked example."""
     prompt, answer = (INDIRECT_PROMPT, _EXAMPLE_INDIRECT) if indirect else (QUESTION_PROMPT, _EXAMPLE_QUESTIONS)
     example = prompt.format(article=_EXAMPLE_ARTICLE, passage=_EXAMPLE_PASSAGE, count=answer.count("Q:"))
     return (
@@ -197,7 +200,8 @@ def question_chat(passage: Passage, count: int, *, indirect: bool) -> tuple[Mess
 def _questions(
     passages: Sequence[Passage], ask: Ask, count: int, seen: set[str], *, indirect: bool = False
 ) -> list[list[Row]]:
-    """At most ``count`` usable new questions of each passage, with different answers; ``seen`` takes them in."""
+    """At most ``count`` usable rows for each passage, with new questions, which are added to ``seen``, and different
+    answers."""
     chats = [question_chat(passage, count, indirect=indirect) for passage in passages]
     answers = ask(chats) if chats else []
     rows: list[list[Row]] = []
