@@ -1,13 +1,16 @@
 # Everything goes through a virtual environment in .venv that these targets make themselves.
 PYTHON ?= python3
+SHELL := /bin/bash
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 DEV := .venv/.dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-BENCHMARKS := step loss rollout growth memory evaluation
+LOWEST := .venv-lowest/bin
 
-.PHONY: demo test bench evidence evidence-quick check setup lint type imports spell clean
+BENCHMARKS := start step loss rollout growth memory evaluation
+
+.PHONY: demo test test-lowest bench evidence evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -16,6 +19,9 @@ setup: $(DEV)  ## install the package with everything developers need
 
 test: $(DEV)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-lowest: .venv-lowest/.dev  ## run all tests but those in a browser with the lowest versions of constraints-lowest.txt
+	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n 2 --ignore tests/e2e
 
 bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their table into docs/performance.md
 	@mkdir -p runs/bench
@@ -42,15 +48,16 @@ lint: $(DEV)
 
 type: $(DEV)
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python -p pyrightconfig.basic.json
 
 imports: $(DEV)
 	$(BIN)/lint-imports
 
 spell: $(DEV)
-	$(BIN)/codespell src tests docs recipes benchmarks evidence README.md AGENTS.md CHANGELOG.md
+	$(BIN)/codespell src tests docs recipes benchmarks evidence examples *.md
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -64,3 +71,10 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
 	@touch $@ $(RUNTIME)
+
+.venv-lowest/.dev: pyproject.toml constraints.txt constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	grep -v -F -f <(grep -o '^[^=#]*==' constraints-lowest.txt) constraints.txt > .venv-lowest/constraints.txt
+	cat constraints-lowest.txt >> .venv-lowest/constraints.txt
+	$(LOWEST)/pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,4 +1,4 @@
-"""The reference's ``python eval_science.py``: the same as ``selfdistill eval --dataset_name science``."""
+"""``python eval_science.py`` of the reference implementation: ``selfdistill eval --dataset_name science``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The reference's ``python eval_tooluse_simple.py``: the same as ``selfdistill eval --dataset_name tooluse``."""
+"""``python eval_tooluse_simple.py`` of the reference implementation: ``selfdistill eval --dataset_name tooluse``."""
 
 import sys
 

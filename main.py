@@ -1,4 +1,4 @@
-"""The reference's ``python main.py``: ``selfdistill train`` in the paper's setting."""
+"""``python main.py`` of the reference implementation: ``selfdistill train`` with the paper's settings as defaults."""
 
 import sys
 
