@@ -47,7 +47,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 
 type: $(DEV)
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python -p pyproject.toml
 	$(BIN)/pyright --pythonpath $(BIN)/python -p pyrightconfig.basic.json
 
 imports: $(DEV)
