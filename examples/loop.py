@@ -38,9 +38,7 @@ def train(
             micro_batches = step.micro_batches(samples, config.gradient_accumulation_steps)
             loss = float(sum(map(step.learn, micro_batches)))
             nn.utils.clip_grad_norm_(masters, config.max_grad_norm)
-            optimizer.step()
-            step.masters.write_back()
-            optimizer.zero_grad()
+            step.masters.update(optimizer.step)
             step.follow(number + 1)
             yield loss
 

@@ -15,6 +15,7 @@ Support = Literal["full", "top_k", "sampled"]
 """Tokens that a divergence compares: the whole vocabulary, the k likeliest, or only the sampled one."""
 Role = Literal["teacher", "student"]
 TeacherKind = Literal["ema", "frozen", "live"]
+TeacherHome = Literal["device", "host"]
 Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "auto"]
 """Names of the rows of ``method.templates.TEMPLATES``, and ``auto``: a preflight chooses one of them."""
 Reduction = Literal["rollout_mean", "token_mean"]

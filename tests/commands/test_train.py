@@ -207,7 +207,6 @@ def test_a_template_that_the_model_refuses_is_passed_over_by_auto(home: TinyHome
         "neftune_noise_alpha=5.0",
         "include_num_input_tokens_seen=true",
         "save_strategy=best",
-        "optim=adamw_8bit",
         "label_smoothing_factor=0.1",
         "load_best_model_at_end=true",
         "remove_unused_columns=true",

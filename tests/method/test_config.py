@@ -217,7 +217,7 @@ def test_optimizers_of_any_parameters_are_taken(config, name: str):
 
 
 def test_an_optimizer_that_is_not_installed_is_refused_before_anything_is_loaded(config):
-    for name in ("galore_adamw", "lomo", "adamw_8bit"):
+    for name in ("galore_adamw", "lomo", "apollo_adamw"):
         message = mistake(config, optim=name)
         assert message.startswith(f"optim={name}: ")
         assert "take adamw_torch" in message

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainingArguments
 
 from selfdistill.method import memory
 from selfdistill.method.config import SDFTConfig
@@ -58,19 +57,22 @@ def test_every_part_by_hand(tiny_model):
         "gradients": 4000,
         "teacher": 4000,
         "activations": 140 * 3 * (8 * 16 + 4 * (4 * 16 + 2 * 16 + 2 * 8 + 4 * 24)),
-        "loss": 24 * 140 * 40 + 40 * 16 * 8,
+        "teacher_pass": 0,
+        "fragmentation": 0,
+        "loss": 24 * 140 * 40 + 40 * 16 * 8 + 4 * 16 * (8 * 10),
         "rollouts": 8 * (2 * 2 * 8 * 4 * (6 + 6 + 10) + 28 * 40),
         "program": 700 * 2**20,
-        "peak": 4000 + 8000 + 4000 + 4000 + 403_200 + 139_520 + 700 * 2**20,
+        "peak": 4000 + 8000 + 4000 + 4000 + 403_200 + 139_520 + 5_120 + 700 * 2**20,
     }
 
 
 def test_while_completions_are_sampled_there_are_no_gradients():
     parts = {"weights": 1, "masters_and_optimizer": 2, "teacher": 4, "program": 8}
-    training = memory.MemoryEstimate(gradients=16, activations=32, loss=64, rollouts=111, **parts)
-    sampling = memory.MemoryEstimate(gradients=16, activations=32, loss=64, rollouts=200, **parts)
+    parts |= {"gradients": 16, "activations": 32, "loss": 64}
+    training = memory.MemoryEstimate(rollouts=111, teacher_pass=100, **parts)
     assert (training.peak, training.largest) == (15 + 112, "rollouts")
-    assert sampling.peak == 15 + 200
+    assert memory.MemoryEstimate(rollouts=200, teacher_pass=100, **parts).peak == 15 + 200
+    assert memory.MemoryEstimate(rollouts=100, teacher_pass=300, **parts).peak == 15 + 300
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -92,7 +94,11 @@ def test_weights_masters_and_teacher_are_what_is_held(tiny_model, dtype, kind, l
     assert found.weights == size(model.parameters())
     assert found.masters_and_optimizer == size(masters.state_dict().values()) + 8 * trained
     assert found.gradients == 4 * trained
-    assert found.teacher == size([*teacher._weights.values(), *teacher._average.values()])
+    assert found.teacher == size(teacher.state_dict().values())
+    with teacher.active():
+        made = [p for p in model.parameters() if p.requires_grad]
+        kept = {t.data_ptr() for t in teacher.state_dict().values()}
+        assert found.teacher_pass == (size(t for t in made if t.data_ptr() not in kept) if kind != "live" else 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -125,20 +131,23 @@ def test_activations_are_what_autograd_keeps(tiny_model, dtype, lora_r):
 
 
 @pytest.mark.parametrize(
-    ("settings", "per_weight"),
+    ("settings", "kept", "made"),
     [
-        ({"teacher": "ema"}, 6),  # bf16 and the fp32 average
-        ({"teacher": "frozen"}, 2),
-        ({"teacher": "live"}, 0),
-        ({"method": "sft"}, 0),
-        ({"method": "sft", "anchor_share": 0.5}, 2),  # the start model
-        ({"teacher": "ema", "anchor_share": 0.5}, 8),
-        ({"teacher": "frozen", "anchor_share": 0.5}, 2),  # one frozen model plays both
-        ({"method": "reinvoke", "teacher": "ema"}, 2),
+        ({"teacher": "ema"}, 4, 2),  # the fp32 average, and bf16 weights for the passes
+        ({"teacher": "frozen"}, 2, 0),
+        ({"teacher": "live"}, 0, 0),
+        ({"method": "sft"}, 0, 0),
+        ({"method": "sft", "anchor_share": 0.5}, 2, 0),  # the start model
+        ({"teacher": "ema", "anchor_share": 0.5}, 6, 2),
+        ({"teacher": "frozen", "anchor_share": 0.5}, 2, 0),  # one frozen model plays both
+        ({"method": "reinvoke", "teacher": "ema"}, 2, 0),
+        ({"teacher": "ema", "teacher_home": "host"}, 0, 2),
+        ({"teacher": "frozen", "teacher_home": "host"}, 0, 2),
+        ({"method": "sft", "anchor_share": 0.5, "teacher_home": "host"}, 0, 2),
     ],
 )
-def test_teachers(settings, per_weight):
-    assert memory._teacher_bytes(MethodConfig(**settings), 2) == per_weight
+def test_teachers(settings, kept, made):
+    assert memory._teacher_bytes(MethodConfig(**settings), 2, on_cpu=False) == (kept, made)
 
 
 def test_nothing_is_sampled_where_demonstrations_are_the_completions(tiny_model: Any) -> None:
@@ -217,10 +226,8 @@ def test_the_remedy_changes_as_little_as_it_can(lacks: Any) -> None:
 
 def test_checkpointing_then_lora_where_micro_batches_are_of_one(lacks: Any) -> None:
     one = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-    new, old = "activation_checkpointing", "gradient_checkpointing"  # transformers' name, and what it was called
-    name = new if hasattr(TrainingArguments, new) else old
-    assert f"--set {name}=true takes" in lacks(110, **one)
-    assert lacks(110, **one, **{name: True}) is None
+    assert "--activation_checkpointing takes" in lacks(110, **one)
+    assert lacks(110, **one, activation_checkpointing=True) is None
     assert "--lora_r 16 takes" in lacks(90, **one)
     text = lacks(1, **one)
     assert text.endswith("take a smaller model.")

@@ -32,6 +32,7 @@ USES = {
     "divergence_tail": Use(True, {}, {"divergence_support": "top_k"}),
     "teacher": Use("frozen", {"method": "reinvoke"}, {"method": "offline"}),
     "teacher_update_rate": Use(0.5, {"teacher": "frozen"}, {"teacher": "ema"}),
+    "teacher_home": Use("host", {"teacher": "live"}, {"teacher": "frozen"}),
     "teacher_sync_steps": Use(2, {"teacher": "live"}, {"teacher": "ema"}),
     "template": Use("prior_turn", {"method": "reinvoke"}, {"method": "offline"}),
     "template_file": Use("mine.jinja", SFT | {"template": "file"}, {"template": "file"}),

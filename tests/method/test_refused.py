@@ -65,7 +65,6 @@ def test_other_values_of_such_fields_are_taken(tmp_path: Path):
         *("neftune_noise_alpha=5.0", "label_smoothing_factor=.1", "include_num_input_tokens_seen=true"),
         *("remove_unused_columns=true", "torch_compile=true", "auto_find_batch_size=true", "fp16=true", "bf16=true"),
         *("train_sampling_strategy=group_by_length", "average_tokens_across_devices=false"),
-        *("optim=adamw_8bit", "optim=galore_adamw", "optim=lomo", "optim=apollo_adamw"),
     ],
 )
 def test_from_the_command_line_too(setting: str):

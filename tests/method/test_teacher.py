@@ -7,28 +7,9 @@ from torch import Tensor, nn
 
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.teacher import Teacher
+from tests.support.one_weight import One, seen, set_student
 
 IDS = torch.tensor([[3, 4, 5, 6]])
-
-
-class One(nn.Module):
-    """A single trainable vector."""
-
-    def __init__(self, values: list[float], dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor(values, dtype=dtype))
-
-
-def set_student(masters: MasterWeights, *values: float) -> None:
-    with torch.no_grad():
-        masters.masters["w"].copy_(torch.tensor(values))
-    masters.write_back()
-
-
-def seen(teacher: Teacher, module: One) -> list[float]:
-    """The weights that the module computes with while the teacher is active."""
-    with teacher.active():
-        return module.w.tolist()
 
 
 @torch.no_grad()
@@ -164,14 +145,13 @@ def test_bf16_training_closes_the_gap():
         if step <= 5:  # the student moves by 0.001 in five steps and then stands
             with masters.attached():
                 (module.w * direction.to(torch.bfloat16)).sum().backward()
-                optimizer.step()
-                masters.write_back()
+                masters.update(optimizer.step)
         teacher.update(step)
         rounded.lerp_(module.w.detach(), 0.01)
-    gap = (masters.masters["w"].detach() - begin).abs().sum()
+    gap = (masters.value("w") - begin).abs().sum()
 
     def closed(average: Tensor) -> float:
-        return 1 - ((masters.masters["w"].detach() - average.float()).abs().sum() / gap).item()
+        return 1 - ((masters.value("w") - average.float()).abs().sum() / gap).item()
 
     assert closed(teacher.state_dict()["w"]) == pytest.approx(0.92, abs=0.01)  # 1 - 0.99^250 = 0.919
     assert closed(rounded) < 0.25
@@ -195,7 +175,7 @@ def test_student_is_restored_exactly_also_after_an_error(kind, dtype):
     for step in (1, 2):
         teacher.update(step)
         with teacher.active():
-            assert (module.w.data_ptr() == place) == (kind == "live")  # by reference, nothing is copied
+            assert (module.w.data_ptr() == place) == (kind == "live")
         assert module.w is parameter
         assert module.w.data_ptr() == place
         assert module.w.tolist() == [3.0]
@@ -211,9 +191,7 @@ def test_student_learns_on_after_a_swap():
         with torch.no_grad(), teacher.active():
             target = 2 * module.w
         (module.w * 2 - target.detach() + 2 * module.w).sum().backward()  # gradient 4
-        optimizer.step()
-        optimizer.zero_grad()
-        masters.write_back()
+        masters.update(optimizer.step)
     assert module.w.tolist() == [1.0 - 2 * 0.5 * 4]
     assert seen(teacher, module) == [1.0]
 
@@ -225,10 +203,9 @@ def test_whole_model(tiny_model, dtype, tied):
     masters = MasterWeights(model)
     start = logits(model)
     teachers = {kind: Teacher(masters, kind, update_rate=1.0) for kind in ("frozen", "ema")}
-    with torch.no_grad():
-        for _, _, master in masters.items():
-            master.add_(torch.randn_like(master) * 0.3)
-    masters.write_back()
+    for name in masters.parameters:
+        value = masters.value(name)
+        masters.set_value(name, value + torch.randn_like(value) * 0.3)
     moved = logits(model)
     assert (moved - start).abs().max() > 0.1
     assert torch.equal(teacher_logits(teachers["ema"], model), start)
@@ -286,10 +263,9 @@ def adapted(tiny_model, dtype: torch.dtype = torch.float32) -> PeftModel:
 def move(masters: MasterWeights) -> None:
     """A step of the student."""
     torch.manual_seed(2)
-    with torch.no_grad():
-        for _, _, master in masters.items():
-            master.add_(torch.randn_like(master) * 0.5)
-    masters.write_back()
+    for name in masters.parameters:
+        value = masters.value(name)
+        masters.set_value(name, value + torch.randn_like(value) * 0.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

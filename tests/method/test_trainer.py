@@ -82,11 +82,11 @@ def test_bf16_training_moves_an_ema_teacher(tmp_path: Path) -> None:
     settings = {"max_steps": 32, "learning_rate": 1e-4, "optim": "adamw_torch", "teacher_update_rate": 0.01}
     trainer = make_trainer(tmp_path, model=student(torch.bfloat16), num_train_epochs=32, **settings)
     masters = trainer.step.masters
-    start = {name: master.detach().clone() for name, _, master in masters.items()}
+    start = {name: masters.value(name).clone() for name in masters.parameters}
     trainer.train()
     average = trainer.step.teachers["teacher"].state_dict()
     moved = torch.cat([(average[name] - start[name]).flatten() for name in start])
-    distance = torch.cat([(m.detach() - start[name]).flatten() for name, _, m in masters.items()])
+    distance = torch.cat([(masters.value(name) - start[name]).flatten() for name in start])
     share = float(moved.norm() / distance.norm())
     # a student that walks straight for n steps of length 1 leads its average by about n - 1/a (1 - (1 - a)^n):
     # after 32 steps at a = 0.01 the average has come 14% of the way
@@ -103,6 +103,37 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert [row["step"] for row in metrics] == [1, 2]
     mean = sum(sum(r["per_token_kl"]) / len(r["per_token_kl"]) for r in rollouts[:8]) / 8
     assert metrics[0]["loss"] == pytest.approx(mean, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["ema", "frozen"])
+def test_a_teacher_on_the_host_changes_nothing(tmp_path: Path, kind: str) -> None:
+    ends = []
+    for home in ("device", "host"):
+        settings = {"teacher": kind, "teacher_home": home, "max_steps": 3, "learning_rate": 1e-2}
+        trainer = make_trainer(tmp_path / home, model=student(torch.bfloat16), **settings)
+        trainer.train()
+        losses = [row["loss"] for row in steps(tmp_path / home)]
+        ends.append((losses, weights(trainer), trainer.step.teachers["teacher"].state_dict()))
+    (losses, here, teacher), (others, there, other) = ends
+    assert losses == others
+    assert all(torch.equal(here[name], there[name]) for name in here)
+    assert all(torch.equal(teacher[name], other[name]) for name in teacher)
+
+
+def test_the_teacher_scores_the_whole_step_before_any_gradient_exists(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=2, options={"anchor_dataset": ROWS}, anchor_share=0.5)
+    phase, seen = trainer.timer.phase, list[str]()
+
+    def watched(name: str) -> Any:
+        seen.append(name)
+        if name == "teacher":
+            assert all(master.grad is None for master in trainer.step.masters.masters.values())
+        return phase(name)
+
+    trainer.timer.phase = watched  # type: ignore[method-assign]
+    trainer.train()
+    assert seen.count("teacher") == 2 * 2  # in each step the teacher, and the start model for the anchors
+    assert seen[:3] == ["rollout", "teacher", "teacher"]
 
 
 @pytest.mark.parametrize(("kind", "share"), [("frozen", 0.0), ("ema", 0.5), ("live", 1.0)])

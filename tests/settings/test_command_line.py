@@ -83,8 +83,9 @@ def test_the_references_command_trains_in_the_papers_setting(monkeypatch: pytest
     values = flat.flatten(cli.parse(command, arguments))
     assert {name: values[name] for name in PAPER} == PAPER
     assert (values["overlong"], values["dataset_name"], values["output_dir"]) == ("drop", "tooluse", "out")
+    assert (values["teacher_home"], values["activation_checkpointing"]) == ("host", True)  # so that 7B fits one H200
     ours: dict[str, Any] = flat.flatten(TrainOptions()) | PAPER
-    own = {"overlong", "dataset_name", "output_dir"}
+    own = {"overlong", "dataset_name", "output_dir", "teacher_home", "activation_checkpointing"}
     assert {name: value for name, value in values.items() if name not in own} == {
         name: value for name, value in ours.items() if name not in own
     }

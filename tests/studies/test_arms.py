@@ -45,8 +45,8 @@ def test_an_arm_has_the_shared_settings_and_its_own() -> None:
 
 
 def test_fields_of_the_trainers_config_win_over_those_shared() -> None:
-    (arm,) = arms(arm=("a: method=sft, optim=sgd, use_cpu=true",), set=("optim=adamw_torch",))
-    assert setting(arm, "set") == ("optim=adamw_torch", 'optim="sgd"', "use_cpu=true")
+    (arm,) = arms(arm=("a: method=sft, adam_beta2=0.9, use_cpu=true",), set=("adam_beta2=0.95",))
+    assert setting(arm, "set") == ("adam_beta2=0.95", "adam_beta2=0.9", "use_cpu=true")
 
 
 @pytest.mark.parametrize(

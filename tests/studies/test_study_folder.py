@@ -181,7 +181,7 @@ def test_overwrite_empties_the_folder_that_a_link_leads_to(home: Path) -> None:
 
 def test_what_the_trainer_refuses_is_refused_before_anything_is_deleted(home: Path) -> None:
     comparison(home, **SHORT).folder.open()
-    said = mistake(comparison(home, **SHORT, overwrite=True, set=("optim=unheard_of",)).run)
+    said = mistake(comparison(home, **SHORT, overwrite=True, optim="unheard_of").run)
     assert "unheard_of" in said
     assert everything(home / "out") == ["study.json"]
 

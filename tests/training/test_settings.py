@@ -137,6 +137,10 @@ def test_a_field_of_a_file_that_nobody_knows(tmp_path: Path) -> None:
     [
         ({"set": ("adam_betta2=0.9",)}, "unknown setting 'adam_betta2'. Did you mean 'adam_beta2'?"),
         ({"set": ("adam_beta2",)}, "write it as name=value"),
+        ({"set": ("optim=sgd",)}, "--set optim=sgd: optim has a flag of its own. Give --optim sgd."),
+        ({"set": ("seed=3",)}, "--set seed=3: seed has a flag of its own. Give --seed 3."),
+        ({"optim": "galore_adamw"}, "optim=galore_adamw: "),
+        ({"optim": "adamw_8bits"}, "optim: unknown optimizer 'adamw_8bits'. Did you mean 'adamw_8bit'?"),
         ({"set": ("adam_beta2=wide",)}, "--set adam_beta2: 'wide' is not"),
         ({"lora_r": 4, "method": "reinvoke"}, "--method reinvoke trains all weights. Leave --lora_r out."),
     ],

@@ -74,6 +74,10 @@ class Part:
     """[N] fp32: each token's weight in the step's loss."""
     sampler_logprobs: Tensor | None
     """[N] fp32: the sampler's logprobs of the loss tokens in nats; None if the engine reported none."""
+    teacher_hidden: Tensor | None = None
+    """[N, H']: the teacher's last hidden states for the loss tokens; None until it has scored the part."""
+    teacher_head: Tensor | None = None
+    """[V, H']: the weight of the teacher's output head; None until it has scored the part."""
 
     @property
     def counts(self) -> list[int]:

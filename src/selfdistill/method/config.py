@@ -8,6 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from selfdistill.errors import UserError, brief
 from selfdistill.method.needs import check_choices, check_needs
+from selfdistill.method.optimizers import optimizer_name
 from selfdistill.method.refused import refuse_ignored
 from selfdistill.settings.method import MethodConfig
 
@@ -24,6 +25,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
     """
 
     lr_scheduler_type: Any = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+    activation_checkpointing: Any = field(default=False, metadata={"help": "Recompute activations."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between lines of metrics.jsonl."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Log the loss even if it is not finite."})
     save_strategy: Any = field(default="no", metadata={"help": "When checkpoints are written."})
@@ -39,7 +41,13 @@ class SDFTConfig(MethodConfig, TrainingArguments):
             raise UserError("template: auto is for the command line, which measures it. Name a template here.")
         check_needs(self)
         refuse_ignored(self)
+        optimizer_name(self)
+        if (
+            "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
+        ):  # its name before transformers 5.24
+            self.gradient_checkpointing = self.gradient_checkpointing or self.activation_checkpointing
         super().__post_init__()
+        self.activation_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
         self._check_device()
         self._check_optimizer()
 
@@ -65,7 +73,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
 
     def _check_optimizer(self) -> None:
         """Checks that the optimizer is installed and accepts the fp32 masters as its parameters."""
-        name = getattr(self.optim, "value", self.optim)  # may be a string or a member of transformers' enumeration
+        name = optimizer_name(self)
         try:
             _, kwargs = Trainer.get_optimizer_cls_and_kwargs(self)
         except (ImportError, ValueError, RuntimeError, AttributeError) as error:

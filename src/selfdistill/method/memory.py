@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from selfdistill.method.chunked import CHUNK_ELEMENTS, FEWEST_ROWS, TILE_ELEMENTS
 from selfdistill.method.methods import METHODS
+from selfdistill.method.optimizers import optimizer_name, state_bytes
 from selfdistill.method.rollout.engine import BATCH_SIZE
 from selfdistill.method.rollout.projections import PACKED_BYTES
 from selfdistill.models.adapters import lora
@@ -25,6 +26,10 @@ LORA_R = 16
 """Rank of the LoRA adapter suggested if training all weights needs too much memory."""
 PROGRAM_BYTES = 1000 * 2**20
 """Interpreter and libraries (0.6 GB by benchmarks/memory.py), and free memory that the heap keeps."""
+CONTEXT_BYTES = 600 * 2**20
+"""What CUDA and its libraries take of a GPU before the first tensor. Not measured here."""
+FRAGMENTATION = 0.05
+"""Share of the peak that is lost between blocks on a GPU. Not measured here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +39,35 @@ class MemoryEstimate:
     weights: int
     """The model in the dtype it computes in, and an adapter's fp32 weights."""
     masters_and_optimizer: int
-    """AdamW's two moments of every trained weight, plus its fp32 master if the model computes in a shorter dtype."""
+    """The optimizer's states, plus the lower halves of the masters if the model computes in bf16."""
     gradients: int
     """fp32 gradients, held from the first backward pass of a step to its optimizer step."""
     teacher: int
-    """Tensors of the teacher and of the frozen start model."""
+    """Tensors of the teacher and of the frozen start model that stay on the device."""
+    teacher_pass: int
+    """A teacher's weights in the dtype to compute in, made for its forward passes, before any gradient exists."""
     activations: int
     """Tensors saved for the backward pass of the largest micro-batch."""
     loss: int
-    """Logits of one chunk, and the gradient to the output head."""
+    """Logits of one chunk, the gradient to the output head, and the hidden states and head of the teacher's scores."""
     rollouts: int
     """Key-value cache and logits while sampling, and on a CPU the packed copy of the weights."""
     program: int
-    """Interpreter, libraries, and freed memory that is not returned to the system."""
+    """On a CPU interpreter, libraries, and freed memory that is not returned to the system; on a GPU its context."""
+    fragmentation: int = 0
+    """On a GPU: memory that lies between blocks in use."""
 
     @property
     def peak(self) -> int:
-        """Peak bytes: everything that stays, plus the larger of a training step and sampling, which never overlap."""
-        standing = self.weights + self.masters_and_optimizer + self.teacher + self.program
-        return standing + max(self.gradients + self.activations + self.loss, self.rollouts)
+        """Peak bytes: everything that stays, plus the largest of sampling, the teacher's passes and the student's, of
+        which no two overlap."""
+        standing = self.weights + self.masters_and_optimizer + self.teacher + self.program + self.fragmentation
+        return standing + max(self.gradients + self.activations + self.loss, self.rollouts, self.teacher_pass)
 
     @property
     def largest(self) -> str:
         """Name of the largest part, in words; the program is left out, since no setting changes it."""
-        parts = [field.name for field in fields(self) if field.name != "program"]
+        parts = [field.name for field in fields(self) if field.name not in ("program", "fragmentation")]
         return max(parts, key=lambda name: getattr(self, name)).replace("_", " ")
 
     def as_dict(self) -> dict[str, int]:
@@ -98,22 +108,28 @@ def estimate(
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps
     sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     per_layer = _activations(text, bytes_per_weight, adapter)
+    embeddings = 0 if adapter else text.vocab_size * text.hidden_size
+    teacher, teacher_pass = _teacher_bytes(args, 4 if own_master else bytes_per_weight, on_cpu)
     layers = text.num_hidden_layers + 1  # one more for the gradients of the layer in the backward pass
-    if (checkpointing := _checkpointing(args)) and getattr(args, checkpointing):
+    if args.activation_checkpointing:
         activations = per_layer * 2 + text.num_hidden_layers * text.hidden_size * bytes_per_weight
     else:
         activations = per_layer * layers
-    return MemoryEstimate(
+    needed = MemoryEstimate(
         weights=num_parameters * bytes_per_weight + (4 * num_trainable if adapter else 0),
-        masters_and_optimizer=num_trainable * (8 if own_master else 12),
+        masters_and_optimizer=num_trainable * (0 if own_master else 2)
+        + state_bytes(optimizer_name(args), num_trainable, embeddings, on_cpu=on_cpu),
         gradients=num_trainable * 4,
-        teacher=num_trainable * _teacher_bytes(args, 4 if own_master else bytes_per_weight),
+        teacher=num_trainable * teacher,
+        teacher_pass=num_trainable * teacher_pass,
         activations=tokens * activations,
-        loss=_loss(text, tokens, bytes_per_weight, head_trained=not adapter),
+        loss=_loss(text, tokens, bytes_per_weight, head_trained=not adapter)
+        + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
         rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
         + (_packed(num_parameters * bytes_per_weight, bytes_per_weight) if sampled and on_cpu else 0),
-        program=PROGRAM_BYTES,
+        program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
     )
+    return needed if on_cpu else replace(needed, fragmentation=round(FRAGMENTATION * needed.peak))
 
 
 def _activations(text: Any, width: int, adapter: bool) -> int:
@@ -136,17 +152,16 @@ def _widths(text: Any) -> tuple[int, int, int, int]:
     return hidden, getattr(text, "intermediate_size", None) or 4 * hidden, heads * head_dim, kv_heads * head_dim
 
 
-def _checkpointing(args: MethodConfig) -> str | None:
-    """Name of the setting that recomputes activations instead of saving them; transformers 5.24 renamed it."""
-    return next((name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(args, name)), None)
-
-
-def _teacher_bytes(args: MethodConfig, width: int) -> int:
-    """Bytes per trained weight of the teacher, and of the start model for anchor prompts if that is another."""
+def _teacher_bytes(args: MethodConfig, width: int, on_cpu: bool) -> tuple[int, int]:
+    """Bytes per trained weight of ``width`` bytes: what the teacher, and the start model for anchor prompts if that is
+    another, keep on the device, and what their passes take in addition."""
     spec = METHODS[args.method]
     kind = None if not spec.has_teacher else "frozen" if spec.teacher == "base_model" else args.teacher
-    size = {"ema": width + (4 if width < 4 else 0), "frozen": width}.get(kind or "", 0)
-    return size + (width if args.anchor_share > 0 and kind != "frozen" else 0)
+    kept = {"ema": 4, "frozen": width}.get(kind or "", 0)
+    starts = width if args.anchor_share > 0 and kind != "frozen" else 0
+    if args.teacher_home == "host" and not on_cpu:
+        return 0, width if kept or starts else 0
+    return kept + starts, width if kind == "ema" and width < 4 else 0
 
 
 def _loss(text: Any, tokens: int, width: int, *, head_trained: bool) -> int:
@@ -155,6 +170,13 @@ def _loss(text: Any, tokens: int, width: int, *, head_trained: bool) -> int:
     logits = min(max(CHUNK_ELEMENTS, FEWEST_ROWS * text.vocab_size), tokens * text.vocab_size)
     head = text.vocab_size * text.hidden_size
     return 6 * 4 * logits + (4 * head + width * min(head, TILE_ELEMENTS) if head_trained else 0)
+
+
+def _scores(text: Any, args: MethodConfig, prompts: int, width: int, *, head_made: bool) -> int:
+    """Bytes of the teacher's scores, kept from its passes to the end of the step: hidden states, and the output head if
+    it was made for the passes."""
+    rows = prompts * args.max_completion_length if METHODS[args.method].has_teacher or args.anchor_share > 0 else 0
+    return width * text.hidden_size * (rows + (text.vocab_size if head_made else 0))
 
 
 def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int) -> int:
@@ -213,6 +235,10 @@ class MemoryCheck:
             ),
             on_cpu=self._device.type == "cpu",
         )
+
+    def num_parameters(self) -> int:
+        """Number of the model's parameters, without an adapter."""
+        return self._size(self._lora_r)[0]
 
     def shortage(self, args: MethodConfig, needed: MemoryEstimate) -> str | None:
         """Returns None if ``needed`` fits, otherwise what is lacking and what would help, in at most 34 words."""
@@ -282,8 +308,8 @@ def _remedies(args: MethodConfig, lora_r: int | None) -> Iterator[tuple[str, Met
         steps = -(-prompts // size)
         flags = f"--per_device_train_batch_size {size} --gradient_accumulation_steps {steps}"
         yield flags, _with(args, per_device_train_batch_size=size, gradient_accumulation_steps=steps), lora_r
-    if (checkpointing := _checkpointing(args)) and not getattr(args, checkpointing):
-        yield f"--set {checkpointing}=true", _with(args, **{checkpointing: True}), lora_r
+    if not args.activation_checkpointing:
+        yield "--activation_checkpointing", _with(args, activation_checkpointing=True), lora_r
     spec = METHODS[args.method]
     if spec.has_teacher and spec.teacher == "setting" and args.teacher == "ema":
         yield "--teacher frozen", _with(args, teacher="frozen"), lora_r

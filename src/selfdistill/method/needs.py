@@ -36,6 +36,12 @@ _TEACHER = Need(
     lambda config, spec: spec.has_teacher and spec.teacher == "setting", "with a method whose teacher can be chosen"
 )
 _AVERAGE = Need(lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "ema", "with an ema teacher")
+_KEPT = Need(
+    lambda config, spec: (
+        config.anchor_share > 0 or (spec.has_teacher and (spec.teacher != "setting" or config.teacher != "live"))
+    ),
+    "with a teacher that has weights of its own, or anchor_share",
+)
 _CHAT = Need(lambda config, spec: spec.prompt == "chat" or config.anchor_share > 0, "where a prompt is a chat")
 _SHOWN = Need(lambda config, spec: spec.shows_demonstration, "with a method that shows the demonstration to a teacher")
 
@@ -53,6 +59,7 @@ NEEDS: dict[str, Need] = {
     "teacher": _TEACHER,
     "teacher_update_rate": _AVERAGE,
     "teacher_sync_steps": _AVERAGE,
+    "teacher_home": _KEPT,
     "template": _SHOWN,
     "template_file": _SHOWN,
     "template_repeat": Need(

@@ -8,8 +8,8 @@ the teacher follows. Other methods differ in who writes the completion and what 
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,9 +55,7 @@ class Step:
                 samples = step.rollout(pairs, number)
                 for micro_batch in step.micro_batches(samples, count):
                     step.learn(micro_batch)
-                optimizer.step()
-                step.masters.write_back()
-                optimizer.zero_grad()
+                step.masters.update(optimizer.step)
                 step.follow(number + 1)
 
     The optimizer is made for ``[master for _, _, master in step.masters.items()]``. ``trainer.SDFTTrainer`` does the
@@ -181,8 +179,35 @@ class Step:
     # -- from samples to gradients -----------------------------------------------------------------------------------
 
     def micro_batches(self, samples: Sequence[Sample], count: int) -> list[MicroBatch]:
-        """Splits the step's samples into exactly ``count`` micro-batches, some of which may be empty."""
-        return micro_batches(samples, count, self._pad_id, self.model.device)
+        """Splits the step's samples into exactly ``count`` micro-batches, some of which may be empty, and scores them.
+
+        The teachers score the whole step here, before any gradient exists: their weights in the dtype to compute in and
+        the gradients are never in memory together. What is kept is hidden states [N, H'] and the teacher's output head.
+        """
+        batches = micro_batches(samples, count, self._pad_id, self.model.device)
+        for teacher in self.teachers.values():
+            teacher.wait()
+        scored: dict[Target, Iterator[Part]] = {
+            target: iter(
+                self._score(target, [part for batch in batches for part in batch.parts if part.target == target])
+            )
+            for target in self.teachers
+        }
+        return [
+            MicroBatch(parts=tuple(next(scored[part.target]) if part.teacher else part for part in batch.parts))
+            for batch in batches
+        ]
+
+    def _score(self, target: Target, parts: Sequence[Part]) -> list[Part]:
+        """The parts with their teacher's hidden states at the loss tokens, and its output head."""
+        if not parts:
+            return []
+        with self.timer.phase("teacher"), torch.no_grad(), without_noise(self.model), self.teachers[target].active():
+            found = [predictions(self.model, part.teacher or ()).detach() for part in parts]
+        return [
+            replace(part, teacher_hidden=teacher.hidden, teacher_head=teacher.head)
+            for part, teacher in zip(parts, found, strict=True)
+        ]
 
     def learn(self, micro_batch: MicroBatch, backward: Callable[[Tensor], Any] = Tensor.backward) -> Tensor:
         """Runs forward and backward passes of a micro-batch and returns its share of the step's loss, a scalar in nats.
@@ -217,11 +242,11 @@ class Step:
 
     def _divergence(self, part: Part) -> PartLoss:
         """Weighted divergence between the target's teacher and the student at every loss token."""
-        assert part.teacher is not None
-        with self.timer.phase("teacher"), torch.no_grad(), self.teachers[part.target].active():
-            teacher = predictions(self.model, part.teacher).detach()
+        assert part.teacher_hidden is not None
+        assert part.teacher_head is not None
         with self.timer.phase("student"):
             student = predictions(self.model, part.student)
+        teacher = replace(student, hidden=part.teacher_hidden, head=part.teacher_head)
         with self.timer.phase("divergence"):
             importance = self._importance(part, student)
             factor = part.weights if importance is None else part.weights * importance
@@ -256,10 +281,12 @@ class Step:
         config, teachers = self.config, dict[Target, Teacher]()
         if self.spec.has_teacher:
             kind = "frozen" if self.spec.teacher == "base_model" else config.teacher
-            teachers["teacher"] = Teacher(self.masters, kind, config.teacher_update_rate, config.teacher_sync_steps)
+            teachers["teacher"] = Teacher(
+                self.masters, kind, config.teacher_update_rate, config.teacher_sync_steps, config.teacher_home
+            )
         if config.anchor_share > 0:
             frozen = [teacher for teacher in teachers.values() if teacher.kind == "frozen"]
-            teachers["start"] = frozen[0] if frozen else Teacher(self.masters, "frozen")
+            teachers["start"] = frozen[0] if frozen else Teacher(self.masters, "frozen", home=config.teacher_home)
         if base_weights is not None:
             for teacher in teachers.values():
                 teacher.load_state_dict({name: base_weights[name] for name in self.masters.parameters})

@@ -1,7 +1,7 @@
 """The teacher: the student's module with other values in its trainable parameters.
 
-One module plays both roles. During the teacher's forward pass its tensors replace the student's by reference: nothing
-is copied, and weights that are not trained (the base model under LoRA) exist once.
+One module plays both roles. During the teacher's forward pass its tensors replace the student's by reference, and
+weights that are not trained (the base model under LoRA) exist once.
 
 =======  ==============================================================================================
 frozen   the weights that were in memory when training began, not those that the model's name refers to
@@ -9,19 +9,26 @@ ema      teacher <- rate * student + (1 - rate) * teacher, in fp32 whatever dtyp
 live     the student itself
 =======  ==============================================================================================
 
+The fp32 average is all that an ema teacher keeps: its weights in the dtype to compute in are made when it is used. With
+``home="host"`` a teacher is kept in the host's memory: the average is updated there, in the background, and uploaded
+when it is used. The numbers are the same.
+
 Under LoRA the average is taken of the factors A and B, starting from a copy of the student's. The product of two
 averages is not the average of the products, but both start at the same adapter and move slowly, so the difference is of
 second order in the distance between student and teacher.
 """
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from selfdistill.method.master_weights import MasterWeights
-from selfdistill.types import TeacherKind
+from selfdistill.types import TeacherHome, TeacherKind
 
 
 class Teacher:
@@ -32,64 +39,77 @@ class Teacher:
         kind: ``frozen``, ``ema`` or ``live``.
         update_rate: share of the student in an ema update, in [0, 1].
         sync_steps: number of optimizer steps between two ema updates.
+        home: where the weights are kept: on the student's ``device`` or on the ``host``.
     """
 
     def __init__(
-        self, masters: MasterWeights, kind: TeacherKind, update_rate: float = 0.02, sync_steps: int = 1
+        self,
+        masters: MasterWeights,
+        kind: TeacherKind,
+        update_rate: float = 0.02,
+        sync_steps: int = 1,
+        home: TeacherHome = "device",
     ) -> None:
-        self.kind = kind
+        self.kind, self.home = kind, home
         self.update_rate = update_rate
         self.sync_steps = sync_steps
         self._student = masters
-        self._weights: dict[str, Tensor] = {}  # in the dtype that the model computes in
-        self._average: dict[str, Tensor] = {}  # fp32; the same tensors as in _weights if those are fp32
-        if kind == "live":
-            return
-        for name, parameter, master in masters.items():
-            self._weights[name] = parameter.detach().clone()
-            if kind == "ema":
-                same = parameter.dtype == torch.float32
-                self._average[name] = self._weights[name] if same else master.detach().clone()
+        self._kept: dict[str, Tensor] = {}  # ema: the fp32 average; frozen: in the dtype that the model computes in
+        self._background = ThreadPoolExecutor(max_workers=1) if home == "host" else None
+        self._update: Future[None] | None = None
+        if kind != "live":
+            for name in masters.parameters:
+                self._kept[name] = self._at_home(self._of_student(name))
 
     @torch.no_grad()
     def restart(self) -> None:
         """Sets the teacher to the student's current weights."""
-        for name, parameter, master in self._student.items():
-            if name in self._weights:
-                self._weights[name].copy_(parameter)
-            if name in self._average:
-                self._average[name].copy_(master)
+        self.wait()
+        for name, kept in self._kept.items():
+            kept.copy_(self._of_student(name))
 
     @contextmanager
     def active(self) -> Generator[None]:
         """Context in which the student's module has the teacher's weights. No backward pass may be pending."""
-        if self.kind == "live":
-            yield
-            return
-        self._swap()
+        self.wait()
+        students: dict[str, Tensor] = {}
         try:
+            for name, kept in self._kept.items():
+                parameter = self._student.parameters[name]
+                students[name] = parameter.data
+                parameter.data = kept.to(parameter.device, non_blocking=True).to(parameter.dtype)
             yield
         finally:
-            self._swap()
+            for name, data in students.items():
+                self._student.parameters[name].data = data
 
-    def _swap(self) -> None:
-        for name, parameter in self._student.parameters.items():
-            parameter.data, self._weights[name] = self._weights[name], parameter.data
-
-    @torch.no_grad()
     def update(self, step: int) -> None:
-        """Moves an ema teacher towards the student. Call it after every optimizer step, with its number (from 1)."""
+        """Moves an ema teacher towards the student. Call it after every optimizer step, with its number (from 1).
+
+        On the host this goes on in the background: ``wait`` must be called before the student changes again.
+        """
         if self.kind != "ema" or step % self.sync_steps:
             return
-        for name, _, master in self._student.items():
-            average = self._average[name]
-            average.lerp_(master.detach(), self.update_rate)
-            if self._weights[name] is not average:
-                self._weights[name].copy_(average)
+        self.wait()
+        if self._background is None:
+            self._average()
+            return
+        stream: Any = None
+        if next(iter(self._student.parameters.values())).is_cuda:  # copied beside the next rollout, after this step
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+        self._update = self._background.submit(partial(self._average, stream))
+
+    def wait(self) -> None:
+        """Waits until an update in the background is done."""
+        if self._update is not None:
+            pending, self._update = self._update, None
+            pending.result()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the teacher's weights by parameter name, the fp32 average for ema; empty for a live teacher."""
-        return dict(self._average or self._weights)
+        self.wait()
+        return dict(self._kept)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -104,5 +124,20 @@ class Teacher:
             raise ValueError(f"teacher weights do not fit the model: {odd!r} is on one side only")
         for name, tensor in own.items():
             tensor.copy_(state[name])
-            if self._weights[name] is not tensor:
-                self._weights[name].copy_(tensor)
+
+    @torch.no_grad()
+    def _average(self, stream: Any = None) -> None:
+        with nullcontext() if stream is None else torch.cuda.stream(stream):
+            for name, average in self._kept.items():
+                average.lerp_(self._student.value(name).to(average.device), self.update_rate)
+
+    def _of_student(self, name: str) -> Tensor:
+        """The student's weights as this teacher keeps them."""
+        return self._student.value(name) if self.kind == "ema" else self._student.parameters[name].detach()
+
+    def _at_home(self, weights: Tensor) -> Tensor:
+        """A copy of ``weights`` where the teacher is kept; on the host in pinned memory, for fast uploads."""
+        if self.home == "device":
+            return weights.clone()
+        copied = weights.to("cpu", copy=True)
+        return copied.pin_memory() if weights.is_cuda else copied

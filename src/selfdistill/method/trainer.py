@@ -24,6 +24,7 @@ from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.hooks import Hooks
 from selfdistill.method.needs import deviations
+from selfdistill.method.optimizers import make_optimizer, optimizer_name
 from selfdistill.method.rollout.engine import RolloutEngine
 from selfdistill.method.rollout.engines import describe
 from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
@@ -170,12 +171,11 @@ class SDFTTrainer(Trainer):
                 for decayed in (True, False)
             ]
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = optimizer_class([group for group in groups if group["params"]], **kwargs)
-            self.optimizer.register_step_post_hook(self._write_back)
+            groups = [group for group in groups if group["params"]]
+            self.optimizer = make_optimizer(
+                optimizer_class, kwargs, optimizer_name(self.args), masters, groups, self.model
+            )
         return self.optimizer
-
-    def _write_back(self, *_: Any) -> None:
-        self.step.masters.write_back()
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         self._hooks.called("_clip_grad_norm")

@@ -19,6 +19,7 @@ from selfdistill.types import (
     Reduction,
     Role,
     Support,
+    TeacherHome,
     TeacherKind,
     Template,
 )
@@ -54,6 +55,8 @@ class TeacherSettings:
     """ema: share of the student in the average at each update (0.02: 2% student, 98% teacher so far)."""
     teacher_sync_steps: int = at_least(1, 1)
     """ema: optimizer steps between updates."""
+    teacher_home: TeacherHome = "device"
+    """Where the teacher's weights are kept. host: in the host's memory, uploaded once a step, with the same results."""
 
 
 @dataclass(kw_only=True)
@@ -120,8 +123,13 @@ class OptimizerSettings:
     """Number of optimizer steps; -1: as many as num_train_epochs takes."""
     per_device_train_batch_size: int = at_least(1, 4)
     """Prompts per micro-batch."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time there."""
     gradient_accumulation_steps: int = at_least(1, 8)
     """Micro-batches per optimizer step. Their completions are sampled together, before the first one is trained on."""
+    optim: str = "adamw_torch_fused"
+    """Optimizer of the fp32 weights, by transformers' name. adamw_8bit keeps moments in 8 bits, paged_adamw_8bit on the
+    host if the GPU is full; both need the extra gpu."""
     lr_scheduler_type: str = "cosine"
     """Learning-rate schedule: a name that transformers knows, such as cosine or constant_with_warmup."""
     warmup_steps: float = at_least(0, 10)

@@ -41,16 +41,19 @@ def places_in_file(path: str) -> dict[str, str]:
     return {key: f"{path} line {line}" for key, (_, line) in _read(path).items()}
 
 
-def parse_assignments(assignments: Sequence[str], known: Sequence[str], flag: str = "--set") -> dict[str, Any]:
+def parse_assignments(
+    assignments: Sequence[str], known: Sequence[str], flag: str = "--set", flags: Sequence[str] = ()
+) -> dict[str, Any]:
     """Parses ``name=value`` strings. Values are read as YAML: 1e-5 is a number, true a boolean, null is None.
 
     Args:
         assignments: the strings.
         known: allowed names.
         flag: flag they were given to, for messages.
+        flags: names that have a flag of their own.
 
     Raises:
-        UserError: there is no equals sign, the name is unknown, or the value is not YAML.
+        UserError: there is no equals sign, the name is unknown or has a flag of its own, or the value is not YAML.
     """
     from ruamel.yaml import YAML, YAMLError
 
@@ -59,6 +62,8 @@ def parse_assignments(assignments: Sequence[str], known: Sequence[str], flag: st
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"{flag} {text}: write it as name=value.")
+        if name in flags:
+            raise UserError(f"{flag} {text}: {name} has a flag of its own. Give --{name} {value}.")
         if name not in known:
             raise UserError(f"{flag} {text}: unknown setting {name!r}.{did_you_mean(name, known)}")
         try:

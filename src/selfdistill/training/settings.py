@@ -46,7 +46,7 @@ def trainer_config(options: TrainOptions, max_completion_length: int) -> SDFTCon
     trainer = options.recipe.trainer
     others = other_fields()
     extra = _from_file(trainer, others)
-    for name, value in parse_assignments(trainer.set, list(others)).items():
+    for name, value in parse_assignments(trainer.set, list(others), flags=list(flat.leaves(TrainOptions))).items():
         extra[name] = checked(value, others[name], f"--set {name}")
     if options.run.save_steps is not None:
         extra = {"save_strategy": "steps", "save_steps": options.run.save_steps} | extra

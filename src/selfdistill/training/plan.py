@@ -1,0 +1,191 @@
+"""What fits a GPU: candidate settings of a run, their memory and the time of a step, from a model's config alone.
+
+Times are arithmetic, not measurements: matrix products at ``EFFICIENCY`` of the card's peak, decoding limited by
+reading the weights or by launching kernels, every completion as long as allowed. They rank settings and say hours or
+days.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from selfdistill.method.memory import LORA_R, MemoryCheck, MemoryEstimate
+from selfdistill.settings.method import MethodConfig
+from selfdistill.settings.plan import PlanOptions
+from selfdistill.types import Example, PromptPair
+
+EFFICIENCY = 0.43
+"""Share of a card's peak that large bf16 products reach."""
+KERNELS_PER_LAYER = 29
+"""Kernels that decoding a token launches in each layer."""
+LAUNCH_SECONDS = 6.5e-6
+"""Time to launch a kernel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A GPU, by its maker's data sheet."""
+
+    memory: float
+    """GiB that a program can use."""
+    flops: float
+    """Peak of dense bf16 products, in TFLOP/s; of fp32 ones where a card has no bf16."""
+    bandwidth: float
+    """Memory bandwidth, in TB/s."""
+    link: float
+    """Bandwidth to the host, in GB/s."""
+    bf16: bool = True
+
+
+CARDS: dict[str, Card] = {
+    "h200": Card(memory=139.5, flops=989, bandwidth=4.8, link=50),
+    "h100": Card(memory=78.0, flops=989, bandwidth=3.35, link=50),
+    "a100-80": Card(memory=78.0, flops=312, bandwidth=2.0, link=25),
+    "a100-40": Card(memory=38.5, flops=312, bandwidth=1.55, link=25),
+    "l40s": Card(memory=44.0, flops=362, bandwidth=0.86, link=25),
+    "4090": Card(memory=23.2, flops=165, bandwidth=1.0, link=25),
+    "t4": Card(memory=14.4, flops=8, bandwidth=0.32, link=12, bf16=False),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Settings of a run on a card."""
+
+    name: str
+    command: str
+    parts: MemoryEstimate
+    seconds: dict[str, float]
+    """Seconds of a step, by phase."""
+    fits: bool
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Seconds of an optimizer step."""
+        return sum(self.seconds.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The candidate as it is printed with --json."""
+        return {
+            "name": self.name,
+            "command": self.command,
+            "peak_bytes": self.parts.peak,
+            "parts": asdict(self.parts),
+            "seconds_per_step": round(self.seconds_per_step, 2),
+            "seconds": {name: round(seconds, 2) for name, seconds in self.seconds.items()},
+            "fits": self.fits,
+        }
+
+
+def candidates(options: PlanOptions, config: Any) -> list[Candidate]:
+    """Candidate settings, those that fit first, each part in order of how little it departs from the paper's run.
+
+    Args:
+        options: model, card and lengths.
+        config: the model's transformers config.
+    """
+    card = CARDS[options.gpu]
+    prompt = (0,) * options.max_prompt_length
+    row = PromptPair(
+        example=Example(id="", prompt=({"role": "user", "content": ""},)), student_ids=prompt, teacher_ids=prompt
+    )
+    checks = {
+        lora: MemoryCheck(
+            config,
+            [row] * options.prompts,
+            dtype="bfloat16" if card.bf16 else "float32",
+            lora_r=LORA_R if lora else None,
+            device=torch.device("cuda"),
+        )
+        for lora in (False, True)
+    }
+    found = [_candidate(options, config, card, checks[choice.lora], choice) for choice in _choices(options)]
+    return sorted(found, key=lambda candidate: not candidate.fits)  # a stable order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    lora: bool
+    teacher: str
+    optim: str
+    home: str
+    micro_batch: int
+    checkpointing: bool
+
+    @property
+    def name(self) -> str:
+        words = ["LoRA" if self.lora else "all weights", f"{self.teacher} teacher"]
+        words += ["on the host"] if self.home == "host" else []
+        words += [self.optim] if self.optim != "adamw_torch_fused" else []
+        words += [f"micro-batch {self.micro_batch}"]
+        return ", ".join(words + (["activations recomputed"] if self.checkpointing else []))
+
+
+def _choices(options: PlanOptions) -> Iterator[_Choice]:
+    """Yields the paper's run first and what departs most from it last. What changes no number comes before 8-bit
+    moments, then a frozen teacher, then LoRA."""
+    sizes = [size for size in (4, 2, 1) if size <= options.prompts]
+    for lora, teacher in itertools.product((False, True), ("ema", "frozen")):
+        for optim in ("adamw_torch_fused",) if lora else ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"):
+            for home, checkpointing, size in itertools.product(("device", "host"), (False, True), sizes):
+                yield _Choice(
+                    lora=lora, teacher=teacher, optim=optim, home=home, micro_batch=size, checkpointing=checkpointing
+                )
+
+
+def _candidate(options: PlanOptions, config: Any, card: Card, check: MemoryCheck, choice: _Choice) -> Candidate:
+    args = MethodConfig(
+        teacher=choice.teacher,  # type: ignore[arg-type]
+        teacher_home=choice.home,  # type: ignore[arg-type]
+        optim=choice.optim,
+        template="prior_turn",
+        max_completion_length=options.max_completion_length,
+        per_device_train_batch_size=choice.micro_batch,
+        gradient_accumulation_steps=-(-options.prompts // choice.micro_batch),
+        activation_checkpointing=choice.checkpointing,
+    )
+    parts = check.estimate(args)
+    flags: dict[str, Any] = {
+        "model_name": options.model_name,
+        "teacher": choice.teacher,
+        "teacher_home": choice.home,
+        "optim": choice.optim,
+        "lora_r": LORA_R if choice.lora else None,
+        "max_prompt_length": options.max_prompt_length,
+        "per_device_train_batch_size": choice.micro_batch,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+    }
+    defaults = MethodConfig()
+    words = [f"--{name} {value}" for name, value in flags.items() if value not in (None, getattr(defaults, name, None))]
+    words += [f"--max_completion_length {options.max_completion_length}"]  # train's default depends on the rows
+    words += ["--activation_checkpointing"] if choice.checkpointing else []
+    return Candidate(
+        name=choice.name,
+        command=f"selfdistill train {' '.join(words)} --dataset_path ROWS --output_dir DIR",
+        parts=parts,
+        seconds=_seconds(options, config, card, choice, check.num_parameters()),
+        fits=parts.peak <= card.memory * 2**30,
+    )
+
+
+def _seconds(options: PlanOptions, config: Any, card: Card, choice: _Choice, weights: int) -> dict[str, float]:
+    """Seconds of a step by phase, every completion being as long as allowed."""
+    text = config.get_text_config(decoder=True)
+    width, flops = 2 if card.bf16 else 4, card.flops * 1e12 * EFFICIENCY
+    tokens = options.prompts * (options.max_prompt_length + options.max_completion_length)
+    launches = (KERNELS_PER_LAYER * text.num_hidden_layers + 25) * LAUNCH_SECONDS
+    a_token = max(launches, weights * width / (card.bandwidth * 1e12 * 0.9))
+    trained = 0.01 if choice.lora else 1.0
+    moved = weights * trained * (30 if choice.optim == "adamw_torch_fused" else 20)
+    upload = weights * trained * 4 / (card.link * 1e9) if choice.home == "host" else 0.0
+    student = (4 if choice.lora else 6) + (2 if choice.checkpointing else 0)
+    return {
+        "rollout": 2 * weights * options.prompts * options.max_prompt_length / flops
+        + options.max_completion_length * a_token,
+        "teacher": 2 * weights * tokens / flops + upload,
+        "student": student * weights * tokens / flops,
+        "optimizer": moved / (card.bandwidth * 1e12 * 0.9),
+    }

@@ -1,0 +1,167 @@
+"""What fits which GPU, from a config alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoConfig
+
+from selfdistill.cli import main, parse
+from selfdistill.commands import plan as command
+from selfdistill.method import memory
+from selfdistill.method.memory import MemoryCheck
+from selfdistill.settings.plan import PlanOptions
+from selfdistill.settings.train import method_config
+from selfdistill.training.plan import CARDS, candidates
+from selfdistill.types import Example, PromptPair
+from tests.support.mistakes import mistake
+
+QWEN_7B: dict[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+}
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("qwen")
+    AutoConfig.for_model("qwen2", **QWEN_7B).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plans(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    config = AutoConfig.from_pretrained(folder)
+    return {
+        gpu: [candidate.as_dict() for candidate in candidates(PlanOptions(gpu=gpu), config)]  # type: ignore[arg-type]
+        for gpu in ("h200", "h100", "4090")
+    }
+
+
+def test_the_papers_run_fits_one_h200(plans: dict[str, list[dict[str, Any]]]) -> None:
+    """Full weights, moving average, 32 prompts of 1,024 and 1,024 tokens."""
+    fitting = [setting for setting in plans["h200"] if setting["fits"]]
+    assert fitting[0]["name"].startswith("all weights, ema teacher")
+    assert any(s["peak_bytes"] <= 125 * GIB for s in fitting if s["name"].startswith("all weights, ema teacher"))
+
+
+def test_all_weights_fit_80_gb(plans: dict[str, list[dict[str, Any]]]) -> None:
+    fitting = [setting for setting in plans["h100"] if setting["fits"]]
+    assert fitting[0]["name"].startswith("all weights, ema teacher")
+    assert any(s["peak_bytes"] <= 76 * GIB for s in fitting if s["name"].startswith("all weights, ema teacher"))
+
+
+def test_an_adapter_fits_24_gb(plans: dict[str, list[dict[str, Any]]]) -> None:
+    best = plans["4090"][0]
+    assert best["fits"]
+    assert best["name"].startswith("LoRA, ema teacher")
+    assert best["peak_bytes"] <= 22 * GIB
+
+
+def test_what_fits_comes_first_and_the_mildest_of_it_first(plans: dict[str, list[dict[str, Any]]]) -> None:
+    for gpu, settings in plans.items():
+        fits = [setting["fits"] for setting in settings]
+        assert fits == sorted(fits, reverse=True)
+        assert all(s["fits"] == (s["peak_bytes"] <= CARDS[gpu].memory * GIB) for s in settings)
+        names = [setting["name"] for setting in settings]
+        assert len(set(names)) == len(names)
+
+
+def test_a_host_teacher_and_8_bit_moments_save_what_they_should(plans: dict[str, list[dict[str, Any]]]) -> None:
+    of = {setting["name"]: setting["parts"] for setting in plans["h200"]}
+    plain = of["all weights, ema teacher, micro-batch 2, activations recomputed"]
+    host = of["all weights, ema teacher, on the host, micro-batch 2, activations recomputed"]
+    short = of["all weights, ema teacher, adamw_8bit, micro-batch 2, activations recomputed"]
+    weights = 7_615_616_512  # Qwen2.5-7B's own count
+    assert plain["weights"] == 2 * weights
+    assert plain["teacher"] == 4 * weights
+    assert host["teacher"] == 0
+    assert plain["masters_and_optimizer"] == 10 * weights
+    assert short["masters_and_optimizer"] < 4.6 * weights
+
+
+def test_a_command_is_one_that_train_parses(plans: dict[str, list[dict[str, Any]]]) -> None:
+    for settings in plans.values():
+        for setting in settings:
+            words = setting["command"].split()
+            assert words[:2] == ["selfdistill", "train"]
+            options = parse("train", words[2:])
+            assert options.recipe.max_completion_length == 1024
+
+
+def test_json_is_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", f"--model_name={folder}", "--gpu=h200", "--json", "--steps=254", "--price=3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["card_bytes"] == round(139.5 * GIB)
+    first = found["settings"][0]
+    assert {"name", "command", "peak_bytes", "parts", "seconds_per_step", "fits", "hours", "cost"} <= first.keys()
+    assert first["cost"] == pytest.approx(3 * first["hours"], abs=0.02)
+
+
+def test_the_table_names_the_mildest_command(folder: Path) -> None:
+    console = Console(width=160, record=True, file=None, quiet=False)
+    with console.capture() as shown:
+        command.run(PlanOptions(model_name=str(folder), gpu="4090"), console)
+    text = shown.get()
+    assert "selfdistill train --model_name" in text or "Nothing fits" in text
+    assert "nothing of it was measured" in text
+
+
+def test_a_price_without_a_length_is_refused() -> None:
+    assert "--price 3 counts only with --steps" in mistake(PlanOptions(price=3).check)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gib"),
+    [
+        ("paper-tooluse-qwen2.5-7b", 139.5),
+        ("paper-science-qwen2.5-7b", 139.5),
+        ("paper-tooluse-qwen2.5-7b-80gb", 78.0),
+        ("paper-science-qwen2.5-7b-80gb", 78.0),
+        ("tooluse-qwen2.5-7b-24gb", 23.2),
+    ],
+)
+def test_recipes_fit_where_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, gib: float) -> None:
+    """By the check that ``train`` makes, on a card of that size; on one of a third it names the mildest change."""
+    options = parse("train", ["--config", recipe])
+    args = method_config(options)
+    row = PromptPair(
+        example=Example(id="", prompt=({"role": "user", "content": ""},)),
+        student_ids=(0,) * 1024,
+        teacher_ids=(0,) * 1024,
+    )
+    check = MemoryCheck(
+        AutoConfig.from_pretrained(folder),
+        [row] * 32,
+        dtype="bfloat16",
+        lora_r=options.recipe.adapter.lora_r,
+        device=torch.device("cuda"),
+    )
+    needed = check.estimate(args)
+    monkeypatch.setattr(memory, "available", lambda _: round(gib * GIB))
+    assert check.shortage(args, needed) is None
+    monkeypatch.setattr(memory, "available", lambda _: round(gib * GIB / 3))
+    assert "Training takes about" in (check.shortage(args, needed) or "")
+
+
+def test_the_page_on_scaling_shows_what_plan_says(folder: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    config = AutoConfig.from_pretrained(folder)
+    for gpu, card in CARDS.items():
+        best = candidates(PlanOptions(gpu=gpu), config)[0]  # type: ignore[arg-type]
+        shown = (
+            f"| {best.name} | {best.parts.peak / GIB:.1f} | {best.seconds_per_step:.1f} |"
+            if best.fits
+            else "| nothing | | |"
+        )
+        assert f"| {gpu} | {card.memory:g} {shown}" in page
