@@ -172,6 +172,8 @@ def test_a_folder_with_a_record_of_ours_may_be_replaced(tmp_path: Path, record: 
     run_folder.write_text(folder / record, "")
     check_replaceable(folder)
     check_output_dir(str(folder), overwrite=True)
+    assert (folder / record).is_file()  # a check deletes nothing
+    assert "is not empty" in mistake(check_output_dir, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,7 @@ def test_a_folder_that_is_new_or_empty_may_always_be_used(tmp_path: Path):
         check_replaceable(tmp_path / name, [str(tmp_path / name)])
         for flags in ({}, {"overwrite": True}):
             check_output_dir(str(tmp_path / name), **flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]  # a check makes nothing
 
 
 @pytest.mark.parametrize("place", [".", "..", "../work", "run/..", "{root}/home/work"])
@@ -228,6 +231,7 @@ def test_inputs_elsewhere_and_names_that_are_no_paths_do_no_harm(run: Path, monk
     (run.parent / "rows.jsonl").touch()
     (run.parent / "run-2").mkdir()  # its name begins with that of the folder
     check_replaceable(run, [None, "", "smollm2-135m", "owner/name", "rows.jsonl", "run-2", str(run.parent)])
+    assert {"rows.jsonl", "run-2", run.name} <= {path.name for path in run.parent.iterdir()}
 
 
 def test_a_link_is_looked_through(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -71,7 +71,9 @@ def test_a_hook_that_transformers_no_longer_calls_is_missed(
 
 def test_clipping_and_saving_are_not_missed_where_they_are_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uncalled(monkeypatch, "_clip_grad_norm")
-    make_trainer(tmp_path, max_grad_norm=0.0).train()
+    trainer = make_trainer(tmp_path, max_grad_norm=0.0)
+    trainer.train()
+    assert trainer.state.global_step == 1
 
 
 def test_a_second_run_counts_anew_but_keeps_its_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

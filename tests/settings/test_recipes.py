@@ -36,7 +36,9 @@ def test_every_recipe_is_taken_whole(command: str, recipe: str):
 
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_every_recipe_passes_the_checks_of_train_and_preflight(recipe: str, tmp_path: Path):
-    cli.parse("train", ["--config", recipe, "--output_dir", str(tmp_path / "new")]).check()
+    options = cli.parse("train", ["--config", recipe, "--output_dir", str(tmp_path / "new")])
+    options.check()
+    assert flat.flatten(options)["config"] == recipe
     cli.parse("preflight", ["--config", recipe]).check()
 
 

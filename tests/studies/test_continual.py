@@ -221,7 +221,9 @@ def test_an_anchor_that_would_be_ignored_is_refused(home: Path, settings: dict[s
 
 
 def test_an_anchor_for_one_arm_of_two_is_fine(home: Path) -> None:
-    check_anchor(sequences(home, teacher_anchor="base", methods="sdft,sft", **SHOWN).arms)
+    arms = sequences(home, teacher_anchor="base", methods="sdft,sft", **SHOWN).arms
+    check_anchor(arms)
+    assert [arm.name for arm in arms] == ["sdft", "sft"]
 
 
 # -- stages ----------------------------------------------------------------------------------------------------------

@@ -181,4 +181,7 @@ def test_a_run_of_ours_is_replaced(options: Any, home: Path) -> None:
 
 
 def test_without_overwrite_nothing_is_asked(options: Any, home: Path) -> None:
-    check_overwrite(prepared_run(options(template="paper", output_dir=str(home)), QUIET))
+    prepared = prepared_run(options(template="paper", output_dir=str(home)), QUIET)
+    before = sorted(home.rglob("*"))
+    check_overwrite(prepared)  # though the run's own rows and model lie in the folder
+    assert sorted(home.rglob("*")) == before

@@ -3,12 +3,13 @@
 import hashlib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from selfdistill.types import Rollout
 
@@ -64,6 +65,37 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """Releases what the engine holds besides the module. The engine is not used afterwards."""
         ...
+
+
+class InProcessEngine:
+    """What engines that sample from the trained module itself have in common.
+
+    Args:
+        model: the model in memory, with or without LoRA; every call uses its current weights.
+        eos_token_ids: every id that ends a completion.
+        pad_token_id: id used for padding; it may be one of the EOS ids.
+        batch_size: prompts decoded together at most; they are sorted by length.
+    """
+
+    samples_elsewhere = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        eos_token_ids: Collection[int],
+        pad_token_id: int,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self.model = model
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self.pad_token_id = pad_token_id
+        self.batch_size = batch_size
+
+    def sync(self) -> None:
+        """Does nothing: every call reads the module's current weights."""
+
+    def close(self) -> None:
+        """Does nothing: the engine holds nothing between calls."""
 
 
 def row_seeds(seed: int, step: int, ids: Iterable[str]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Rollouts by transformers' ``generate``, for any architecture."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,45 +8,19 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from selfdistill.method.rollout.engine import BATCH_SIZE, OnDone, Sampling, in_batches
+from selfdistill.method.rollout.engine import InProcessEngine, OnDone, Sampling, in_batches
 from selfdistill.method.rollout.sampling import sample, uniforms
 from selfdistill.models.mode import evaluating
 from selfdistill.models.output_head import unwrapped
 from selfdistill.types import Rollout
 
 
-class GenerateEngine:
+class GenerateEngine(InProcessEngine):
     """Samples with ``model.generate`` on left-padded batches.
 
     Our own sampler draws the tokens, with one stream of random numbers per prompt. The model's generation_config
     (penalties, other samplers, beams) is ignored, so that rollouts follow the model's own distribution.
-
-    Args:
-        model: the model in memory; every call uses its current weights.
-        eos_token_ids: every id that ends a completion.
-        pad_token_id: id used for padding; it may be one of the EOS ids.
-        batch_size: prompts per call of generate at most; they are sorted by length to reduce padding.
     """
-
-    samples_elsewhere = False
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        eos_token_ids: Collection[int],
-        pad_token_id: int,
-        batch_size: int = BATCH_SIZE,
-    ) -> None:
-        self.model = model
-        self.eos_token_ids = frozenset(eos_token_ids)
-        self.pad_token_id = pad_token_id
-        self.batch_size = batch_size
-
-    def sync(self) -> None:
-        """Does nothing: every call reads the module's current weights."""
-
-    def close(self) -> None:
-        """Does nothing: the engine holds nothing between calls."""
 
     @torch.no_grad()
     def generate(

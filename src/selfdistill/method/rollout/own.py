@@ -5,8 +5,9 @@ projections, with a key-value cache that is allocated once. The loop supports de
 only if its logits are the model's (``why_not_own``); other models use transformers' generate.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,48 +15,29 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
-from selfdistill.method.rollout.engine import BATCH_SIZE, OnDone, Sampling, cache_argument, in_batches
+from selfdistill.method.rollout.engine import InProcessEngine, OnDone, Sampling, cache_argument, in_batches
 from selfdistill.method.rollout.projections import LayerProjections, Projections, make_projections
 from selfdistill.method.rollout.sampling import sample, uniforms
 from selfdistill.models.attention import has_plain_attention
 from selfdistill.models.mode import evaluating
-from selfdistill.models.output_head import decoder, head_transform
+from selfdistill.models.output_head import HeadTransform, decoder, head_transform
 from selfdistill.types import Rollout
 
 COMPACT_BELOW = 0.8
 """Finished sequences are removed from the batch once at most this share of it is unfinished."""
 
 
-class OwnEngine:
-    """Samples completions of a Llama-like model.
+class OwnEngine(InProcessEngine):
+    """Samples completions of a Llama-like model."""
 
-    Args:
-        model: the model in memory, with or without LoRA; every call uses its current weights.
-        eos_token_ids: every id that ends a completion.
-        pad_token_id: id used for padding; it may be one of the EOS ids.
-        batch_size: prompts decoded together at most; they are sorted by length.
-    """
+    @cached_property
+    def _eos(self) -> Tensor:
+        """The ids that end a completion, int64, on the model's device."""
+        return torch.tensor(sorted(self.eos_token_ids), dtype=torch.int64, device=self.model.device)
 
-    samples_elsewhere = False
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        eos_token_ids: Collection[int],
-        pad_token_id: int,
-        batch_size: int = BATCH_SIZE,
-    ) -> None:
-        self.model = model
-        self.eos_token_ids = torch.tensor(sorted(eos_token_ids), dtype=torch.int64, device=model.device)
-        self.pad_token_id = pad_token_id
-        self.batch_size = batch_size
-        self._transform = head_transform(model.config)
-
-    def sync(self) -> None:
-        """Does nothing: every call reads the module's current weights."""
-
-    def close(self) -> None:
-        """Does nothing: the engine holds nothing between calls."""
+    @cached_property
+    def _transform(self) -> HeadTransform:
+        return head_transform(self.model.config)
 
     @torch.inference_mode()
     def generate(
@@ -103,7 +85,7 @@ class OwnEngine:
         for step in range(sampling.max_new_tokens):
             numbers = None if drawn is None else drawn[state.owners, step]
             tokens, token_logprobs = sample(self._logits(state.hidden, projections), sampling, numbers)
-            ended = torch.isin(tokens, self.eos_token_ids)
+            ended = torch.isin(tokens, self._eos)
             rows = zip(state.owners, tokens.tolist(), token_logprobs.tolist(), ended.tolist(), strict=True)
             for owner, token, logprob, end in rows:
                 if owner in finished:
