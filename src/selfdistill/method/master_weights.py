@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PIECE_ELEMENTS = 1 << 26
-"""Weights that the optimizer updates at once: 67 million, whose masters take 268 MB."""
+PIECE_ELEMENTS = 1 << 24
+"""Weights that the optimizer updates at once: 17 million, whose masters take 67 MB."""
 
 
 class MasterWeights:
@@ -72,10 +72,15 @@ class MasterWeights:
     def set_value(self, name: str, value: Tensor) -> None:
         """Gives a master new values [as its parameter], and rounds them into the parameter."""
         parameter = self.parameters[name]
-        if name not in self._low:
+        if name in self._low:
+            self._split(name, value.to(parameter.device, torch.float32, copy=True).contiguous())
+        else:
             parameter.copy_(value)
-            return
-        whole = value.to(parameter.device, torch.float32, copy=True).contiguous()
+
+    @torch.no_grad()
+    def _split(self, name: str, whole: Tensor) -> None:
+        """Stores a master, given as a contiguous fp32 tensor, which is overwritten, as weight and lower bits."""
+        parameter = self.parameters[name]
         bits, low = whole.view(torch.int32), self._low[name]
         low.copy_(bits)  # keeps the lower 16 bits, as a signed number
         bits.sub_(low)
@@ -130,7 +135,7 @@ class MasterWeights:
                     master = self.masters[name]
                     master.grad = None
                     if name in self._low:
-                        self.set_value(name, master.data)
+                        self._split(name, master.data)
                         master.data = _without_values(self.parameters[name])
 
     def stepping(self, optimizer_class: type[Any], *, at_once: bool = False) -> type[Any]:
