@@ -23,6 +23,7 @@ Overlong = Literal["error", "drop"]
 EngineName = Literal["auto", "own", "generate"]
 """``auto``, or the name of a row of ``method.rollout.engines.ENGINES``."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantize = Literal["4bit", "8bit"]
 Budget = Literal["steps", "tokens", "seconds"]
 """Resource of which all runs of a comparison get the same amount; seconds are seconds of training."""
 Target = Literal["teacher", "start", "tokens"]

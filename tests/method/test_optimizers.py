@@ -50,7 +50,7 @@ def test_the_estimate_is_what_an_optimizer_holds(tmp_path: Path, name: str) -> N
     parts = estimate(
         trainer.model.config,
         trainer.args,
-        num_parameters=weights,
+        weight_bytes=2 * weights,
         num_trainable=weights,
         bytes_per_weight=2,
         adapter=False,

@@ -101,13 +101,15 @@ def test_an_adapter_of_another_shape_is_refused(adapter: tuple[Path, torch.Tenso
     assert message.startswith(f"The adapter in {path} does not fit its base: size mismatch for base_model.model.model.")
 
 
-def test_lora_weights_are_float32_on_any_base():
-    adapted: Any = lora(tiny_model().bfloat16(), r=2, alpha=4, dropout=0.0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_weights_have_the_dtype_of_the_base(dtype: torch.dtype):
+    base: Any = tiny_model()
+    adapted: Any = lora(base.to(dtype), r=2, alpha=4, dropout=0.0)
     assert isinstance(adapted, PeftModel)
     trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
-    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    assert {weight.dtype for weight in trained.values()} == {dtype}
     assert len(trained) == 2 * 7  # A and B of q, k, v, o, gate, up, down; none at the head
-    assert adapted.lm_head.weight.dtype == torch.bfloat16
+    assert adapted.lm_head.weight.dtype == dtype
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,24 @@ def test_its_help_is_trains(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     )
 
 
-@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name.startswith("paper-")])
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name.startswith(("paper-t", "paper-sc"))])
 def test_the_papers_recipes_are_in_its_setting(recipe: str):
     values = flat.flatten(cli.parse("train", ["--config", recipe]))
     assert {name: values[name] for name in PAPER} == PAPER
     assert values["overlong"] == "drop"
+
+
+def test_the_recipe_for_a_sequence_has_what_its_authors_answered():
+    values = flat.flatten(cli.parse("continual", ["--config", "paper-sequence-qwen2.5-7b", "--stages=tooluse,science"]))
+    answered = {
+        "learning_rate": 1e-5,
+        "warmup_steps": 10,
+        "lr_scheduler_type": "cosine",
+        "divergence": "forward_kl",
+        "sampler_correction_cap": 2.0,
+        "num_loss_tokens_to_skip": 3,
+        "num_train_epochs": 2.0,
+    }
+    assert {name: values[name] for name in answered} == answered
+    assert values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] == 32
+    assert (values["teacher"], values["teacher_anchor"]) == ("frozen", "previous")

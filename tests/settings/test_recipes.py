@@ -46,8 +46,20 @@ def test_every_recipe_passes_the_checks_of_train_and_preflight(recipe: str, tmp_
 def test_every_recipe_passes_the_checks_of_studies_and_the_ledger(recipe: str, tmp_path: Path):
     place = ["--config", recipe, "--output_dir", str(tmp_path / "new")]
     cli.parse("compare", place).check()
-    cli.parse("continual", [*place, "--stages", "assistant-tools"]).check()
-    cli.parse("learn", ["--config", recipe, "--ledger", str(tmp_path / "ledger")]).check()
+    in_stages = [
+        cli.parse("continual", [*place, "--stages", "assistant-tools"]),
+        cli.parse("learn", ["--config", recipe, "--ledger", str(tmp_path / "ledger")]),
+    ]
+    for options in in_stages:
+        if options.recipe.model.quantize is None:
+            options.check()
+        else:
+            assert "each stage's adapter is merged into the weights" in mistake(options.check)
+
+
+def test_quantized_weights_are_not_trained():
+    options = cli.parse("train", ["--quantize", "4bit", "--output_dir", "new"])
+    assert "quantized weights can't be trained, only an adapter beside them" in mistake(options.check)
 
 
 def test_the_commands_that_train_are_those_that_take_a_file():

@@ -29,6 +29,14 @@ QWEN_7B: dict[str, Any] = {
     "max_position_embeddings": 32768,
     "tie_word_embeddings": False,
 }
+QWEN_1_5B: dict[str, Any] = QWEN_7B | {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
 GIB = 2**30
 
 
@@ -66,6 +74,10 @@ def test_an_adapter_fits_24_gb(plans: dict[str, list[dict[str, Any]]]) -> None:
     assert best["fits"]
     assert best["name"].startswith("LoRA, ema teacher")
     assert best["peak_bytes"] <= 22 * GIB
+    in_4_bits = [setting for setting in plans["4090"] if setting["name"].startswith("QLoRA, ema teacher")]
+    assert in_4_bits[0]["fits"]
+    assert in_4_bits[0]["peak_bytes"] <= 22 * GIB
+    assert "--lora_r 16 --quantize 4bit" in in_4_bits[0]["command"]
 
 
 def test_what_fits_comes_first_and_the_mildest_of_it_first(plans: dict[str, list[dict[str, Any]]]) -> None:
@@ -128,7 +140,9 @@ def test_a_price_without_a_length_is_refused() -> None:
         ("paper-science-qwen2.5-7b", 139.5),
         ("paper-tooluse-qwen2.5-7b-80gb", 78.0),
         ("paper-science-qwen2.5-7b-80gb", 78.0),
+        ("paper-sequence-qwen2.5-7b", 139.5),
         ("tooluse-qwen2.5-7b-24gb", 23.2),
+        ("tooluse-qwen2.5-1.5b-16gb", 14.4),
     ],
 )
 def test_recipes_fit_where_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, gib: float) -> None:
@@ -140,12 +154,16 @@ def test_recipes_fit_where_they_say(folder: Path, monkeypatch: pytest.MonkeyPatc
         student_ids=(0,) * 1024,
         teacher_ids=(0,) * 1024,
     )
+    model = options.recipe.model
     check = MemoryCheck(
-        AutoConfig.from_pretrained(folder),
+        AutoConfig.for_model("qwen2", **QWEN_1_5B)
+        if "1.5B" in model.model_name
+        else AutoConfig.from_pretrained(folder),
         [row] * 32,
         dtype="bfloat16",
         lora_r=options.recipe.adapter.lora_r,
         device=torch.device("cuda"),
+        quantize=model.quantize,
     )
     needed = check.estimate(args)
     monkeypatch.setattr(memory, "available", lambda _: round(gib * GIB))

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from safetensors.torch import load_file
 
 from selfdistill.cli import main
 from selfdistill.method.methods import METHODS
+from selfdistill.models.loading import load_model
+from selfdistill.models.quantization import quantized_to
 from selfdistill.records.runs import RolloutRecord, RunConfig
 from selfdistill.run_folder import read_record, read_records
 from selfdistill.types import Method
@@ -66,6 +69,21 @@ def test_anchors_join_every_batch(tmp_path: Path) -> None:
     lines = train(tmp_path, "--method=sft", "--max_steps=2", "--anchor_share=0.5")
     assert lines[0]["anchor_divergence"] < 1e-3  # the start model against itself, but for rounding
     assert all("cross_entropy" in line for line in lines)
+
+
+def test_an_adapter_beside_weights_of_4_bits(tmp_path: Path) -> None:
+    out = tmp_path / "adapter"
+    flags = [SHOWN, "--lora_r=4", "--quantize=4bit", "--max_steps=3", "--activation_checkpointing"]
+    flags += ["--max_completion_length=8", "--gradient_accumulation_steps=1"]
+    lines = train(out, *flags)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line["loss"] > 0 and line["grad_norm"] > 0 for line in lines)
+    assert read_record(out / "run_config.json", RunConfig).quantize == "4bit"
+    saved = load_file(out / "adapter_model.safetensors")
+    assert len(saved) == 2 * 7 * 30
+    assert all(weight.abs().max() > 0 for weight in saved.values())  # B begins with zeros
+    whole = load_model(str(out), device="cpu")  # merged into the weights that were not quantized
+    assert quantized_to(whole) is None
 
 
 def test_lora_trains_adapters_only_and_evaluates(tmp_path: Path) -> None:

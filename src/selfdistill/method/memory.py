@@ -8,22 +8,23 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from selfdistill.method.chunked import CHUNK_ELEMENTS, FEWEST_ROWS, TILE_ELEMENTS
 from selfdistill.method.methods import METHODS
 from selfdistill.method.optimizers import optimizer_name, state_bytes
+from selfdistill.method.remedies import Change, remedies
 from selfdistill.method.rollout.engine import BATCH_SIZE
 from selfdistill.method.rollout.projections import PACKED_BYTES
 from selfdistill.models.adapters import lora
 from selfdistill.models.device import compute_dtype
+from selfdistill.models.quantization import linear_layers, quantized_bytes
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import PromptPair
+from selfdistill.types import PromptPair, Quantize
 
 CGROUPS = (Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
 """Linux paths: the control groups of this process, and their limits."""
-LORA_R = 16
-"""Rank of the LoRA adapter suggested if training all weights needs too much memory."""
 PROGRAM_BYTES = 1000 * 2**20
 """Interpreter and libraries (0.6 GB by benchmarks/memory.py), and free memory that the heap keeps."""
 CONTEXT_BYTES = 600 * 2**20
@@ -37,7 +38,7 @@ class MemoryEstimate:
     """Memory of a training run in bytes, by purpose."""
 
     weights: int
-    """The model in the dtype it computes in, and an adapter's fp32 weights."""
+    """The model and an adapter in the dtype to compute in, or quantized, with the largest such layer dequantized."""
     masters_and_optimizer: int
     """The optimizer's states, plus the lower halves of the masters if the model computes in bf16."""
     gradients: int
@@ -56,6 +57,11 @@ class MemoryEstimate:
     """On a CPU interpreter, libraries, and freed memory that is not returned to the system; on a GPU its context."""
     fragmentation: int = 0
     """On a GPU: memory that lies between blocks in use."""
+    host: int = 0
+    """With a GPU, memory of the host: the program, the model while it is read, and what is kept there. Not in the
+    peak."""
+    checkpoint: int = 0
+    """Size of a checkpoint on the disk. Not in the peak."""
 
     @property
     def peak(self) -> int:
@@ -67,7 +73,8 @@ class MemoryEstimate:
     @property
     def largest(self) -> str:
         """Name of the largest part, in words; the program is left out, since no setting changes it."""
-        parts = [field.name for field in fields(self) if field.name not in ("program", "fragmentation")]
+        left_out = ("program", "fragmentation", "host", "checkpoint")
+        parts = [field.name for field in fields(self) if field.name not in left_out]
         return max(parts, key=lambda name: getattr(self, name)).replace("_", " ")
 
     def as_dict(self) -> dict[str, int]:
@@ -79,7 +86,7 @@ def estimate(
     config: Any,
     args: MethodConfig,
     *,
-    num_parameters: int,
+    weight_bytes: int,
     num_trainable: int,
     bytes_per_weight: int,
     adapter: bool,
@@ -92,33 +99,36 @@ def estimate(
     Args:
         config: the model's transformers config.
         args: the settings.
-        num_parameters: number of parameters without an adapter; tied ones count once.
+        weight_bytes: of the model without an adapter.
         num_trainable: number of trained parameters.
         bytes_per_weight: size of the dtype that the model computes in.
-        adapter: whether a LoRA adapter is trained, whose weights are always fp32.
+        adapter: whether a LoRA adapter is trained.
         lengths: tokens of each row that the student reads in training: prompt and longest possible completion.
         longest_prompt: tokens of the longest prompt that completions are sampled from.
         on_cpu: whether the model runs on a CPU, where decoding reads a packed copy of the weights.
     """
     text = config.get_text_config(decoder=True)
-    own_master = adapter or bytes_per_weight == 4
     share = args.anchor_share
     micro_batch = -(-args.per_device_train_batch_size // (1 - share))
     tokens = sum(sorted(lengths)[-int(micro_batch) :])
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps
     sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     per_layer = _activations(text, bytes_per_weight, adapter)
-    embeddings = 0 if adapter else text.vocab_size * text.hidden_size
-    teacher, teacher_pass = _teacher_bytes(args, 4 if own_master else bytes_per_weight, on_cpu)
-    layers = text.num_hidden_layers + 1  # one more for the gradients of the layer in the backward pass
     if args.activation_checkpointing:
         activations = per_layer * 2 + text.num_hidden_layers * text.hidden_size * bytes_per_weight
     else:
-        activations = per_layer * layers
+        activations = per_layer * (text.num_hidden_layers + 1)  # one more for gradients of the layer in backward
+    teacher, teacher_pass = _teacher_bytes(args, bytes_per_weight, on_cpu)
+    lower_halves = num_trainable * (2 if bytes_per_weight == 2 else 0)
+    embeddings = 0 if adapter else text.vocab_size * text.hidden_size
+    states, states_on_device = (
+        state_bytes(optimizer_name(args), num_trainable, embeddings, on_cpu=there) for there in (True, on_cpu)
+    )
+    kept = num_trainable * _teacher_bytes(args, bytes_per_weight, on_cpu=True)[0]
+    at_host = max(weight_bytes, states - states_on_device + kept - num_trainable * teacher)
     needed = MemoryEstimate(
-        weights=num_parameters * bytes_per_weight + (4 * num_trainable if adapter else 0),
-        masters_and_optimizer=num_trainable * (0 if own_master else 2)
-        + state_bytes(optimizer_name(args), num_trainable, embeddings, on_cpu=on_cpu),
+        weights=weight_bytes + (num_trainable * bytes_per_weight if adapter else 0),
+        masters_and_optimizer=lower_halves + states_on_device,
         gradients=num_trainable * 4,
         teacher=num_trainable * teacher,
         teacher_pass=num_trainable * teacher_pass,
@@ -126,8 +136,10 @@ def estimate(
         loss=_loss(text, tokens, bytes_per_weight, head_trained=not adapter)
         + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
         rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
-        + (_packed(num_parameters * bytes_per_weight, bytes_per_weight) if sampled and on_cpu else 0),
+        + (_packed(weight_bytes, bytes_per_weight) if sampled and on_cpu else 0),
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
+        host=0 if on_cpu else PROGRAM_BYTES + at_host,
+        checkpoint=num_trainable * bytes_per_weight + lower_halves + states + kept,
     )
     return needed if on_cpu else replace(needed, fragmentation=round(FRAGMENTATION * needed.peak))
 
@@ -138,10 +150,8 @@ def _activations(text: Any, width: int, adapter: bool) -> int:
     norms = 2 * 4 * hidden  # an fp32 copy of the input of each of the two norms
     if not adapter:  # also the norms' outputs, before and after scaling; queries, keys, values; four of the gated block
         return norms + width * (4 * hidden + 2 * attended + 2 * kv + 4 * inner)
-    # A frozen layer saves no input, but its adapter saves an fp32 copy of it. In fp32 no copy is made: only the inputs
-    # of the two norms remain.
-    inputs = 4 * ((2 if width == 4 else 5) * hidden + attended + inner)
-    return norms + inputs + width * (attended + 2 * kv + 3 * inner)
+    # A frozen layer saves no input, but its adapter does
+    return norms + width * (2 * hidden + attended + inner) + width * (attended + 2 * kv + 3 * inner)
 
 
 def _widths(text: Any) -> tuple[int, int, int, int]:
@@ -201,22 +211,33 @@ class MemoryCheck:
         dtype: dtype to compute in, a value of ``--dtype``.
         lora_r: rank of the LoRA adapter to train; None to train all weights.
         device: device to train on.
+        quantize: bits of the weights beside an adapter; None for those of ``dtype``.
     """
 
     def __init__(
-        self, config: Any, pairs: Sequence[PromptPair], *, dtype: str, lora_r: int | None, device: torch.device
+        self,
+        config: Any,
+        pairs: Sequence[PromptPair],
+        *,
+        dtype: str,
+        lora_r: int | None,
+        device: torch.device,
+        quantize: Quantize | None = None,
     ) -> None:
         self._config, self._lora_r, self._device = config, lora_r, device
+        self._quantize: Quantize | None = quantize
         self._width = compute_dtype(dtype, device).itemsize
         self._prompts = [len(pair.student_ids) for pair in pairs]
         self._teacher_prompts = [len(pair.teacher_ids or ()) for pair in pairs]
         self._demonstrations = [len(pair.demonstration_ids) for pair in pairs]
-        self._sizes: dict[int | None, tuple[int, int]] = {}
+        self._sizes: dict[int | None, _Size] = {}
 
-    def estimate(self, args: MethodConfig, lora_r: int | None = None) -> MemoryEstimate:
-        """Estimates the memory of training with ``args``. ``lora_r``: another rank than the one given at first."""
-        spec, rank = METHODS[args.method], lora_r or self._lora_r
-        num_parameters, num_trainable = self._size(rank)
+    def estimate(self, args: MethodConfig, change: Change | None = None) -> MemoryEstimate:
+        """Estimates the memory of training with ``args``, or with a change of them."""
+        change = change or Change()
+        args, spec = _with(args, change.settings), METHODS[args.method]
+        rank = change.lora_r or self._lora_r
+        size = self._size(rank)
         completions = [0] * len(self._prompts) if spec.samples else self._demonstrations
         lengths = [  # rows without a demonstration are general prompts, whose completions are sampled
             prompt + (answer or args.max_completion_length)
@@ -225,8 +246,8 @@ class MemoryCheck:
         return estimate(
             self._config,
             args,
-            num_parameters=num_parameters,
-            num_trainable=num_trainable,
+            weight_bytes=size.weight_bytes(self._width, change.quantize or self._quantize),
+            num_trainable=size.trainable,
             bytes_per_weight=self._width,
             adapter=rank is not None,
             lengths=lengths,
@@ -238,38 +259,66 @@ class MemoryCheck:
 
     def num_parameters(self) -> int:
         """Number of the model's parameters, without an adapter."""
-        return self._size(self._lora_r)[0]
+        return self._size(self._lora_r).parameters
 
     def shortage(self, args: MethodConfig, needed: MemoryEstimate) -> str | None:
-        """Returns None if ``needed`` fits, otherwise what is lacking and what would help, in at most 34 words."""
-        there = available(self._device)
+        """Returns None if ``needed`` fits, otherwise what is lacking and what would help, in at most 36 words."""
+        there, host = available(self._device), available(torch.device("cpu"))
         if needed.peak <= there:
-            return None
+            if needed.host <= host:
+                return None
+            return (
+                f"Training takes about {needed.host / 2**30:.1f} GiB of the host's memory beside the GPU's; "
+                f"{host / 2**30:.1f} GiB are available. --teacher_home device and optimizers that are not paged take "
+                "less."
+            )
         text = (
             f"Training takes about {needed.peak / 2**30:.1f} GiB of memory, most of it for {needed.largest}; "
             f"{there / 2**30:.1f} GiB are available."
         )
         best: tuple[str, int] | None = None
-        for remedy, changed, rank in _remedies(args, self._lora_r):
-            peak = self.estimate(changed, rank).peak
+        for remedy in remedies(args, self._lora_r, self._quantize, on_cpu=self._device.type == "cpu"):
+            peak = self.estimate(args, remedy).peak
             if best is None or peak < best[1]:
-                best = remedy, peak
+                best = remedy.flags, peak
             if peak <= there:
-                return f"{text} {remedy} takes {peak / 2**30:.1f}."
+                return f"{text} {remedy.flags} takes {peak / 2**30:.1f}."
         if best is None or best[1] >= needed.peak:
             return f"{text} Take a smaller model."
         return f"{text} Even {best[0]} takes {best[1] / 2**30:.1f}: take a smaller model."
 
-    def _size(self, rank: int | None) -> tuple[int, int]:
-        """Numbers of all and of trained parameters, counted on the meta device, where no weight is read."""
+    def _size(self, rank: int | None) -> "_Size":
+        """Sizes counted on the meta device, where no weight is read."""
         if rank not in self._sizes:
             with torch.device("meta"):
                 model: Any = AutoModelForCausalLM.from_config(self._config)
                 number = sum(p.numel() for p in model.parameters())
+                layers = linear_layers(model)
                 if rank is not None:
                     model = lora(model, r=rank, alpha=rank, dropout=0.0)
-            self._sizes[rank] = number, sum(p.numel() for p in model.parameters() if p.requires_grad)
+            trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            self._sizes[rank] = _Size(parameters=number, trainable=trainable, layers=layers)
         return self._sizes[rank]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """Numbers of weights of a model."""
+
+    parameters: int
+    """Without an adapter; tied ones count once."""
+    trainable: int
+    layers: list[nn.Linear]
+    """Layers that can be quantized."""
+
+    def weight_bytes(self, width: int, quantize: Quantize | None) -> int:
+        """Bytes of the weights, of which those that are not quantized take ``width``; the largest layer once more, as
+        it is dequantized to be used."""
+        if quantize is None:
+            return self.parameters * width
+        numbers = [layer.weight.numel() for layer in self.layers]
+        kept = (self.parameters - sum(numbers)) * width
+        return kept + quantized_bytes(quantize, self.layers) + max(numbers, default=0) * width
 
 
 def available(device: torch.device) -> int:
@@ -297,27 +346,7 @@ def _group_limits() -> Iterator[int]:
                 yield int(text)
 
 
-def _remedies(args: MethodConfig, lora_r: int | None) -> Iterator[tuple[str, MethodConfig, int | None]]:
-    """Yields flags that save memory, with the resulting settings and LoRA rank; those that change least come first."""
-    size, prompts = (
-        args.per_device_train_batch_size,
-        args.per_device_train_batch_size * args.gradient_accumulation_steps,
-    )
-    while size > 1:
-        size //= 2
-        steps = -(-prompts // size)
-        flags = f"--per_device_train_batch_size {size} --gradient_accumulation_steps {steps}"
-        yield flags, _with(args, per_device_train_batch_size=size, gradient_accumulation_steps=steps), lora_r
-    if not args.activation_checkpointing:
-        yield "--activation_checkpointing", _with(args, activation_checkpointing=True), lora_r
-    spec = METHODS[args.method]
-    if spec.has_teacher and spec.teacher == "setting" and args.teacher == "ema":
-        yield "--teacher frozen", _with(args, teacher="frozen"), lora_r
-    if lora_r is None and spec.teacher == "setting":
-        yield f"--lora_r {LORA_R}", args, LORA_R
-
-
-def _with(args: MethodConfig, **changes: Any) -> MethodConfig:
+def _with(args: MethodConfig, changes: dict[str, Any]) -> MethodConfig:
     changed = copy.copy(args)
     for name, value in changes.items():
         setattr(changed, name, value)

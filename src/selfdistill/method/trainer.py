@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
@@ -31,10 +31,12 @@ from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
 from selfdistill.method.run_log import RunLog
 from selfdistill.method.step import Step
 from selfdistill.method.timer import PhaseTimer
+from selfdistill.models.adapters import adapt
 from selfdistill.models.attention import fit_attention
 from selfdistill.models.cpu import prepare_cpu
 from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
 from selfdistill.models.output_head import check_head
+from selfdistill.models.quantization import quantized_to
 from selfdistill.models.saving import ready_to_save
 from selfdistill.models.tokens import eos_token_ids
 from selfdistill.records.runs import RunConfig, RunState
@@ -205,6 +207,7 @@ class SDFTTrainer(Trainer):
             model_name=self._facts.get("model_name") or str(self.model.name_or_path),
             task=self._facts.get("task", ""),
             dataset=self._facts.get("dataset", ""),
+            quantize=quantized_to(self.model),
             num_training_rows=self.num_rows,
             versions=run_folder.versions(),
             deviations_from_paper=deviations(self.args),
@@ -337,6 +340,8 @@ def _check_model(model: PreTrainedModel) -> None:
                 f"The adapter {adapter.peft_type.value} acts through the wrapper's own forward pass, which training "
                 "here does not use, so it would learn nothing. Take LoRA without alora_invocation_tokens."
             )
+    if not adapters and (bits := quantized_to(model)):
+        raise UserError(f"The model's weights are quantized to {bits}, which can't be trained: give peft_config.")
     check_head(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError("No weight of the model is trainable: call model.requires_grad_(True), or give peft_config.")
@@ -367,5 +372,5 @@ def _loaded(
         prepare_cpu()
     require_chat_template(tokenizer, student.name_or_path)
     if peft_config is not None:
-        student = get_peft_model(student, peft_config)
+        student = adapt(student, peft_config)
     return cast(PreTrainedModel, student), tokenizer

@@ -19,7 +19,7 @@ def lora(
     dropout: float,
     target_modules: str | Sequence[str] = "all-linear",
 ) -> PeftModel:
-    """Adds a LoRA adapter with fp32 weights to the model, in place, and returns the wrapped model.
+    """Adds a LoRA adapter to the model, in place, in the dtype that it computes in, and returns the wrapped model.
 
     Args:
         model: the base model.
@@ -42,10 +42,20 @@ def lora(
             target_modules=targets,
             task_type="CAUSAL_LM",
         )
-        adapted = cast(PeftModel, get_peft_model(model, config, autocast_adapter_dtype=True))
+        adapted = adapt(model, config)
     except ValueError as error:
         raise UserError(f"Bad LoRA setting: {brief(error, 30)}") from error
     output_head(adapted)
+    return adapted
+
+
+def adapt(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """Adds an adapter to the model, in place, with weights in the dtype that the model computes in. In fp32, which is
+    PEFT's way for a bf16 model, every input of an adapter would be copied."""
+    adapted = cast(PeftModel, get_peft_model(model, config, autocast_adapter_dtype=False))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:  # beside quantized weights PEFT makes it fp32
+            parameter.data = parameter.data.to(model.dtype)
     return adapted
 
 

@@ -24,7 +24,9 @@ from selfdistill.models.cpu import prepare_cpu
 from selfdistill.models.device import compute_dtype, device_named
 from selfdistill.models.embedded import EMBEDDED_TITLE, load_gguf
 from selfdistill.models.places import adapter_base, is_adapter, locate
+from selfdistill.models.quantization import check_quantizable, differentiable, quantized
 from selfdistill.settings.groups import DEFAULT_MODEL
+from selfdistill.types import Quantize
 
 _LOAD_ERRORS = (OSError, ValueError, ImportError, SafetensorError, hub_errors.StrictDataclassError)
 """Errors that the libraries raise for a folder, file or repository that can't be loaded."""
@@ -49,6 +51,7 @@ def load_model(
     dtype: str = "auto",
     device: str | None = None,
     attn_implementation: str | None = None,
+    quantize: Quantize | None = None,
 ) -> PreTrainedModel:
     """Loads a causal language model, in eval mode, without printing to stdout.
 
@@ -58,20 +61,34 @@ def load_model(
         dtype: see ``compute_dtype``.
         device: device to load to; by default ``default_device()``.
         attn_implementation: a name that transformers knows; by default the fastest that fits.
+        quantize: bits of the weights of linear layers, which then can't be trained; None for those of ``dtype``.
 
     Raises:
-        UserError: the model can't be found or loaded, is no causal language model, or has weights that are missing or
-            of the wrong shape. The message names --model_name.
+        UserError: the model can't be found, loaded or quantized, is no causal language model, or has weights that are
+            missing or of the wrong shape. The message names --model_name.
     """
     place = device_named(device)
     if place.type == "cpu":
         prepare_cpu()
-    options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    model = _load(name_or_path, compute_dtype(dtype, place), options)
-    model = model.to(place)  # pyright: ignore[reportArgumentType]
+    options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    if quantize is None:
+        model = _load(name_or_path, compute_dtype(dtype, place), options)
+        model = model.to(place)  # pyright: ignore[reportArgumentType]
+    else:
+        check_quantizable(name_or_path, locate(name_or_path), quantize)
+        options |= quantized(quantize, compute_dtype(dtype, place), place)
+        model = differentiable(_load(name_or_path, compute_dtype(dtype, place), options))
     if attn_implementation is None:
         use_fast_attention(model)
     return model
+
+
+def load_weights(name_or_path: str, *, dtype: str = "auto", device: str | None = None) -> dict[str, torch.Tensor]:
+    """Loads a model's weights by parameter name, in the host's memory.
+
+    Arguments and errors are those of load_model; ``device`` is where they will be used, which decides their dtype.
+    """
+    return dict(_load(name_or_path, compute_dtype(dtype, device_named(device)), {}).named_parameters())
 
 
 def load_config(name_or_path: str) -> PreTrainedConfig:

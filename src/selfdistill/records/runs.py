@@ -31,6 +31,8 @@ class RunConfig:
     """Name of the task; empty if the rows were passed from Python."""
     dataset: str = ""
     """Name of the task, or path of the rows; empty if they were passed from Python."""
+    quantize: str | None = None
+    """``4bit`` or ``8bit`` if the weights beside the adapter were quantized."""
     rollout_engine: str = ""
     """Name of the engine that samples completions."""
     format: int = FORMAT

@@ -7,7 +7,7 @@ import tyro
 
 from selfdistill.errors import UserError
 from selfdistill.settings.fields import at_least, check_fields, path
-from selfdistill.types import Dtype
+from selfdistill.types import Dtype, Quantize
 
 DEFAULT_MODEL = "smollm2-135m"
 """Name of the embedded model. A folder of the same name has to be written ``./smollm2-135m``."""
@@ -43,6 +43,8 @@ class ModelOptions:
     """Name of the embedded model, Hub id, local folder or .gguf file."""
     dtype: Dtype = "auto"
     """Dtype of the computation; weights are updated in float32. auto: bfloat16 where that is fast, else float32."""
+    quantize: Quantize | None = None
+    """Keep the weights, which --lora_r leaves as they are, in 4 bits (NF4, as QLoRA) or 8, to save memory."""
 
     def check(self) -> None:
         """Refuses a dtype that can't be used for training. Raises UserError."""
@@ -51,6 +53,14 @@ class ModelOptions:
             raise UserError(
                 "--dtype float16: most gradients of this loss are too small for float16 and become 0. Train in "
                 "bfloat16 or float32."
+            )
+
+    def check_merging(self) -> None:
+        """For a command that trains in stages. Raises UserError if the weights are quantized."""
+        if self.quantize is not None:
+            raise UserError(
+                f"--quantize {self.quantize}: each stage's adapter is merged into the weights, which quantized ones "
+                "would round. Leave it out; train and compare take it."
             )
 
 

@@ -87,6 +87,7 @@ class LearnOptions:
         method_config(self).validate()
         if self.method == "reinvoke":
             raise UserError("--method reinvoke teaches no skill. Use train for it, or another method here.")
+        self.recipe.model.check_merging()
         self._check_data()
 
     def _check_data(self) -> None:

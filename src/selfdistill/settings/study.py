@@ -176,6 +176,7 @@ class ContinualOptions:
         if not self.stage_list():
             raise UserError("--stages is missing: name tasks in order, such as tooluse,science.")
         self._check_method()
+        self.recipe.model.check_merging()
         if self.teacher_anchor == "base" and self.recipe.adapter.lora_r is not None:
             raise UserError("--teacher_anchor base swaps all weights. Leave --lora_r out.")
 

@@ -47,6 +47,11 @@ class Recipe:
         check_fields(self.data)
         for group in (self.model, self.adapter, self.trainer):
             group.check()
+        if self.model.quantize is not None and self.adapter.lora_r is None:
+            raise UserError(
+                f"--quantize {self.model.quantize}: quantized weights can't be trained, only an adapter beside them. "
+                "Add --lora_r 16, or leave --quantize out."
+            )
 
 
 RecipeGroup = Annotated[Recipe, tyro.conf.arg(name="")]

@@ -159,7 +159,7 @@ class Sequences:
         """Weights of the base model by parameter name, if later stages' teachers start from them; otherwise None."""
         if self.options.teacher_anchor == "previous":
             return None
-        return dict(self.meter.load_base().named_parameters())
+        return self.meter.base_weights()
 
 
 def conclude(

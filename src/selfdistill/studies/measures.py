@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfdistill.data.general import drift_examples
@@ -95,7 +96,12 @@ class Meter:
 
     def load_base(self) -> PreTrainedModel:
         """A fresh copy of the base model."""
-        return loading.load_model(self._model.model_name, dtype=self._model.dtype, device=self.device)
+        model = self._model
+        return loading.load_model(model.model_name, dtype=model.dtype, device=self.device, quantize=model.quantize)
+
+    def base_weights(self) -> dict[str, Tensor]:
+        """The base model's weights by parameter name, in the host's memory."""
+        return loading.load_weights(self._model.model_name, dtype=self._model.dtype, device=self.device)
 
     def prepare(self, base: PreTrainedModel | None = None) -> None:
         """Records the base model's answers that drift is measured against; does nothing if that was done before.

@@ -12,13 +12,18 @@ from typing import Any
 
 import torch
 
-from selfdistill.method.memory import LORA_R, MemoryCheck, MemoryEstimate
+from selfdistill.method.memory import MemoryCheck, MemoryEstimate
+from selfdistill.method.remedies import LORA_R
 from selfdistill.settings.method import MethodConfig
 from selfdistill.settings.plan import PlanOptions
 from selfdistill.types import Example, PromptPair
 
 EFFICIENCY = 0.43
 """Share of a card's peak that large bf16 products reach."""
+BANDWIDTH_SHARE = 0.9
+"""Share of a card's memory bandwidth that is reached."""
+TRAINED = ("all weights", "LoRA", "QLoRA")
+"""What is trained: all weights, an adapter, or an adapter beside weights of 4 bits."""
 KERNELS_PER_LAYER = 29
 """Kernels that decoding a token launches in each layer."""
 LAUNCH_SECONDS = 6.5e-6
@@ -93,22 +98,24 @@ def candidates(options: PlanOptions, config: Any) -> list[Candidate]:
         example=Example(id="", prompt=({"role": "user", "content": ""},)), student_ids=prompt, teacher_ids=prompt
     )
     checks = {
-        lora: MemoryCheck(
+        trained: MemoryCheck(
             config,
             [row] * options.prompts,
             dtype="bfloat16" if card.bf16 else "float32",
-            lora_r=LORA_R if lora else None,
+            lora_r=None if trained == "all weights" else LORA_R,
             device=torch.device("cuda"),
+            quantize="4bit" if trained == "QLoRA" else None,
         )
-        for lora in (False, True)
+        for trained in TRAINED
     }
-    found = [_candidate(options, config, card, checks[choice.lora], choice) for choice in _choices(options)]
+    found = [_candidate(options, config, card, checks[choice.trained], choice) for choice in _choices(options)]
     return sorted(found, key=lambda candidate: not candidate.fits)  # a stable order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Choice:
-    lora: bool
+    trained: str
+    """One of ``TRAINED``."""
     teacher: str
     optim: str
     home: str
@@ -117,7 +124,7 @@ class _Choice:
 
     @property
     def name(self) -> str:
-        words = ["LoRA" if self.lora else "all weights", f"{self.teacher} teacher"]
+        words = [self.trained, f"{self.teacher} teacher"]
         words += ["on the host"] if self.home == "host" else []
         words += [self.optim] if self.optim != "adamw_torch_fused" else []
         words += [f"micro-batch {self.micro_batch}"]
@@ -126,13 +133,19 @@ class _Choice:
 
 def _choices(options: PlanOptions) -> Iterator[_Choice]:
     """Yields the paper's run first and what departs most from it last. What changes no number comes before 8-bit
-    moments, then a frozen teacher, then LoRA."""
+    moments, then a frozen teacher, then LoRA, then 4-bit weights beside it."""
     sizes = [size for size in (4, 2, 1) if size <= options.prompts]
-    for lora, teacher in itertools.product((False, True), ("ema", "frozen")):
-        for optim in ("adamw_torch_fused",) if lora else ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit"):
+    eight_bits = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
+    for trained, teacher in itertools.product(TRAINED, ("ema", "frozen")):
+        for optim in eight_bits if trained == "all weights" else eight_bits[:1]:
             for home, checkpointing, size in itertools.product(("device", "host"), (False, True), sizes):
                 yield _Choice(
-                    lora=lora, teacher=teacher, optim=optim, home=home, micro_batch=size, checkpointing=checkpointing
+                    trained=trained,
+                    teacher=teacher,
+                    optim=optim,
+                    home=home,
+                    micro_batch=size,
+                    checkpointing=checkpointing,
                 )
 
 
@@ -153,7 +166,8 @@ def _candidate(options: PlanOptions, config: Any, card: Card, check: MemoryCheck
         "teacher": choice.teacher,
         "teacher_home": choice.home,
         "optim": choice.optim,
-        "lora_r": LORA_R if choice.lora else None,
+        "lora_r": None if choice.trained == "all weights" else LORA_R,
+        "quantize": "4bit" if choice.trained == "QLoRA" else None,
         "max_prompt_length": options.max_prompt_length,
         "per_device_train_batch_size": choice.micro_batch,
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
@@ -166,26 +180,32 @@ def _candidate(options: PlanOptions, config: Any, card: Card, check: MemoryCheck
         name=choice.name,
         command=f"selfdistill train {' '.join(words)} --dataset_path ROWS --output_dir DIR",
         parts=parts,
-        seconds=_seconds(options, config, card, choice, check.num_parameters()),
+        seconds=_seconds(options, config, card, choice, parts, check.num_parameters()),
         fits=parts.peak <= card.memory * 2**30,
     )
 
 
-def _seconds(options: PlanOptions, config: Any, card: Card, choice: _Choice, weights: int) -> dict[str, float]:
+def _seconds(
+    options: PlanOptions, config: Any, card: Card, choice: _Choice, parts: MemoryEstimate, weights: int
+) -> dict[str, float]:
     """Seconds of a step by phase, every completion being as long as allowed."""
     text = config.get_text_config(decoder=True)
-    width, flops = 2 if card.bf16 else 4, card.flops * 1e12 * EFFICIENCY
+    flops, bandwidth = card.flops * 1e12 * EFFICIENCY, card.bandwidth * 1e12 * BANDWIDTH_SHARE
     tokens = options.prompts * (options.max_prompt_length + options.max_completion_length)
     launches = (KERNELS_PER_LAYER * text.num_hidden_layers + 25) * LAUNCH_SECONDS
-    a_token = max(launches, weights * width / (card.bandwidth * 1e12 * 0.9))
-    trained = 0.01 if choice.lora else 1.0
+    a_token = max(launches, parts.weights / bandwidth)
+    adapter = choice.trained != "all weights"
+    trained = 0.01 if adapter else 1.0
     moved = weights * trained * (30 if choice.optim == "adamw_torch_fused" else 20)
     upload = weights * trained * 4 / (card.link * 1e9) if choice.home == "host" else 0.0
-    student = (4 if choice.lora else 6) + (2 if choice.checkpointing else 0)
+    student = (4 if adapter else 6) + (2 if choice.checkpointing else 0)
+    # 4-bit weights are written and read once more in 16 bits by every forward and backward pass
+    dequantized = 4.5 * weights / bandwidth if choice.trained == "QLoRA" else 0.0
+    micro_batches, passes = -(-options.prompts // choice.micro_batch), 3 if choice.checkpointing else 2
     return {
         "rollout": 2 * weights * options.prompts * options.max_prompt_length / flops
         + options.max_completion_length * a_token,
-        "teacher": 2 * weights * tokens / flops + upload,
-        "student": student * weights * tokens / flops,
-        "optimizer": moved / (card.bandwidth * 1e12 * 0.9),
+        "teacher": 2 * weights * tokens / flops + upload + micro_batches * dequantized,
+        "student": student * weights * tokens / flops + micro_batches * passes * dequantized,
+        "optimizer": moved / bandwidth,
     }

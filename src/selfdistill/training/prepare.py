@@ -138,10 +138,7 @@ def prepare(
     if memory_of is not None:
         memory, shortage = memory_of.memory, memory_of.shortage
     else:
-        model, adapter = options.recipe.model, options.recipe.adapter
-        check = MemoryCheck(
-            files.config, [*pairs, *anchored], dtype=model.dtype, lora_r=adapter.lora_r, device=config.device
-        )
+        check = _memory_check(options, files, [*pairs, *anchored], config.device)
         memory = check.estimate(config)
         shortage = check.shortage(config, memory)
     return Prepared(
@@ -161,6 +158,15 @@ def require_memory(prepared: Prepared) -> None:
     """Raises UserError if the run needs more memory than is available, unless ``--skip_memory_check`` is given."""
     if prepared.shortage and not prepared.options.recipe.trainer.skip_memory_check:
         raise UserError(f"{prepared.shortage} --skip_memory_check tries it anyway.")
+
+
+def _memory_check(
+    options: TrainOptions, files: ModelFiles, pairs: list[PromptPair], device: torch.device
+) -> MemoryCheck:
+    model, adapter = options.recipe.model, options.recipe.adapter
+    return MemoryCheck(
+        files.config, pairs, dtype=model.dtype, lora_r=adapter.lora_r, device=device, quantize=model.quantize
+    )
 
 
 def _check_steps(config: SDFTConfig, num_rows: int) -> None:

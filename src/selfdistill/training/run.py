@@ -60,7 +60,7 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
 def load_student(prepared: Prepared) -> PreTrainedModel:
     """Loads the model to train, onto the device that the trainer uses."""
     model = prepared.options.recipe.model
-    return loading.load_model(model.model_name, dtype=model.dtype, device=str(prepared.device))
+    return loading.load_model(model.model_name, dtype=model.dtype, device=str(prepared.device), quantize=model.quantize)
 
 
 def settled(prepared: Prepared, model: PreTrainedModel, console: Console) -> Prepared:
@@ -121,8 +121,7 @@ def make_trainer(
 def base_weights(prepared: Prepared) -> dict[str, Tensor]:
     """Weights of the base model to distil from, by parameter name. Raises UserError if none is named or recorded."""
     model = prepared.options.recipe.model
-    base = loading.load_model(base_name(prepared.options), dtype=model.dtype, device=str(prepared.device))
-    return dict(base.named_parameters())
+    return loading.load_weights(base_name(prepared.options), dtype=model.dtype, device=str(prepared.device))
 
 
 def base_name(options: TrainOptions) -> str:
