@@ -1,20 +1,24 @@
 """Peak memory of training runs against what a run holds, and against the estimate that --dry_run prints.
 
-Three runs of the embedded model, a few steps each, in fresh processes: SFT and SDFT of all weights, SDFT of a LoRA
-adapter. A fourth, the LoRA run on a model that keeps one layer only, shows what a process holds besides tensors
-(libraries, compiled kernels, rows): its memory minus its tensors. A copy is all weights in the compute dtype.
+Six runs of a model, a few steps each, in fresh processes: SFT of all weights; SDFT of all weights, also with
+activations computed again and with moments of 8 bits; SDFT of a LoRA adapter, also beside weights of 4 bits. One more,
+the LoRA run on a model that keeps one layer only, shows what a process holds besides tensors (libraries, compiled
+kernels, rows): its memory minus its tensors. A copy is all weights in the compute dtype.
 
-What full fine-tuning in bf16 holds, bytes per weight: weights 2, fp32 masters 4, AdamW's two moments 8, an EMA
-teacher 4 + 2, and from backward pass to optimizer fp32 gradients 4. A copy is 2.
+What full fine-tuning in bf16 holds, bytes per weight: weights 2, lower halves of the masters 2, AdamW's two moments 8,
+an EMA teacher 4 and 2 while it scores, and from backward pass to optimizer fp32 gradients 4. A copy is 2.
 
-peak_copies, standing_copies  at the peak and after the last step, without what the fourth run holds besides tensors
+The model is the embedded one, or with --shape one of another shape with random weights.
+
+peak_copies, standing_copies  at the peak and after the last step, without what that run holds besides tensors
 live_copies                   all tensors after the last step, adapter, optimizer and teacher included
-lora_copies                   copies of the base model in a LoRA run: the memory it holds beyond the fourth run, without
-                              adapter, optimizer and teacher, divided by the bytes of the layers that the fourth lacks
+lora_copies                   copies of the base model in a LoRA run: the memory it holds beyond the run of one layer,
+                              without adapter, optimizer and teacher, divided by the bytes of the layers that one lacks
 
 Keys of the result: estimate_ratio, estimate / measured peak of each run; one_copy (lora_copies below 1.5); runs.
 """
 
+import argparse
 import ctypes
 import gc
 import sys
@@ -24,10 +28,36 @@ from typing import Any
 from common import finish, in_child, make_parser, resident
 
 RUNS: dict[str, dict[str, Any]] = {
-    "sft full": {"method": "sft", "lora_r": None},
-    "sdft full": {"method": "sdft", "lora_r": None},
+    "sft full": {"method": "sft"},
+    "sdft full": {"method": "sdft"},
+    "sdft recomputed": {"method": "sdft", "activation_checkpointing": True},
+    "sdft 8-bit moments": {"method": "sdft", "optim": "adamw_8bit"},
     "sdft lora": {"method": "sdft", "lora_r": 16},
+    "sdft 4-bit lora": {"method": "sdft", "lora_r": 16, "quantize": "4bit"},
 }
+SHAPES: dict[str, dict[str, Any]] = {
+    "smollm2-360m": {
+        "model_type": "llama",
+        "hidden_size": 960,
+        "intermediate_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+    "qwen2.5-0.5b": {
+        "model_type": "qwen2",
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+}
+"""Configs of models that are made with random weights, by name."""
 
 
 def _settled() -> int:
@@ -49,8 +79,22 @@ def _live() -> int:
     return sum(storages.values())
 
 
-def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int | None = None) -> dict[str, int]:
-    """Trains in this process, with the first ``layers`` of the model only if given.
+def make_model(shape: str, folder: str) -> None:
+    """Saves a model of a shape with random weights in bf16, beside the embedded model's tokenizer, to a folder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from selfdistill.models.loading import load_tokenizer
+    from selfdistill.settings.groups import DEFAULT_MODEL
+
+    settings = {"max_position_embeddings": 8192, **SHAPES[shape]}
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    load_tokenizer(DEFAULT_MODEL).save_pretrained(folder)
+
+
+def run(name: str, settings: dict[str, Any], arguments: dict[str, Any], layers: int | None = None) -> dict[str, int]:
+    """Trains the model ``name`` in this process, with its first ``layers`` only if given.
 
     Returns bytes: the peak, all memory and tensors after the last step, one copy of the weights, the estimate's parts.
     """
@@ -61,7 +105,6 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
     from selfdistill.method.memory import MemoryCheck
     from selfdistill.method.trainer import SDFTTrainer
     from selfdistill.models import loading
-    from selfdistill.settings.groups import DEFAULT_MODEL
     from selfdistill.tasks import get_task
     from trainers import SHARED
 
@@ -77,29 +120,30 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
                 live.append(_live())
 
     loading.quiet_libraries()
-    model: Any = loading.load_model(DEFAULT_MODEL, device="cpu")
+    settings = dict(settings)
+    lora_r, quantize = settings.pop("lora_r", None), settings.pop("quantize", None)
+    model: Any = loading.load_model(name, device="cpu", quantize=quantize)
     if layers is not None:
         model.model.layers = model.model.layers[:layers]
-    copy = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
+    copy = model.num_parameters() * model.dtype.itemsize
+    tokenizer = loading.load_tokenizer(name)
     lora = LoraConfig(r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear") if lora_r else None
     with tempfile.TemporaryDirectory() as folder:
         args = SDFTConfig(
             output_dir=folder,
-            method=method,  # type: ignore[arg-type]
             per_device_train_batch_size=arguments["micro_batch"],
             gradient_accumulation_steps=arguments["micro_batches"],
             max_completion_length=arguments["new_tokens"],
             warmup_steps=0,
-            **{**SHARED, "max_steps": arguments["steps"]},
+            **{**SHARED, "max_steps": arguments["steps"], **settings},
         )
         examples = get_task("assistant-tools").load_train(None)[:200]
         trainer = SDFTTrainer(model, args, examples, tokenizer, peft_config=lora, callbacks=[])
         trainer.add_callback(Scale())
         trainer.train()
     pairs: Any = trainer.train_dataset
-    config = loading.load_config(DEFAULT_MODEL)
-    check = MemoryCheck(config, pairs, dtype="auto", lora_r=lora_r, device=model.device)
+    config = loading.load_config(name)
+    check = MemoryCheck(config, pairs, dtype="auto", lora_r=lora_r, device=model.device, quantize=quantize)
     parts = check.estimate(args).as_dict()
     measured = {"peak": peaks[-1], "standing": standing[-1], "live": live[-1], "copy": copy}
     return measured | {"estimate": parts.pop("peak"), **parts}
@@ -107,19 +151,30 @@ def run(method: str, lora_r: int | None, arguments: dict[str, Any], layers: int 
 
 def main() -> None:
     """Measures the runs asked for."""
+    from selfdistill.settings.groups import DEFAULT_MODEL
+
     parser = make_parser(__doc__)
+    parser.add_argument("--shape", choices=list(SHAPES), help="model of this shape instead of the embedded one")
     parser.add_argument("--runs", choices=list(RUNS), nargs="+", default=list(RUNS))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--micro_batch", type=int, default=4, help="prompts per micro-batch")
     parser.add_argument("--micro_batches", type=int, default=4, help="micro-batches per step")
     parser.add_argument("--new_tokens", type=int, default=64, help="longest completion")
     arguments = parser.parse_args()
-    shallow = in_child(run, *RUNS["sdft lora"].values(), vars(arguments), 1)
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.shape:
+            in_child(make_model, arguments.shape, folder)
+        measure(folder if arguments.shape else DEFAULT_MODEL, arguments)
+
+
+def measure(model: str, arguments: argparse.Namespace) -> None:
+    """Measures the runs asked for of a model, given by name or folder, and prints the result."""
+    shallow = in_child(run, model, RUNS["sdft lora"], vars(arguments), 1)
     base = shallow["standing"] - shallow["live"]
     runs: dict[str, Any] = {}
     lora_copies = None
     for name in arguments.runs:
-        taken = in_child(run, *RUNS[name].values(), vars(arguments))
+        taken = in_child(run, model, RUNS[name], vars(arguments))
         copy = taken["copy"]
         runs[name] = {
             "peak_copies": round((taken["peak"] - base) / copy, 2),
