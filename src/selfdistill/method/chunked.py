@@ -8,6 +8,7 @@ Shapes: N rows, n rows in a chunk, V tokens in the vocabulary, H hidden size of 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,12 +20,44 @@ ValueFn = Callable[[slice, Tensor, Tensor | None], Tensor]
 GradientFn = Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """The same, but returns values [n] and their gradient [n, V] with respect to the student's raw logits."""
 
-CHUNK_ELEMENTS = 1 << 23
-"""Logits in a chunk if no chunk size is given: 8.4 million, 34 MB in fp32."""
-FEWEST_ROWS = 64
-"""Minimum rows in a chunk if no chunk size is given, because each chunk reads and writes the head's whole gradient."""
-TILE_ELEMENTS = 1 << 23
-"""Maximum elements of the head's gradient computed at once: 8.4 million, 34 MB in fp32."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkLimits:
+    """How much of the logits and of the head's gradient is computed at once."""
+
+    logits: int
+    """Logits in a chunk if no chunk size is given."""
+    fewest_rows: int
+    """Minimum rows in a chunk then, because each chunk reads and writes the head's whole gradient."""
+    tile_elements: int | None
+    """Maximum elements of the head's gradient computed at once; None for no limit."""
+
+    def rows(self, vocabulary: int) -> int:
+        """Rows in a chunk if no chunk size is given."""
+        return max(self.fewest_rows, self.logits // vocabulary)
+
+    def tile(self, head: int) -> int:
+        """Elements of a gradient of ``head`` elements that are computed at once, at most."""
+        return head if self.tile_elements is None else min(head, self.tile_elements)
+
+
+LIMITS = {
+    # 8.4 million elements, 34 MB in fp32
+    "cpu": ChunkLimits(logits=1 << 23, fewest_rows=64, tile_elements=1 << 23),
+    # 67 million logits, 268 MB in fp32. From some 512 rows on, a chunk's products take longer than the head's gradient
+    # takes to be read and written. Reckoned, not measured.
+    "cuda": ChunkLimits(logits=1 << 26, fewest_rows=512, tile_elements=None),
+}
+"""By type of device."""
+
+
+def limits_on(device_type: str) -> ChunkLimits:
+    """Returns the row of LIMITS for a type of device, or the CPU's, which takes the least memory."""
+    return LIMITS.get(device_type, LIMITS["cpu"])
+
+
+FP32_PRODUCTS = torch.version.hip is None and torch.__version__ >= "2.10"
+"""Whether this torch adds the product of bf16 matrices to an fp32 one on CUDA. None does on other devices."""
 
 
 def by_autograd(values: ValueFn) -> GradientFn:
@@ -60,13 +93,13 @@ def chunked(
         teacher_head: [V, H'], or None likewise.
         weights: [N] constant factors on the values, or None. With them gradients are computed along with the values,
             and the backward pass accepts only the same gradient for every row.
-        chunk_size: rows per chunk; by default enough for ``CHUNK_ELEMENTS`` logits, and at least ``FEWEST_ROWS``.
+        chunk_size: rows per chunk; by default ``limits_on(device).rows(V)``.
 
     Raises:
         ValueError: ``weights`` has another length than ``student_hidden``, or ``chunk_size`` is below 1.
     """
     if chunk_size is None:
-        chunk_size = max(FEWEST_ROWS, CHUNK_ELEMENTS // student_head.shape[0])
+        chunk_size = limits_on(student_head.device.type).rows(student_head.shape[0])
     elif chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
     if weights is not None and weights.shape != student_hidden.shape[:1]:
@@ -87,7 +120,7 @@ class _Gradients:
         self._to_hidden = torch.zeros_like(self._hidden) if needed[0] else None
         # in fp32, because sums in bf16 would lose the contributions of late chunks
         accumulate = torch.promote_types(head.dtype, torch.float32)
-        self._tile_rows = max(1, TILE_ELEMENTS // head.shape[1])
+        self._tile_rows = max(1, limits_on(head.device.type).tile(head.numel()) // head.shape[1])
         parts = torch.split(self._head, self._tile_rows) if needed[1] else ()
         self._tiles = [torch.zeros_like(part, dtype=accumulate) for part in parts]
 
@@ -98,7 +131,7 @@ class _Gradients:
             self._to_hidden[rows] = to_logits @ self._head
         if self._tiles:
             for tile, part in zip(self._tiles, torch.split(to_logits, self._tile_rows, dim=1), strict=True):
-                tile += part.T @ self._hidden[rows]
+                _add_product(tile, part.T, self._hidden[rows])
 
     def result(self) -> tuple[Tensor | None, Tensor | None]:
         """Both gradients, in the dtypes of hidden states and head. Call it once: each tile is freed after copying."""
@@ -171,7 +204,8 @@ class _ChunkedWithGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        if grad_out.numel() and not bool((grad_out == grad_out[0]).all()):
+        # The gradient of a sum is one number, expanded. To look at its values would wait for the device.
+        if grad_out.stride() != (0,) and not bool((grad_out == grad_out[:1]).all()):
             raise ValueError("with weights given, sum the values: every token's gradient must be the same")
         factor = grad_out[:1].sum()  # 0 if there are no rows
         to_hidden, to_head = (None if grad is None else grad * factor.to(grad.dtype) for grad in ctx.gradients)
@@ -198,5 +232,21 @@ def _chunks(
 
 def _raw_logits(hidden: Tensor, head: Tensor) -> Tensor:
     """hidden @ head.T, [n, V], in fp32 (fp64 for fp64), without gradients."""
-    logits = hidden.detach() @ head.detach().T
+    hidden, head = hidden.detach(), head.detach()
+    if _multiplies_to_fp32(hidden):
+        return torch.mm(hidden, head.T, out_dtype=torch.float32)
+    logits = hidden @ head.T
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Adds a @ b to ``total``, which is fp32 (fp64 for fp64)."""
+    if _multiplies_to_fp32(b):
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total += a @ b
+
+
+def _multiplies_to_fp32(matrix: Tensor) -> bool:
+    """Whether a product of such matrices is to be had in fp32, without rounding to their own dtype in between."""
+    return FP32_PRODUCTS and matrix.is_cuda and matrix.dtype in (torch.bfloat16, torch.float16)

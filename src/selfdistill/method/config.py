@@ -10,6 +10,7 @@ from selfdistill.errors import UserError, brief
 from selfdistill.method.needs import check_choices, check_needs
 from selfdistill.method.optimizers import optimizer_name
 from selfdistill.method.refused import refuse_ignored
+from selfdistill.models.device import default_device, prepare_device
 from selfdistill.settings.method import MethodConfig
 
 
@@ -46,7 +47,10 @@ class SDFTConfig(MethodConfig, TrainingArguments):
             "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
         ):  # its name before transformers 5.24
             self.gradient_checkpointing = self.gradient_checkpointing or self.activation_checkpointing
+        if not self.use_cpu:
+            prepare_device(default_device())  # transformers initialises it
         super().__post_init__()
+        prepare_device(self.device)
         self.activation_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
         self._check_device()
         self._check_optimizer()

@@ -63,7 +63,7 @@ def chunked_divergence(
         softcap: then logits become softcap * tanh(logits / softcap) (Gemma 2).
         weights: [N], constant factors on the values. With them gradients are computed in the forward pass, and the
             backward pass accepts only the same gradient for every token, such as that of ``.sum()``.
-        chunk_size: rows per chunk; by default enough for 8.4 million logits, and at least 64.
+        chunk_size: rows per chunk; by default what ``chunked.LIMITS`` gives for the device.
 
     Returns:
         [N] values in nats, times ``weights`` if given, in fp32 (fp64 for fp64 input). Gradients flow to

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from selfdistill.method.chunked import CHUNK_ELEMENTS, FEWEST_ROWS, TILE_ELEMENTS
+from selfdistill.method.chunked import limits_on
 from selfdistill.method.methods import METHODS
 from selfdistill.method.optimizers import optimizer_name, state_bytes
 from selfdistill.method.remedies import Change, remedies
@@ -133,7 +133,7 @@ def estimate(
         teacher=num_trainable * teacher,
         teacher_pass=num_trainable * teacher_pass,
         activations=tokens * activations,
-        loss=_loss(text, tokens, bytes_per_weight, head_trained=not adapter)
+        loss=_loss(text, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
         + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
         rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
         + (_packed(weight_bytes, bytes_per_weight) if sampled and on_cpu else 0),
@@ -174,12 +174,13 @@ def _teacher_bytes(args: MethodConfig, width: int, on_cpu: bool) -> tuple[int, i
     return kept + starts, width if kind == "ema" and width < 4 else 0
 
 
-def _loss(text: Any, tokens: int, width: int, *, head_trained: bool) -> int:
+def _loss(text: Any, tokens: int, width: int, *, head_trained: bool, on_cpu: bool) -> int:
     """Bytes for the loss: fp32 logits, log-probabilities and probabilities of a chunk, for student and teacher (six
-    tensors); the head's gradient in fp32, and one tile of a chunk's contribution to it."""
-    logits = min(max(CHUNK_ELEMENTS, FEWEST_ROWS * text.vocab_size), tokens * text.vocab_size)
+    tensors); the head's gradient in fp32, and one tile of it in the dtype to compute in."""
+    limits = limits_on("cpu" if on_cpu else "cuda")
+    logits = min(max(limits.logits, limits.fewest_rows * text.vocab_size), tokens * text.vocab_size)
     head = text.vocab_size * text.hidden_size
-    return 6 * 4 * logits + (4 * head + width * min(head, TILE_ELEMENTS) if head_trained else 0)
+    return 6 * 4 * logits + (4 * head + width * limits.tile(head) if head_trained else 0)
 
 
 def _scores(text: Any, args: MethodConfig, prompts: int, width: int, *, head_made: bool) -> int:
@@ -322,12 +323,14 @@ class _Size:
 
 
 def available(device: torch.device) -> int:
-    """Bytes this process may use. On CUDA: free memory and what this process has reserved. Otherwise: memory that it
-    holds and that is free or reclaimable, within the limits of its control groups."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    """Bytes this process may use. On CUDA and XPU: free memory and what this process has reserved. Otherwise: memory
+    that it holds and that is free or reclaimable, within the limits of its control groups or of Apple's GPU."""
+    if device.type in ("cuda", "xpu"):
+        card = torch.get_device_module(device)
+        return card.mem_get_info(device)[0] + card.memory_reserved(device)
     process = psutil.Process().memory_info().rss
-    return min([psutil.virtual_memory().available + process, *_group_limits()])
+    limits = [torch.mps.recommended_max_memory()] if device.type == "mps" else list(_group_limits())
+    return min([psutil.virtual_memory().available + process, *limits])
 
 
 def _group_limits() -> Iterator[int]:

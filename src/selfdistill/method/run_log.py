@@ -1,12 +1,16 @@
 """Writes the records of a training run: run_config.json, metrics.jsonl, rollouts.jsonl."""
 
+import itertools
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from selfdistill import run_folder
@@ -20,6 +24,9 @@ METRIC_OF = {"teacher": "divergence", "start": "anchor_divergence", "tokens": "c
 
 class RunLog:
     """Collects a run's metrics and rollouts, and writes them.
+
+    What a part of a micro-batch leaves stays on its device until ``means`` or ``write_rollouts`` needs it, and is then
+    copied all at once: a copy waits for everything that the device has queued.
 
     Args:
         folder: the run folder.
@@ -35,6 +42,7 @@ class RunLog:
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)
         self._rollouts: dict[int, RolloutRecord] = {}
+        self._on_device: list[tuple[Tensor, Callable[[list[float]], None]]] = []  # [n], and what takes its n values
         self._started = time.perf_counter()
 
     # -- the run -----------------------------------------------------------------------------------------------------
@@ -46,7 +54,7 @@ class RunLog:
         """
         self._started = time.perf_counter() - (before.seconds if before else 0.0)
         self.tokens_seen = before.tokens_seen if before else 0
-        for kept in (self._sums, self._counts, self._rollouts):
+        for kept in (self._sums, self._counts, self._rollouts, self._on_device):
             kept.clear()  # left by an interrupted step
         for name in (run_folder.METRICS, run_folder.ROLLOUTS):
             run_folder.forget_after(self.folder / name, step)
@@ -83,15 +91,13 @@ class RunLog:
 
     def add_part(self, part: Part, loss: PartLoss) -> None:
         """Records the per-token values of a part. Means are over all tokens, so micro-batches do not affect them."""
-        self._add(METRIC_OF[part.target], float(loss.per_token.sum()), len(loss.per_token))
+        self._add_sum(METRIC_OF[part.target], loss.per_token)
         if loss.importance is not None:
-            self._add("importance_weight", float(loss.importance.sum()), len(loss.importance))
+            self._add_sum("importance_weight", loss.importance)
         field = "per_token_cross_entropy" if part.target == "tokens" else "per_token_kl"
         for sample, values in zip(part.samples, loss.per_token.split(part.counts), strict=True):
-            record = self._rollouts.get(id(sample.rollout))
-            if record is not None:
-                rounded = [round(value, 5) for value in values.tolist()]
-                self._rollouts[id(sample.rollout)] = replace(record, **{field: rounded})
+            if id(sample.rollout) in self._rollouts:
+                self._on_device.append((values, partial(self._set_values, id(sample.rollout), field)))
 
     def add_tokens(self, micro_batch: MicroBatch) -> None:
         """Adds the prompt and completion tokens that the student read in a micro-batch to ``tokens_seen``."""
@@ -99,6 +105,7 @@ class RunLog:
 
     def means(self) -> dict[str, float]:
         """Returns the mean of every metric since the last call, and the run's tokens and seconds so far."""
+        self._fetch()
         means = {name: self._sums[name] / count for name, count in self._counts.items() if count}
         self._sums.clear()
         self._counts.clear()
@@ -111,12 +118,33 @@ class RunLog:
 
     def write_rollouts(self) -> None:
         """Appends the recorded rollouts of the step to rollouts.jsonl."""
+        self._fetch()
         run_folder.append_jsonl(self.folder / run_folder.ROLLOUTS, self._rollouts.values())
         self._rollouts.clear()
 
     def _add(self, name: str, total: float, count: float = 1.0) -> None:
         self._sums[name] += total
         self._counts[name] += count
+
+    def _add_sum(self, name: str, values: Tensor) -> None:
+        """Adds ``values`` [n] to a metric, once they are fetched."""
+        count = len(values)
+        self._on_device.append((values.sum()[None], lambda found: self._add(name, found[0], count)))
+
+    def _set_values(self, rollout: int, field: str, values: list[float]) -> None:
+        """Gives a rollout's record the values of its loss tokens."""
+        self._rollouts[rollout] = replace(self._rollouts[rollout], **{field: [round(value, 5) for value in values]})
+
+    def _fetch(self) -> None:
+        """Copies what the parts left on the device, and adds it to the metrics and records."""
+        if not self._on_device:
+            return
+        tensors, takers = zip(*self._on_device, strict=True)
+        self._on_device.clear()
+        sizes = [len(tensor) for tensor in tensors]
+        found = iter(torch.cat(tensors).tolist())
+        for size, take in zip(sizes, takers, strict=True):
+            take(list(itertools.islice(found, size)))
 
     def _record(self, step: int, sample: Sample) -> RolloutRecord:
         pair, rollout = sample.pair, sample.rollout

@@ -1,37 +1,62 @@
 """Measures how long each phase of a training step takes."""
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.profiler import record_function
 
 
 class PhaseTimer:
-    """Adds up wall-clock seconds by phase. On CUDA it waits for queued kernels, so that each phase includes its own."""
+    """Adds up seconds by phase; each phase includes the work that it queued on an accelerator.
+
+    On CUDA the GPU itself records when it reaches a phase's beginning and end, so that the program need not wait for
+    it. Other accelerators are waited for at both.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._seconds: dict[str, float] = defaultdict(float)
+        self._queued: deque[tuple[str, Any, Any]] = deque()  # CUDA: name, and the events of beginning and end
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
         """Adds the time spent inside to phase ``name``, which profiler traces show as ``phase/name``."""
-        start = self._now()
+        start = self._mark()
         try:
             with record_function(f"phase/{name}"):
                 yield
         finally:
-            self._seconds[name] += self._now() - start
+            end = self._mark()
+            if self._device.type == "cuda":
+                self._queued.append((name, start, end))
+                self._add_finished()
+            else:
+                self._seconds[name] += end - start
 
     def drain(self) -> dict[str, float]:
-        """Returns the seconds by phase since the last call, and resets them."""
+        """Returns the seconds by phase since the last call, and resets them. Waits for the phases' queued work."""
+        if self._queued:
+            self._queued[-1][2].synchronize()
+            self._add_finished()
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds
 
-    def _now(self) -> float:
+    def _mark(self) -> Any:
+        """The time in seconds; on CUDA an event, put at the end of what is queued."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._device))
+            return event
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
         return time.perf_counter()
+
+    def _add_finished(self) -> None:
+        """Adds up the phases whose end the GPU has reached. It reaches them in order."""
+        while self._queued and self._queued[0][2].query():
+            name, start, end = self._queued.popleft()
+            self._seconds[name] += start.elapsed_time(end) / 1000  # of milliseconds

@@ -33,7 +33,6 @@ from selfdistill.method.step import Step
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.adapters import adapt
 from selfdistill.models.attention import fit_attention
-from selfdistill.models.cpu import prepare_cpu
 from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
 from selfdistill.models.output_head import check_head
 from selfdistill.models.quantization import quantized_to
@@ -368,8 +367,6 @@ def _loaded(
     if tokenizer is None:
         raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
     student: Any = load_model(model, device=str(args.device)) if isinstance(model, str) else model
-    if student.device.type == "cpu":
-        prepare_cpu()
     require_chat_template(tokenizer, student.name_or_path)
     if peft_config is not None:
         student = adapt(student, peft_config)

@@ -1,36 +1,70 @@
-"""The device to compute on, and the dtype to compute in."""
+"""The device to compute on, what a process sets for it, and the dtype to compute in."""
+
+import os
+import sys
 
 import torch
 
 from selfdistill.errors import UserError
+from selfdistill.models.cpu import prepare_cpu
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Environment variables that torch reads the settings of its GPU memory from."""
 
 
 def default_device() -> torch.device:
-    """Returns CUDA if available, otherwise Apple's GPU, otherwise the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Returns CUDA if available, otherwise Intel's GPU (XPU), otherwise Apple's (MPS), otherwise the CPU.
+
+    The devices are not initialised by that.
+    """
+    found = (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.backends.mps))
+    return torch.device(next((name for name, backend in found if backend.is_available()), "cpu"))
 
 
 def device_named(name: str | None) -> torch.device:
-    """Returns the device ``name``, or the default for None. Raises UserError if it is not available here."""
+    """Returns the device ``name``, or the default for None, and prepares the process for it (``prepare_device``).
+
+    Raises:
+        UserError: the device is not available here.
+    """
     if name is None:
-        return default_device()
+        prepare_device(device := default_device())
+        return device
     try:
-        torch.empty(0, device=name)  # fails if this machine or build lacks the device
-        return torch.device(name)
+        prepare_device(device := torch.device(name))
+        torch.empty(0, device=device)  # fails if this machine or build lacks the device
+        return device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"Device {name} is not available here; this machine has {default_device().type}.") from error
+
+
+def prepare_device(device: torch.device) -> None:
+    """Sets what a process that computes on ``device`` needs; call it before the first computation.
+
+    For a CPU see ``prepare_cpu``. On CUDA the pieces that memory is taken in can grow (expandable segments): rollouts
+    differ in length from step to step, and pieces of fixed sizes would leave holes. torch reads that setting when CUDA
+    is initialised, and supports it on Linux. May be called more than once. Environment variables that are already set
+    take precedence.
+    """
+    if device.type == "cpu":
+        prepare_cpu()
+    elif device.type == "cuda" and not torch.cuda.is_initialized():
+        _let_memory_grow()
+
+
+def _let_memory_grow() -> None:
+    if sys.platform == "linux" and not any(name in os.environ for name in ALLOCATOR_VARIABLES):
+        # the older name, because vLLM's sleep mode looks for the setting there only
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Returns the dtype to compute in on ``device``, for ``auto``, ``float32``, ``bfloat16`` or ``float16``.
 
-    ``auto`` is bfloat16 if the hardware multiplies it faster than float32: CUDA cards with bf16, and CPUs with AMX or
-    AVX-512 bf16 units or ARM's bf16 extension. Otherwise it is float32, also on Apple's GPUs, whose float32 is about as
-    fast and whose bf16 depends on the system's version.
+    ``auto`` is bfloat16 if the hardware multiplies it faster than float32: CUDA cards and Intel's GPUs with bf16, and
+    CPUs with AMX or AVX-512 bf16 units or ARM's bf16 extension. Otherwise it is float32, also on Apple's GPUs, whose
+    float32 is about as fast and whose bf16 depends on the system's version.
 
     Raises:
         UserError: ``dtype`` is none of the four.
@@ -41,6 +75,8 @@ def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
         raise UserError(f"dtype {dtype} is unknown; choose auto, {', '.join(_DTYPES)}.")
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "xpu":
+        fast = torch.xpu.is_bf16_supported(including_emulation=False)
     else:
         fast = device.type == "cpu" and _cpu_has_bf16()
     return torch.bfloat16 if fast else torch.float32

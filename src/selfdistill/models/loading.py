@@ -20,7 +20,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from selfdistill.errors import UserError, brief
 from selfdistill.models.adapters import merged
 from selfdistill.models.attention import use_fast_attention
-from selfdistill.models.cpu import prepare_cpu
 from selfdistill.models.device import compute_dtype, device_named
 from selfdistill.models.embedded import EMBEDDED_TITLE, load_gguf
 from selfdistill.models.places import adapter_base, is_adapter, locate
@@ -68,8 +67,6 @@ def load_model(
             missing or of the wrong shape. The message names --model_name.
     """
     place = device_named(device)
-    if place.type == "cpu":
-        prepare_cpu()
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if quantize is None:
         model = _load(name_or_path, compute_dtype(dtype, place), options)

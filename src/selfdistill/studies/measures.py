@@ -163,11 +163,13 @@ class Meter:
 
 
 def _same_random_state(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Restores torch's random state at the end: that of the CPU, and of the model's device if it is a CUDA device.
+    """Restores torch's random state at the end: that of the CPU, and of the model's device if it is another.
 
     Without a list of devices torch would open a context on every GPU of the machine.
     """
-    return torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else [])
+    if model.device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[model.device], device_type=model.device.type)
 
 
 def in_words(measured: Measurements) -> str:
