@@ -1,5 +1,7 @@
 """Every variant's value and gradient against the dense fp64 oracle, and the memory that neither pass may take."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,8 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from selfdistill.method import chunked
-from selfdistill.method.chunked import CHUNK_ELEMENTS, FEWEST_ROWS
+from selfdistill.method.chunked import LIMITS
 from selfdistill.method.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
 from tests.support.dense_oracle import (
     KINDS,
@@ -170,7 +171,7 @@ def test_no_tensor_of_tokens_by_vocabulary(options):
     assert dense.numel == TOKENS * VOCABULARY
 
 
-@pytest.mark.parametrize(("rows", "vocabulary"), [(100, CHUNK_ELEMENTS // 100), (FEWEST_ROWS, CHUNK_ELEMENTS // 3)])
+@pytest.mark.parametrize(("rows", "vocabulary"), [(100, 2**23 // 100), (64, 2**23 // 3)])
 def test_default_chunks_hold_eight_million_logits_and_at_least_64_rows(rows, vocabulary):
     zeros = torch.zeros(150, 1)
     with LargestTensor() as largest:
@@ -187,7 +188,8 @@ def test_the_gradient_of_the_head_is_the_same_in_tiles(monkeypatch, weights):
         return with_gradients(lambda c: chunked_divergence(*c.tensors, weights=weights), case, torch.ones(7).double())
 
     whole = gradients()
-    monkeypatch.setattr(chunked, "TILE_ELEMENTS", 3 * case.tensors[1].shape[1] + 1)  # three rows, the last tile one
+    three_rows = 3 * case.tensors[1].shape[1] + 1  # the last tile has one
+    monkeypatch.setitem(LIMITS, "cpu", replace(LIMITS["cpu"], tile_elements=three_rows))
     for ours, theirs in zip(gradients(), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 

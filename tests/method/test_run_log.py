@@ -13,6 +13,7 @@ from selfdistill.method.run_log import RunLog, token_texts
 from selfdistill.method.step import PartLoss
 from selfdistill.records.runs import RolloutRecord, RunConfig, RunState
 from selfdistill.types import Example, PromptPair, Rollout, Target
+from tests.support.reads import reads
 from tests.support.tiny import byte_tokenizer
 from tests.support.training import lines, make_trainer, steps, student
 
@@ -163,6 +164,23 @@ def test_a_run_of_demonstrations_and_general_prompts_names_what_it_measured(tmp_
         if row.target == "start":
             has, lacks = lacks, has
         assert (len(has), lacks) == (len(row.loss_positions), [])
+
+
+def test_what_a_part_leaves_is_read_when_it_is_written(tmp_path: Path) -> None:
+    """On a GPU every read waits for all that is queued there."""
+    made = log(tmp_path)
+    samples = [sample("a", "teacher", (0, 1)), sample("b", "teacher", (2,))]
+    made.add_samples(1, samples)
+    with reads() as found:
+        add(made, samples, [1.0, 2.0, 6.0], importance=[0.5, 0.5, 2.0])
+        assert found == []
+        made.write_rollouts()
+        assert found == ["tolist in run_log.py"]
+        means = made.means()
+    assert found == ["tolist in run_log.py"]
+    assert (means["divergence"], means["importance_weight"]) == (3.0, 1.0)
+    rows = run_folder.read_records(tmp_path / run_folder.ROLLOUTS, RolloutRecord)
+    assert [row.per_token_kl for row in rows] == [[1.0, 2.0], [6.0]]
 
 
 # -- a run that goes on ----------------------------------------------------------------------------------
