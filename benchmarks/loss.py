@@ -72,9 +72,9 @@ def measure(way: str, vocabulary: int, tokens: int, repeats: int) -> dict[str, f
     """One case, in this process: its loss in nats, median seconds, extra memory in MB."""
     import torch
 
-    from selfdistill.models.cpu import prepare_cpu
+    from selfdistill.models.device import prepare_device
 
-    prepare_cpu()  # for all ways alike
+    prepare_device(torch.device("cpu"))  # for all ways alike
     torch.manual_seed(0)
     loss_of = _loss_function(way)
     head, teacher_head = (torch.randn(vocabulary, HIDDEN, dtype=torch.bfloat16) * HIDDEN**-0.5 for _ in range(2))

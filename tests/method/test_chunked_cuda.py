@@ -30,9 +30,8 @@ class Products(TorchDispatchMode):
 
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every device is taken for CUDA, and torch for one that has its products."""
+    """Every matrix is taken for one on CUDA, and torch for one that has its products."""
     monkeypatch.setattr(chunked, "_multiplies_to_fp32", lambda matrix: matrix.dtype == torch.bfloat16)
-    monkeypatch.setattr(chunked, "limits_on", lambda _: limits_on("cuda"))
 
 
 def meta(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -124,13 +123,13 @@ def test_fp32_products_of_bf16_keep_what_rounding_would_lose(monkeypatch: pytest
 
 @pytest.mark.parametrize(
     ("device", "vocabulary", "rows"),
-    [("cuda", 152_064, 512), ("cuda", 49_152, 1365), ("cpu", 152_064, 64), ("cpu", 49_152, 170), ("mps", 49_152, 170)],
+    [("cuda", 152_064, 512), ("cuda", 49_152, 1365), ("cpu", 152_064, 64), ("cpu", 49_152, 170), ("mps", 49_152, 1365)],
 )
 def test_rows_in_a_chunk(device: str, vocabulary: int, rows: int) -> None:
     assert limits_on(device).rows(vocabulary) == rows  # 2^26 / 49,152 = 1365.3; 2^23 / 49,152 = 170.7
 
 
-def test_a_gradient_of_a_head_is_made_in_tiles_on_a_cpu_only() -> None:
+def test_the_gradient_of_a_head_is_made_in_tiles_on_a_cpu_only() -> None:
     assert limits_on("cuda").tile(152_064 * 3584) == 152_064 * 3584
     assert limits_on("cpu").tile(152_064 * 3584) == 2**23
     assert limits_on("cpu").tile(1000) == 1000

