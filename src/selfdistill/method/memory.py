@@ -30,7 +30,8 @@ PROGRAM_BYTES = 1000 * 2**20
 CONTEXT_BYTES = 600 * 2**20
 """What CUDA and its libraries take of a GPU before the first tensor. Not measured here."""
 FRAGMENTATION = 0.05
-"""Share of the peak that is lost between blocks on a GPU. Not measured here."""
+"""Share lost between blocks on a GPU, of what a step takes and gives back. What is taken once, before the first step,
+leaves no holes. Not measured here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +66,19 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        """Peak bytes: everything that stays, plus the largest of sampling, the teacher's passes and the student's, of
-        which no two overlap."""
-        standing = self.weights + self.masters_and_optimizer + self.teacher + self.program + self.fragmentation
-        return standing + max(self.gradients + self.activations + self.loss, self.rollouts, self.teacher_pass)
+        """Peak bytes, in the device's memory."""
+        return self.standing + self.passing + self.fragmentation
+
+    @property
+    def standing(self) -> int:
+        """Bytes that stay from step to step."""
+        return self.weights + self.masters_and_optimizer + self.teacher + self.program
+
+    @property
+    def passing(self) -> int:
+        """Most bytes that are taken and given back within a step: by sampling, the teacher's passes or the student's,
+        of which no two overlap."""
+        return max(self.gradients + self.activations + self.loss, self.rollouts, self.teacher_pass)
 
     @property
     def largest(self) -> str:
@@ -141,7 +151,7 @@ def estimate(
         host=0 if on_cpu else PROGRAM_BYTES + at_host,
         checkpoint=num_trainable * bytes_per_weight + lower_halves + states + kept,
     )
-    return needed if on_cpu else replace(needed, fragmentation=round(FRAGMENTATION * needed.peak))
+    return needed if on_cpu else replace(needed, fragmentation=round(FRAGMENTATION * needed.passing))
 
 
 def _activations(text: Any, width: int, adapter: bool) -> int:
