@@ -20,7 +20,7 @@ Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "auto"]
 """Names of the rows of ``method.templates.TEMPLATES``, and ``auto``: a preflight chooses one of them."""
 Reduction = Literal["rollout_mean", "token_mean"]
 Overlong = Literal["error", "drop"]
-EngineName = Literal["auto", "own", "generate"]
+EngineName = Literal["auto", "own", "generate", "paged"]
 """``auto``, or the name of a row of ``method.rollout.engines.ENGINES``."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["4bit", "8bit"]

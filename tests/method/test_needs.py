@@ -128,7 +128,7 @@ def test_no_deviation_is_of_an_idle_setting(method: Any):
         ),
         ({"divergence": "kl"}, "divergence: 'kl' is not one of forward_kl, reverse_kl, jsd."),
         ({"template": "papr"}, "few_shot, file, auto. Did you mean 'paper'?"),
-        ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of own, generate, auto."),
+        ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of own, generate, paged, auto."),
     ],
 )
 def test_a_name_that_no_table_has(settings: dict[str, Any], words: str):

@@ -44,7 +44,7 @@ def test_what_is_taken(given: dict[str, Any]):
         ({"limit": 0}, "limit: 0 is not at least 1."),
         ({"batch_size": 0}, "batch_size: 0 is not at least 1."),
         ({"num_samples": 0}, "num_samples: 0 is not at least 1."),
-        ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of auto, own, generate."),
+        ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of auto, own, generate, paged."),
         ({"num_samples": 4}, "--num_samples 4 of greedy decoding are all the same. Give --temperature 1."),
         ({"top_p": 0.9}, "--top_p 0.9 changes nothing in greedy decoding. Give --temperature 1."),
         ({"temperature": -1.0}, "--temperature -1.0 is not between 0"),

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from selfdistill.errors import UserError, brief
+from selfdistill.method.liger import check_liger
 from selfdistill.method.needs import check_choices, check_needs
 from selfdistill.method.optimizers import optimizer_name
 from selfdistill.method.refused import refuse_ignored
@@ -54,6 +55,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         self.activation_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
         self._check_device()
         self._check_optimizer()
+        check_liger(self)
 
     def _check_device(self) -> None:
         """Checks that the environment asks for no autocast and no second process, and uses one device."""

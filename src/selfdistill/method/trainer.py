@@ -23,6 +23,7 @@ from selfdistill.errors import UserError, brief
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.hooks import Hooks
+from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
 from selfdistill.method.optimizers import make_optimizer, optimizer_name
 from selfdistill.method.rollout.engine import RolloutEngine
@@ -90,6 +91,7 @@ class SDFTTrainer(Trainer):
         _check_arguments(args, train_dataset)
         student, tokenizer = _loaded(model, args, processing_class, peft_config)
         _check_model(student)
+        check_liger_for(student.config, args)
         train_pairs = training_pairs(train_dataset, args, tokenizer, student.config)
         anchors = anchor_pairs(anchor_dataset, args, tokenizer, student.config)
         use_cache = getattr(student.config, "use_cache", None)

@@ -54,7 +54,7 @@ class DecodingOptions:
     seed: int = 42
     """Seed of sampling."""
     rollout_engine: EngineName = "auto"
-    """own: our decoding loop. generate: transformers' generate. auto: own if it supports the model, else generate."""
+    """own: our decoding loop. generate, paged: transformers' generate, continuous batching. auto: own or generate."""
     chat_template_kwargs: JsonObject | None = None
     """Passed to the chat template. By default what the training run in model_path used."""
 

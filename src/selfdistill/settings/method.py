@@ -88,7 +88,7 @@ class SamplingSettings:
     top_p: float = number(1.0, SMALL, 1, "above 0 and at most 1")
     """Sample from the likeliest tokens whose probabilities add up to this (nucleus sampling)."""
     rollout_engine: EngineName = "auto"
-    """own: our decoding loop. generate: transformers' generate. auto: own if it supports the model, else generate."""
+    """own: our decoding loop. generate, paged: transformers' generate, continuous batching. auto: own or generate."""
     sampler_correction_cap: float | None = number(2.0, SMALL, float("inf"), "above 0")
     """Upper bound on importance weights, None for no correction. Only for an engine of your own, in Python."""
     num_loss_tokens_to_skip: int = at_least(0, 0)

@@ -8,13 +8,17 @@ from selfdistill.errors import UserError
 from selfdistill.method.rollout.engine import BATCH_SIZE, RolloutEngine
 from selfdistill.method.rollout.generate import GenerateEngine
 from selfdistill.method.rollout.own import OwnEngine, why_not_own
+from selfdistill.method.rollout.paged import PagedEngine, why_not_paged
 from selfdistill.models.tokens import eos_token_ids, pad_token_id, vocab_size
 
 MakeEngine = Callable[[PreTrainedModel, Collection[int], int, int], RolloutEngine]
 """Makes an engine from a model, the ids that end a completion, the padding id and the batch size."""
 
-ENGINES: dict[str, MakeEngine] = {"own": OwnEngine, "generate": GenerateEngine}
+ENGINES: dict[str, MakeEngine] = {"own": OwnEngine, "generate": GenerateEngine, "paged": PagedEngine}
 """The engines by name. To add one, add a file with a class and a row here, and its name to ``types.EngineName``."""
+
+CHECKS: dict[str, Callable[[PreTrainedModel], str | None]] = {"own": why_not_own, "paged": why_not_paged}
+"""For engines that are not for every model: says why one is not for a model, or None."""
 
 
 def make_engine(
@@ -29,11 +33,12 @@ def make_engine(
     ``auto`` is ``own`` if our decoding loop gives the model's own logits, otherwise ``generate``.
 
     Raises:
-        UserError: ``name`` is ``own``, but our decoding loop does not give this model's logits.
+        UserError: ``name`` is ``own`` or ``paged``, but that engine does not give this model's logits.
     """
-    reason = why_not_own(model) if name in ("auto", "own") else None
-    if name == "own" and reason is not None:
-        raise UserError(f"rollout_engine own: {reason} Take rollout_engine auto or generate.")
+    check = CHECKS.get("own" if name == "auto" else name)
+    reason = check(model) if check else None
+    if name != "auto" and reason is not None:
+        raise UserError(f"rollout_engine {name}: {reason} Take rollout_engine auto or generate.")
     chosen = ("generate" if reason else "own") if name == "auto" else name
     pad_id = pad_token_id(tokenizer, vocab_size(model))
     return ENGINES[chosen](model, eos_token_ids(model, tokenizer), pad_id, batch_size)
