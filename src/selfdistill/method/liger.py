@@ -9,7 +9,7 @@ import inspect
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.utils import is_liger_kernel_available
+from transformers.utils.import_utils import is_liger_kernel_available
 
 from selfdistill.errors import UserError, brief, did_you_mean, quoted
 
