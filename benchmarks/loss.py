@@ -37,7 +37,8 @@ def dense_gib(vocabulary: int, tokens: int) -> float:
     return DENSE_TENSORS * 4 * vocabulary * tokens / 2**30
 
 
-def _loss_function(way: str) -> Callable[..., Any]:
+def loss_function(way: str) -> Callable[..., Any]:
+    """The mean loss as a function of student's and teacher's hidden states and heads, in one of WAYS."""
     import torch
     from torch.nn import functional
 
@@ -45,7 +46,7 @@ def _loss_function(way: str) -> Callable[..., Any]:
         from selfdistill.method.divergence import chunked_divergence
 
         def ours(hidden: Any, *others: Any) -> Any:
-            weights = torch.full((len(hidden),), 1 / len(hidden))  # as the trainer has it: known beforehand
+            weights = torch.full((len(hidden),), 1 / len(hidden), device=hidden.device)  # known beforehand, as in training
             return chunked_divergence(hidden, *others, weights=weights).sum()
 
         return ours
@@ -68,6 +69,18 @@ def _loss_function(way: str) -> Callable[..., Any]:
     return dense
 
 
+def two_models(vocabulary: int, tokens: int, width: int, device: Any, dtype: Any = None) -> tuple[Any, Any, Any, Any]:
+    """Hidden states and head of a student, which take gradients, then of a teacher that mostly agrees; bf16 by default."""
+    import torch
+
+    dtype = dtype or torch.bfloat16
+    head, teacher_head = (torch.randn(vocabulary, width, dtype=dtype, device=device) * width**-0.5 for _ in range(2))
+    hidden = torch.randn(tokens, width, dtype=dtype, device=device)
+    teacher_hidden = hidden + 0.5 * torch.randn_like(hidden)
+    teacher_head.mul_(0.1).add_(head)
+    return hidden.requires_grad_(), head.requires_grad_(), teacher_hidden.detach(), teacher_head
+
+
 def measure(way: str, vocabulary: int, tokens: int, repeats: int) -> dict[str, float]:
     """One case, in this process: its loss in nats, median seconds, extra memory in MB."""
     import torch
@@ -76,13 +89,8 @@ def measure(way: str, vocabulary: int, tokens: int, repeats: int) -> dict[str, f
 
     prepare_device(torch.device("cpu"))  # for all ways alike
     torch.manual_seed(0)
-    loss_of = _loss_function(way)
-    head, teacher_head = (torch.randn(vocabulary, HIDDEN, dtype=torch.bfloat16) * HIDDEN**-0.5 for _ in range(2))
-    hidden = torch.randn(tokens, HIDDEN, dtype=torch.bfloat16)
-    teacher_hidden = hidden + 0.5 * torch.randn_like(hidden)
-    teacher_head.mul_(0.1).add_(head)  # two models that mostly agree
-    head.requires_grad_()
-    hidden.requires_grad_()
+    loss_of = loss_function(way)
+    hidden, head, teacher_hidden, teacher_head = two_models(vocabulary, tokens, HIDDEN, torch.device("cpu"))
 
     def call(count: int) -> tuple[float, float]:
         head.grad = hidden.grad = None

@@ -47,9 +47,9 @@ SHARED: dict[str, Any] = {
 }
 
 
-def rows(count: int) -> list[Example]:
+def rows(count: int, model_name: str = DEFAULT_MODEL) -> list[Example]:
     """The assistant-tools training rows, of the first 200, whose student prompts are nearest to 90 tokens."""
-    renderer = PromptRenderer(loading.load_tokenizer(DEFAULT_MODEL))
+    renderer = PromptRenderer(loading.load_tokenizer(model_name))
     examples = get_task("assistant-tools").load_train(None)[:200]
     pairs = renderer.render_all(examples, teacher=False, answers=False)
     return [pair.example for pair in sorted(pairs, key=lambda pair: abs(len(pair.student_ids) - 90))[:count]]
@@ -64,14 +64,21 @@ def write_template(folder: Path) -> str:
 
 
 def make_ours(
-    folder: Path, count: int, new_tokens: int, micro_batch: int, engine: Any = None, **more: Any
+    folder: Path,
+    count: int,
+    new_tokens: int,
+    micro_batch: int,
+    engine: Any = None,
+    model_name: str = DEFAULT_MODEL,
+    device: str = "cpu",
+    **more: Any,
 ) -> SDFTTrainer:
     """Our trainer: full fine-tuning, forward KL over the full vocabulary, moving-average teacher.
 
     ``engine``: what samples instead of our own. ``more``: settings that differ from SHARED's.
     """
-    model = loading.load_model(DEFAULT_MODEL, device="cpu")
-    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
+    model = loading.load_model(model_name, device=device)
+    tokenizer = loading.load_tokenizer(model_name)
     args = SDFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=micro_batch,
@@ -80,19 +87,33 @@ def make_ours(
         template="file",
         template_file=write_template(folder),
         warmup_steps=0,
-        **{**SHARED, **more},
+        **{**SHARED, "use_cpu": device == "cpu", **more},
     )
     engine = engine or OwnEngine(model, {NO_TOKEN}, pad_token_id(tokenizer, vocab_size(model)))
-    return SDFTTrainer(model, args, rows(count), tokenizer, engine=engine)
+    return SDFTTrainer(model, args, rows(count, model_name), tokenizer, engine=engine)
 
 
-def make_trl(folder: Path, count: int, new_tokens: int, micro_batch: int, dtype: str, autocast: bool) -> Any:
-    """TRL's trainer with the same mathematics. ``dtype``: of its weights. ``autocast``: whether to compute in bf16."""
+def make_trl(
+    folder: Path,
+    count: int,
+    new_tokens: int,
+    micro_batch: int,
+    dtype: str,
+    autocast: bool,
+    model_name: str | None = None,
+    device: str = "cpu",
+    **more: Any,
+) -> Any:
+    """TRL's trainer with the same mathematics.
+
+    ``dtype``: of its weights. ``autocast``: whether to compute in bf16. ``model_name``: a folder; by default that of the
+    embedded model. ``more``: settings that differ from SHARED's.
+    """
     from datasets import Dataset
     from trl.experimental.sdft import SDFTConfig as TRLConfig
     from trl.experimental.sdft import SDFTTrainer as TRLTrainer
 
-    model = plain_model(dtype)
+    model = plain_model(dtype, model_name)
     model.generation_config.eos_token_id = None  # else generate takes it from here
     args = TRLConfig(
         output_dir=str(folder),
@@ -110,19 +131,20 @@ def make_trl(folder: Path, count: int, new_tokens: int, micro_batch: int, dtype:
         distillation_is_clip=None,
         teacher_model_kind="ema",
         teacher_prompt_template=TEACHER_PROMPT,
-        **SHARED,
+        **{**SHARED, "use_cpu": device == "cpu", **more},
     )
-    data = [{"prompt": list(row.prompt), "privileged_context": row.demonstration_text} for row in rows(count)]
-    tokenizer = loading.load_tokenizer(DEFAULT_MODEL)
+    name = model_name or DEFAULT_MODEL
+    data = [{"prompt": list(row.prompt), "privileged_context": row.demonstration_text} for row in rows(count, name)]
+    tokenizer = loading.load_tokenizer(name)
     trainer = TRLTrainer(model=model, args=args, train_dataset=Dataset.from_list(data), processing_class=tokenizer)
     trainer.eos_token_ids = [NO_TOKEN]
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def plain_model(dtype: str) -> PreTrainedModel:
-    """The embedded model as transformers loads it, with transformers' own attention."""
-    folder = str(embedded_model_path())
+def plain_model(dtype: str, folder: str | None = None) -> PreTrainedModel:
+    """The model in a folder, by default the embedded one, as transformers loads it, with transformers' own attention."""
+    folder = folder or str(embedded_model_path())
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 
 

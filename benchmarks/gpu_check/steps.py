@@ -1,0 +1,279 @@
+"""Does it fit, and is it fast? Two training steps of the paper's size: their peak, our estimate, seconds by phase."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from flops import Shape, step_flops
+from gpu_check.machine import peak_flops
+from gpu_check.models import (
+    GIB,
+    NO_TOKEN,
+    free,
+    memory,
+    pairs,
+    random_model,
+    shape_config,
+    synchronize,
+    taken,
+    tokenizer,
+)
+from gpu_check.report import Report
+from selfdistill.errors import UserError
+from selfdistill.method.config import SDFTConfig
+from selfdistill.method.memory import MemoryCheck, MemoryEstimate, available
+from selfdistill.method.rollout.engine import BATCH_SIZE
+from selfdistill.method.rollout.engines import ENGINES
+from selfdistill.method.trainer import SDFTTrainer
+from selfdistill.models.attention import use_fast_attention
+from selfdistill.models.device import compute_dtype
+
+PAPER: dict[str, Any] = {
+    "method": "sdft",
+    "divergence": "forward_kl",
+    "teacher": "ema",
+    "teacher_update_rate": 0.01,
+    "num_loss_tokens_to_skip": 3,
+    "learning_rate": 5e-5,
+    "per_device_train_batch_size": 2,
+    "activation_checkpointing": True,
+}
+"""Settings that the recipes paper-tooluse-qwen2.5-7b, its -80gb and tooluse-qwen2.5-7b-24gb share."""
+WAYS: dict[str, dict[str, Any]] = {
+    "all weights": {"teacher_home": "host"},
+    "all weights, moments in 8 bits": {"teacher_home": "host", "optim": "paged_adamw_8bit"},
+    "LoRA": {"lora_r": 16, "learning_rate": 2e-4},
+}
+"""The recipes' other settings; the first that fits is taken."""
+STEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Lengths of a step's rows, in tokens, and how many there are; by default the paper's."""
+
+    prompt: int = 1024
+    completion: int = 1024
+    prompts: int = 32
+
+
+QUICK = Sizes(prompt=16, completion=8, prompts=8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run that can be made."""
+
+    way: str
+    config: Any
+    """The model's."""
+    args: SDFTConfig
+    lora_r: int | None
+    rows: list[Any]
+    sizes: Sizes
+    estimate: MemoryEstimate
+    num_parameters: int
+
+
+def training_step(report: Report, shape: str) -> None:
+    """Makes STEPS steps with a model of the shape, in the first of WAYS that fits."""
+    with tempfile.TemporaryDirectory() as folder:
+        for way in WAYS:
+            run, reason = plan(report, shape, way, folder)
+            if run is not None and reason is None:
+                report.put("run", _facts(run))
+                report.part("measured", lambda run=run: _measure(report, run))
+                return
+            report.skip(way, str(reason))
+
+
+def plan(report: Report, shape: str, way: str, folder: str) -> tuple[Run | None, str | None]:
+    """The run, and the reason why it can't be made here; None if it can."""
+    settings = PAPER | WAYS[way]
+    lora_r = settings.pop("lora_r", None)
+    sizes, config = QUICK if report.quick else Sizes(), shape_config(shape, report.quick)
+    settings["gradient_accumulation_steps"] = sizes.prompts // settings["per_device_train_batch_size"]
+    try:
+        args = SDFTConfig(
+            output_dir=folder,
+            use_cpu=report.device.type == "cpu",
+            max_completion_length=sizes.completion,
+            max_steps=STEPS,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            rollouts_logged_per_step=0,
+            **settings,
+        )
+    except UserError as error:
+        return None, str(error)
+    rows = pairs(sizes.prompts * STEPS, sizes.prompt, sizes.prompt, config.vocab_size)
+    check = MemoryCheck(config, rows, dtype="auto", lora_r=lora_r, device=report.device)
+    run = Run(
+        way=way,
+        config=config,
+        args=args,
+        lora_r=lora_r,
+        rows=rows,
+        sizes=sizes,
+        estimate=check.estimate(args),
+        num_parameters=check.num_parameters(),
+    )
+    return run, lacking(run, report.device)
+
+
+def lacking(run: Run, device: torch.device) -> str | None:
+    """What the run needs and is not there; None if it fits device and host."""
+    there = available(device)
+    if run.estimate.peak > there:
+        return f"it takes {run.estimate.peak / GIB:.1f} GiB by our estimate, {there / GIB:.1f} are available"
+    host, free_there = host_bytes(run), psutil.virtual_memory().available
+    if device.type != "cpu" and host > free_there:
+        return f"it takes {host / GIB:.1f} GiB of the host's memory, {free_there / GIB:.1f} are available"
+    return None
+
+
+def host_bytes(run: Run) -> int:
+    """Bytes that a run keeps in the host's memory beside its program: the fp32 average of a teacher that lives there,
+    one weight matrix on its way, and paged moments if they leave the device."""
+    if run.lora_r is not None:
+        return 0
+    teacher = 4 if run.args.teacher_home == "host" else 0
+    return run.num_parameters * (teacher + (2 if "paged" in str(run.args.optim) else 0)) + 4 * _largest(run.config)
+
+
+def _largest(config: Any) -> int:
+    """Numbers in the largest weight matrix."""
+    return config.hidden_size * max(config.vocab_size, config.intermediate_size)
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {
+        "way": run.way,
+        "parameters": run.num_parameters,
+        "prompts": run.sizes.prompts,
+        "prompt_tokens": run.sizes.prompt,
+        "completion_tokens": run.sizes.completion,
+        "estimate_bytes": run.estimate.as_dict(),
+        "host_bytes": host_bytes(run),
+    }
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+class Clock(TrainerCallback):
+    """Wall seconds of steps, and the device's peaks in each half of them. It must be a trainer's last callback."""
+
+    def __init__(self, report: Report) -> None:
+        self.seconds: list[float] = []
+        self.allocated: dict[str, list[int | None]] = {"rollout and teacher": [], "student and optimizer": []}
+        self.reserved: list[int | None] = []
+        self._report, self._last = report, 0.0
+        self._sampled = False
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Everything is ready; the clock starts."""
+        self._last = self._now()
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """The step's completions are there, and scored by the teacher."""
+        self._peak("rollout and teacher")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Optimizer and teacher have moved. Another step is not begun if it would not end in time."""
+        now = self._now()
+        self.seconds.append(now - self._last)
+        self._last = now
+        self._peak("student and optimizer")
+        self._report.put("steps", {"seconds": self.seconds, "peak_allocated": self.allocated})
+        if self._report.left() < 1.2 * self.seconds[-1]:
+            control.should_training_stop = True
+
+    def _now(self) -> float:
+        synchronize(self._report.device)
+        return time.perf_counter()
+
+    def _peak(self, half: str) -> None:
+        self.allocated[half].append(memory(self._report.device, "max_memory_allocated"))
+        self.reserved.append(memory(self._report.device, "max_memory_reserved"))
+        module: Any = torch.get_device_module(self._report.device)
+        if hasattr(module, "reset_peak_memory_stats"):
+            module.reset_peak_memory_stats()
+
+
+def _measure(report: Report, run: Run) -> dict[str, Any]:
+    device = report.device
+    free(device)
+    model = random_model(run.config, device, compute_dtype("auto", device))
+    use_fast_attention(model)
+    adapter = None
+    if run.lora_r is not None:
+        adapter = LoraConfig(r=run.lora_r, lora_alpha=run.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
+    engine = ENGINES["own"](model, {NO_TOKEN}, 0, BATCH_SIZE)
+    trainer = SDFTTrainer(model, run.args, run.rows, tokenizer(), peft_config=adapter, engine=engine)
+    clock = Clock(report)
+    trainer.add_callback(clock)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    prefix = "seconds/"
+    phases = {name.removeprefix(prefix): s for name, s in logged[-1].items() if name.startswith(prefix)}
+    phases["optimizer and the rest"] = clock.seconds[-1] - sum(phases.values())
+    found = {
+        "losses": [entry["loss"] for entry in logged],
+        "seconds": clock.seconds,
+        "phases": phases,
+        **memory_found(device, run, clock),
+        **_rates(report, run, clock.seconds[-1], phases),
+    }
+    _summarize(report, run, found)
+    return found
+
+
+def memory_found(device: torch.device, run: Run, clock: Clock) -> dict[str, Any]:
+    """Peaks in bytes, and the estimate's ratio to them; None where the device does not count."""
+    allocated = [peak for half in clock.allocated.values() for peak in half]
+    reserved, in_use, now = clock.reserved, taken(device), memory(device, "memory_reserved")
+    estimate = run.estimate
+    tensors = estimate.peak - estimate.program - estimate.fragmentation
+    found: dict[str, Any] = dict.fromkeys(
+        ("peak_allocated", "peak_reserved", "beside_torch", "peak", "estimate_ratio", "estimate_ratio_of_tensors")
+    )
+    if any(peak is None for peak in (*allocated, *reserved, in_use, now)):
+        return found
+    beside = in_use - now  # type: ignore[operator]
+    most, held = max(p for p in allocated if p is not None), max(p for p in reserved if p is not None)
+    return {
+        "peak_allocated": most,
+        "peak_reserved": held,
+        "beside_torch": beside,
+        "peak": held + beside,
+        "estimate_ratio": estimate.peak / (held + beside),
+        "estimate_ratio_of_tensors": tensors / most,
+    }
+
+
+def _rates(report: Report, run: Run, seconds: float, phases: dict[str, float]) -> dict[str, Any]:
+    """Tokens per second of sampling, and the share of the device's matrix peak over the whole step."""
+    sizes = run.sizes
+    lengths = [sizes.prompt] * sizes.prompts
+    flops = step_flops(Shape.of(run.config), lengths, lengths, [sizes.completion] * sizes.prompts)
+    peak = peak_flops(report)
+    return {
+        "rollout_tokens_per_s": sizes.prompts * sizes.completion / phases["rollout"],
+        "matrix_peak_share": flops / seconds / peak if peak else None,
+    }
+
+
+def _summarize(report: Report, run: Run, found: dict[str, Any]) -> None:
+    text = f"estimate {run.estimate.peak / GIB:.2f} GiB"
+    if found["peak"] is not None:
+        text += f", peak {found['peak'] / GIB:.2f}: ratio {found['estimate_ratio']:.2f}"
+    report.say(f"{run.way}: {text}")
+    phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in sorted(found["phases"].items()))
+    report.say(f"{found['seconds'][-1]:.2f} s a step: {phases}")
