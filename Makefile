@@ -10,7 +10,7 @@ LOWEST := .venv-lowest/bin
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo test test-lowest bench evidence evidence-quick check setup lint type imports spell clean
+.PHONY: demo test test-lowest bench gpu-check evidence evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -28,6 +28,9 @@ bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their tab
 	@set -e; for name in $(BENCHMARKS); do echo "benchmarks/$$name.py"; \
 	  $(BIN)/python benchmarks/$$name.py > runs/bench/$$name.json; done
 	$(BIN)/python benchmarks/page.py runs/bench
+
+gpu-check: $(DEV)  ## on a machine with a GPU: is the package right there, do runs fit, how fast are they? (7 minutes)
+	$(BIN)/python benchmarks/gpu.py --output_dir runs/gpu-check
 
 evidence: $(DEV)  ## run the studies of evidence/ (about two hours, goes on where it stopped) and put them into docs/evidence.md
 	$(BIN)/python -m evidence.run --size full --output_dir runs/evidence

@@ -11,7 +11,8 @@ fits   two training steps in the paper's settings with models of 0.5B, 1.5B and 
 fast   seconds of these steps by phase; tokens per second while sampling; the loss at a vocabulary of 152k; TRL's step
 
 Results are in --output_dir as soon as there are any: a JSON file for each section, and gpu.json with all. A section is
-ok, skipped (no time was left), stopped (its time ran out), failed (something raised an error) or wrong (a result is).
+ok, skipped (for want of time, memory or a package), stopped (its time ran out), failed (something raised an error) or
+wrong (a result is).
 The exit code is 1 if one failed or is wrong.
 """
 
@@ -28,7 +29,7 @@ from gpu_check import packages
 packages.find_selfdistill()
 
 from gpu_check.report import Report, Section  # noqa: E402
-from gpu_check.worker import StartError, Worker, chosen, run_section  # noqa: E402
+from gpu_check.worker import LOG, StartError, Worker, chosen, run_section  # noqa: E402
 from selfdistill.run_folder import write_json  # noqa: E402
 
 RESULT = "gpu.json"
@@ -78,6 +79,8 @@ def check(
         folder: where results are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (RESULT, LOG, *(f"{section.name}.json" for section in SECTIONS)):
+        (folder / name).unlink(missing_ok=True)
     deadline = time.monotonic() + seconds
     result: dict[str, Any] = {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -89,19 +92,18 @@ def check(
     }
     print(packages.missing_text(result["missing"]), flush=True)
     worker: Worker | None = None
-    broken = ""
+    broken: StartError | None = None
     try:
         for section in sections:
-            if broken:
-                found = Report(folder, section.name, 0.0).end("failed", broken)
-            else:
-                try:
-                    found, worker = run_section(
-                        section, worker, deadline=deadline, device=device, quick=quick, folder=folder
-                    )
-                except StartError as error:
-                    broken = f"nothing can run: {error}"
-                    found = Report(folder, section.name, 0.0).end("failed", broken)
+            try:
+                if broken is not None:
+                    raise broken
+                found, worker = run_section(
+                    section, worker, deadline=deadline, device=device, quick=quick, folder=folder
+                )
+            except StartError as error:
+                broken = error
+                found = Report(folder, section.name, 0.0).end("failed", f"nothing can run: {error}")
             result["device"] = worker.device if worker else result["device"]
             result["sections"][section.name] = found
             write_json(folder / RESULT, result)
@@ -121,7 +123,9 @@ def row(found: dict[str, Any]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the results")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="folder of the results; it replaces earlier ones"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="most time for everything")
     parser.add_argument("--device", choices=DEVICES, help="by default the machine's; CUDA_VISIBLE_DEVICES picks a GPU")
     parser.add_argument("--only", default="", help="groups (right, fits, fast) or sections, with commas between them")
@@ -143,6 +147,7 @@ def main() -> int:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ[name] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # libraries would spread a run over all that they see
     result = check(
         arguments.sections,
         seconds=arguments.seconds,
@@ -151,7 +156,8 @@ def main() -> int:
         folder=arguments.output_dir,
     )
     bad = [name for name, found in result["sections"].items() if found["status"] in ("failed", "wrong")]
-    print(f"{'Not right: ' + ', '.join(bad) + '.' if bad else 'Nothing is wrong.'} All of it: {arguments.output_dir / RESULT}")
+    verdict = f"Not right: {', '.join(bad)}." if bad else "Nothing is wrong."
+    print(f"{verdict} Everything is in {arguments.output_dir / RESULT}.")
     return 1 if bad else 0
 
 

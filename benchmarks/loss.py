@@ -46,7 +46,9 @@ def loss_function(way: str) -> Callable[..., Any]:
         from selfdistill.method.divergence import chunked_divergence
 
         def ours(hidden: Any, *others: Any) -> Any:
-            weights = torch.full((len(hidden),), 1 / len(hidden), device=hidden.device)  # known beforehand, as in training
+            weights = torch.full(
+                (len(hidden),), 1 / len(hidden), device=hidden.device
+            )  # known beforehand, as in training
             return chunked_divergence(hidden, *others, weights=weights).sum()
 
         return ours
@@ -70,7 +72,7 @@ def loss_function(way: str) -> Callable[..., Any]:
 
 
 def two_models(vocabulary: int, tokens: int, width: int, device: Any, dtype: Any = None) -> tuple[Any, Any, Any, Any]:
-    """Hidden states and head of a student, which take gradients, then of a teacher that mostly agrees; bf16 by default."""
+    """Hidden states and head of a student, which take gradients, and of a teacher that mostly agrees with it."""
     import torch
 
     dtype = dtype or torch.bfloat16

@@ -106,8 +106,8 @@ def make_trl(
 ) -> Any:
     """TRL's trainer with the same mathematics.
 
-    ``dtype``: of its weights. ``autocast``: whether to compute in bf16. ``model_name``: a folder; by default that of the
-    embedded model. ``more``: settings that differ from SHARED's.
+    ``dtype``: of its weights. ``autocast``: whether to compute in bf16. ``model_name``: a folder; by default the
+    embedded model's. ``more``: settings that differ from SHARED's.
     """
     from datasets import Dataset
     from trl.experimental.sdft import SDFTConfig as TRLConfig
@@ -143,7 +143,7 @@ def make_trl(
 
 
 def plain_model(dtype: str, folder: str | None = None) -> PreTrainedModel:
-    """The model in a folder, by default the embedded one, as transformers loads it, with transformers' own attention."""
+    """The model in a folder, by default the embedded one, as transformers loads it, with its own attention."""
     folder = folder or str(embedded_model_path())
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
 

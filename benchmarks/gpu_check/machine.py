@@ -49,7 +49,6 @@ def _device(device: torch.device) -> dict[str, Any]:
         in_use = taken(device)
         facts |= {
             "name": properties.name,
-            "number": torch.cuda.device_count(),
             "total_gib": round(properties.total_memory / GIB, 1),
             "in_use_at_first_gib": None if in_use is None else round(in_use / GIB, 2),
             "capability": f"{properties.major}.{properties.minor}",

@@ -141,7 +141,9 @@ class Scripted:
     ) -> list[Rollout]:
         """As in RolloutEngine."""
         lengths = [3 + sum(prompt) % 4 for prompt in prompts]
-        made = [random_ids(1, length, 300, seed=sum(prompt))[0] for length, prompt in zip(lengths, prompts, strict=True)]
+        made = [
+            random_ids(1, length, 300, seed=sum(prompt))[0] for length, prompt in zip(lengths, prompts, strict=True)
+        ]
         return [Rollout(completion_ids=ids, finish_reason="stop") for ids in made]
 
     def close(self) -> None:

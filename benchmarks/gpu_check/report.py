@@ -12,8 +12,8 @@ from typing import Any
 from selfdistill.run_folder import write_json
 
 STATUSES = ("ok", "skipped", "stopped", "failed", "wrong")
-"""How a section ended, from good to bad: all was done; nothing was tried; its time ran out; something raised an error;
-a result is wrong."""
+"""How a section ended, from good to bad: it ran; nothing in it could be tried; its time ran out; something raised an
+error; a result is wrong."""
 
 ERRORS_SHOWN = 3
 """Errors of a section that are shown on the screen; its file has all."""
@@ -118,6 +118,8 @@ class Report:
     def end(self, status: str = "ok", reason: str = "") -> dict[str, Any]:
         """Closes the report and returns what was found. ``status`` counts if it is worse than what there is."""
         self.found["seconds"] = round(time.monotonic() - self._start, 2)
+        if self.found["skipped"] and not self.found["parts"]:
+            self._worsen("skipped")
         self._worsen(status)
         if reason:
             self.found["reason"] = reason
@@ -125,8 +127,8 @@ class Report:
         self._write()
         return self.found
 
-    def resume(self) -> "Report":
-        """Takes over what another process wrote under the same name, if there is something."""
+    def continued(self) -> "Report":
+        """Takes over what another process has written under the same name, if there is something."""
         self.found = earlier(self.folder, self.name) or self.found
         return self
 

@@ -34,28 +34,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Arguments of ``chunked_divergence``."""
 
-Loss = Callable[..., Tensor]
-"""Values [N] of student's and teacher's hidden states and heads, the sampled ids, and ``weights``."""
+CHUNK = 16
+"""Rows of a chunk, so that a loss has several."""
+
+Sides = tuple[Tensor, Tensor, Tensor, Tensor]
+"""The student's hidden states [N, H] and head [V, H], and the teacher's."""
+Loss = Callable[[Sides, Tensor, Tensor | None], Tensor]
+"""Values [N] of both sides, the sampled ids [N], and factors [N] that are known beforehand."""
 
 
 def _losses() -> dict[str, Loss]:
     """All ways to compute a loss, by name."""
 
     def compared(kind: Any, variant: dict[str, Any]) -> Loss:
-        return lambda *sides, ids, weights: chunked_divergence(
-            *sides, kind=kind, beta=0.3, weights=weights, chunk_size=16, **variant
+        return lambda sides, ids, weights: chunked_divergence(
+            *sides, kind=kind, beta=0.3, weights=weights, chunk_size=CHUNK, **variant
         )
 
-    losses = {
-        f"{kind}, {name}": compared(kind, variant) for kind in DIVERGENCES for name, variant in VARIANTS.items()
-    }
-    losses["reverse_kl, sampled"] = lambda *sides, ids, weights: chunked_sampled_divergence(
-        *sides, ids, weights=weights, chunk_size=16
-    )
-    losses["cross-entropy"] = lambda hidden, head, *_, ids, weights: chunked_logprobs(
-        hidden, head, ids, weights=weights, chunk_size=16
-    )
-    return losses
+    def sampled(sides: Sides, ids: Tensor, weights: Tensor | None) -> Tensor:
+        return chunked_sampled_divergence(*sides, ids, weights=weights, chunk_size=CHUNK)
+
+    def cross_entropy(sides: Sides, ids: Tensor, weights: Tensor | None) -> Tensor:
+        return chunked_logprobs(*sides[:2], ids, weights=weights, chunk_size=CHUNK)
+
+    kinds = {f"{kind}, {name}": compared(kind, variant) for kind in DIVERGENCES for name, variant in VARIANTS.items()}
+    return {**kinds, "reverse_kl, sampled": sampled, "cross-entropy": cross_entropy}
 
 
 def divergences(report: Report) -> None:
@@ -72,12 +75,13 @@ def divergences(report: Report) -> None:
     factors = torch.rand(tokens, generator=generator, dtype=torch.float64)
 
     def computed(loss: Loss, device: Any, dtype: torch.dtype, weights: Tensor | None) -> list[Tensor]:
-        leaves = [side.clone().to(device, dtype).requires_grad_(place < 2) for place, side in enumerate(sides)]
-        values = loss(
-            *leaves, ids=ids.to(device), weights=None if weights is None else weights.to(device, dtype)
-        )
+        student, student_head, *teacher = (side.clone().to(device, dtype) for side in sides)
+        both: Any = (student.requires_grad_(), student_head.requires_grad_(), *teacher)
+        values = loss(both, ids.to(device), None if weights is None else weights.to(device, dtype))
         values.sum().backward()
-        return [values, *(leaf.grad for leaf in leaves[:2] if leaf.grad is not None)]
+        assert student.grad is not None
+        assert student_head.grad is not None
+        return [values, student.grad, student_head.grad]
 
     def error(loss: Loss) -> dict[str, Any]:
         worst = 0.0
@@ -105,7 +109,7 @@ def teachers(report: Report) -> None:
 
 
 def _homes(device: torch.device, kind: Any, dtype: torch.dtype) -> dict[str, Any]:
-    config = MethodConfig(teacher=kind, **({"teacher_update_rate": 0.3} if kind == "ema" else {}))
+    config = MethodConfig(teacher=kind, teacher_update_rate=0.3)
     step = Step(tiny_model(device, dtype=dtype), tokenizer(), config, engine=Scripted())
     here = step.teachers["teacher"]
     there = Teacher(step.masters, kind, config.teacher_update_rate, config.teacher_sync_steps, home="host")
@@ -222,11 +226,11 @@ def _draws(device: torch.device, vocabulary: int) -> dict[str, Any]:
     logits, shares = torch.randn(128, vocabulary) * 3, {}
     for top_p in (1.0, 0.9):
         settings = Sampling(max_new_tokens=1, top_p=top_p, seeds=tuple(range(128)))
-        drawn = {}
+        drawn = []
         for place in (torch.device("cpu"), device):
             numbers = uniforms(settings.seeds, 1, place)
             assert numbers is not None
-            drawn[place.type] = sample(logits.to(place), settings, numbers[:, 0])[0].tolist()
-        shares[top_p] = _share(drawn["cpu"], drawn[device.type])
+            drawn.append(sample(logits.to(place), settings, numbers[:, 0])[0].tolist())
+        shares[top_p] = _share(*drawn)
     worst = min(shares.values())
     return {"share": worst, "ok": worst > 0.95}  # sums in fp32 place a few draws next to where sums in fp64 do

@@ -73,8 +73,8 @@ def _three_steps(
         model = adapters.lora(model, r=4, alpha=8, dropout=0.0)
     model = model.to(device)
     kind = METHODS[settings.get("method", "sdft")]
-    rate = {"teacher_update_rate": 0.3} if kind.has_teacher else {}
-    config = MethodConfig(per_device_train_batch_size=4, gradient_accumulation_steps=2, **rate, **settings)
+    values: dict[str, Any] = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, **settings}
+    config = MethodConfig(teacher_update_rate=0.3, **values)
     base = {name: p.detach() * 1.5 for name, p in model.named_parameters()} if kind.teacher == "base_model" else None
     rows = pairs(8, 20, 30, 300, demonstration=6)
     step = Step(model, tokenizer(), config, anchors=pairs(3, 15, 15, 300), base_weights=base, engine=Scripted())

@@ -44,13 +44,13 @@ PAPER: dict[str, Any] = {
     "per_device_train_batch_size": 2,
     "activation_checkpointing": True,
 }
-"""Settings that the recipes paper-tooluse-qwen2.5-7b, its -80gb and tooluse-qwen2.5-7b-24gb share."""
+"""The settings of the recipe paper-tooluse-qwen2.5-7b that decide what a step does, but for WAYS."""
 WAYS: dict[str, dict[str, Any]] = {
     "all weights": {"teacher_home": "host"},
     "all weights, moments in 8 bits": {"teacher_home": "host", "optim": "paged_adamw_8bit"},
     "LoRA": {"lora_r": 16, "learning_rate": 2e-4},
 }
-"""The recipes' other settings; the first that fits is taken."""
+"""What fits an H200, then a GPU of 80 GB (the recipe's -80gb), then smaller ones. The first that fits is taken."""
 STEPS = 2
 
 
@@ -82,15 +82,17 @@ class Run:
 
 
 def training_step(report: Report, shape: str) -> None:
-    """Makes STEPS steps with a model of the shape, in the first of WAYS that fits."""
+    """Makes STEPS steps with a model of the shape, in the first of WAYS that fits; in the next one if that fails."""
     with tempfile.TemporaryDirectory() as folder:
         for way in WAYS:
+            free(report.device)
             run, reason = plan(report, shape, way, folder)
-            if run is not None and reason is None:
-                report.put("run", _facts(run))
-                report.part("measured", lambda run=run: _measure(report, run))
+            if run is None or reason is not None:
+                report.skip(way, str(reason))
+                continue
+            report.put(f"{way}: run", _facts(run))
+            if report.part(way, lambda run=run: _measure(report, run)) is not None:
                 return
-            report.skip(way, str(reason))
 
 
 def plan(report: Report, shape: str, way: str, folder: str) -> tuple[Run | None, str | None]:
@@ -140,7 +142,7 @@ def lacking(run: Run, device: torch.device) -> str | None:
 
 def host_bytes(run: Run) -> int:
     """Bytes that a run keeps in the host's memory beside its program: the fp32 average of a teacher that lives there,
-    one weight matrix on its way, and paged moments if they leave the device."""
+    one matrix on its way to it, and paged moments if all of them leave the device."""
     if run.lora_r is not None:
         return 0
     teacher = 4 if run.args.teacher_home == "host" else 0
@@ -154,7 +156,6 @@ def _largest(config: Any) -> int:
 
 def _facts(run: Run) -> dict[str, Any]:
     return {
-        "way": run.way,
         "parameters": run.num_parameters,
         "prompts": run.sizes.prompts,
         "prompt_tokens": run.sizes.prompt,
@@ -191,7 +192,7 @@ class Clock(TrainerCallback):
         self.seconds.append(now - self._last)
         self._last = now
         self._peak("student and optimizer")
-        self._report.put("steps", {"seconds": self.seconds, "peak_allocated": self.allocated})
+        self._report.put("steps so far", {"seconds": self.seconds, "peak_allocated": self.allocated})
         if self._report.left() < 1.2 * self.seconds[-1]:
             control.should_training_stop = True
 
@@ -209,7 +210,6 @@ class Clock(TrainerCallback):
 
 def _measure(report: Report, run: Run) -> dict[str, Any]:
     device = report.device
-    free(device)
     model = random_model(run.config, device, compute_dtype("auto", device))
     use_fast_attention(model)
     adapter = None

@@ -84,22 +84,23 @@ def run_section(
     Raises:
         StartError: the process can't start.
     """
-    if (left := deadline - time.monotonic()) < LEAST_SECONDS:
-        return Report(folder, section.name, 0.0).end("skipped", "no time was left"), worker
-    worker = worker or Worker(device, quick, folder, min(left, START_SECONDS))
-    if (left := deadline - time.monotonic()) < LEAST_SECONDS:
+    left = deadline - time.monotonic()
+    if worker is None and left >= LEAST_SECONDS:
+        worker = Worker(device, quick, folder, min(left, START_SECONDS))
+        left = deadline - time.monotonic()
+    if worker is None or left < LEAST_SECONDS:
         return Report(folder, section.name, 0.0).end("skipped", "no time was left"), worker
     seconds = left if quick else min(section.seconds, left)
     report = Report(folder, section.name, seconds)
     answer = worker.run(section, seconds)
     if answer is None:
         worker.stop()
-        return report.resume().end("stopped", f"stopped after {seconds:.0f} s, which was all its time"), None
+        return report.continued().end("stopped", f"stopped after {seconds:.0f} s, which was all its time"), None
     usable, reason = answer
     if not usable:
         worker.stop()
-        return report.resume().end("failed", reason), None
-    return report.resume().end(), worker
+        return report.continued().end("failed", reason), None
+    return report.continued().end(), worker
 
 
 def chosen(sections: Iterable[Section], names: Iterable[str]) -> list[Section]:

@@ -18,7 +18,8 @@ from benchmarks.page import BENCHMARKS, render
 from benchmarks.rollout import spread
 from benchmarks.start import write_rows
 
-FILES = sorted(Path(next(iter(benchmarks.__path__))).glob("*.py"))
+FOLDER = Path(next(iter(benchmarks.__path__)))
+FILES = sorted(FOLDER.rglob("*.py"))
 SHAPE = Shape(layers=2, hidden=4, inner=6, heads=2, kv_heads=1, head_dim=3, vocabulary=10)
 MACHINE = {
     "cpu": "Some CPU",
@@ -30,9 +31,9 @@ MACHINE = {
 }
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
 def test_every_benchmark_imports_what_there_is(file: Path) -> None:
-    importlib.import_module(f"benchmarks.{file.stem}")
+    importlib.import_module(".".join(("benchmarks", *file.relative_to(FOLDER).with_suffix("").parts)))
     for node in ast.walk(ast.parse(file.read_text())):  # imports inside functions, too
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("selfdistill"):
             module = importlib.import_module(str(node.module))
