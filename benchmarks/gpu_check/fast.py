@@ -81,13 +81,14 @@ def _decode(report: Report, model: Any, name: str) -> dict[str, float]:
 def loss(report: Report) -> None:
     """Forward KL and its gradients: seconds and extra memory, ours and dense, and TRL's chunked one if installed."""
     vocabulary, tokens = (2000, 128) if report.quick else LOSS
+    with_trl = find_spec("trl") is not None
+    if not with_trl:
+        report.skip("trl", "it is not installed")
     for width in (16, 32) if report.quick else WIDTHS:
         found = []
-        for way in ("ours", "dense", "trl"):
+        for way in ("ours", "dense", *(["trl"] if with_trl else [])):
             name = f"{way}, hidden size {width}"
-            if way == "trl" and find_spec("trl") is None:
-                report.skip(name, "trl is not installed")
-            elif way == "dense" and dense_gib(vocabulary, tokens) * GIB > 0.8 * available(report.device):
+            if way == "dense" and dense_gib(vocabulary, tokens) * GIB > 0.8 * available(report.device):
                 report.skip(name, f"it takes {dense_gib(vocabulary, tokens):.0f} GiB")
             elif one := report.part(name, lambda w=way, h=width: _loss(report, w, vocabulary, tokens, h), needs=2.0):
                 extra = "" if one["extra_bytes"] is None else f" {one['extra_bytes'] / GIB:.2f} GiB"

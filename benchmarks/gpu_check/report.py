@@ -104,8 +104,7 @@ class Report:
         try:
             return function()
         except Exception as error:  # whatever a device may do
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            self.fail(name, text, traceback.format_exc(limit=-8)[-3000:])
+            self.fail(name, brief(error), traceback.format_exc(limit=-8)[-3000:])
             return None
 
     def fail(self, name: str, text: str, trace: str = "") -> None:
@@ -137,6 +136,11 @@ class Report:
 
     def _write(self) -> None:
         write_json(path_of(self.folder, self.name), self.found)
+
+
+def brief(error: Exception) -> str:
+    """An error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def path_of(folder: Path, name: str) -> Path:

@@ -113,7 +113,7 @@ def _homes(device: torch.device, kind: Any, dtype: torch.dtype) -> dict[str, Any
     step = Step(tiny_model(device, dtype=dtype), tokenizer(), config, engine=Scripted())
     here = step.teachers["teacher"]
     there = Teacher(step.masters, kind, config.teacher_update_rate, config.teacher_sync_steps, home="host")
-    rows, equal, moved = pairs(4, 20, 30, 300), True, False
+    rows, equal, moved, error = pairs(4, 20, 30, 300), True, False, 0.0
     start = _shown(there, step.masters)
     optimizer = torch.optim.AdamW([master for _, _, master in step.masters.items()], lr=0.01)
     with step.masters.attached():
@@ -124,13 +124,16 @@ def _homes(device: torch.device, kind: Any, dtype: torch.dtype) -> dict[str, Any
             step.follow(number + 1)
             there.update(number + 1)
             shown = _shown(there, step.masters)
-            equal &= all(torch.equal(a, b) for a, b in zip(_shown(here, step.masters), shown, strict=True))
-            equal &= all(
-                torch.equal(a.cpu(), b.cpu())
-                for a, b in zip(here.state_dict().values(), there.state_dict().values(), strict=True)
-            )
-            moved = not all(torch.equal(a, b) for a, b in zip(start, shown, strict=True))
-    return {"equal": equal, "moved": moved, "ok": equal and moved == (kind != "frozen")}
+            moved = not _same(start, shown)
+            equal &= _same(_shown(here, step.masters), shown)
+            kept, other = (list(teacher.state_dict().values()) for teacher in (here, there))
+            equal &= _same(kept, other)
+            error = max([error, *(relative_error(b, a) for a, b in zip(kept, other, strict=True))])
+    return {"equal": equal, "error": error, "moved": moved, "ok": equal and moved == (kind != "frozen")}
+
+
+def _same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(first, second, strict=True))
 
 
 def _shown(teacher: Teacher, masters: MasterWeights) -> list[Tensor]:

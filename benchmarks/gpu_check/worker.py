@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gpu_check import packages
-from gpu_check.report import Report, Section
+from gpu_check.report import Report, Section, brief
 
 LEAST_SECONDS = 3.0
 """With less time left a section is skipped."""
-START_SECONDS = 120.0
+START_SECONDS = 180.0
 """Most time that the process may take to import its libraries."""
 LOG = "log.txt"
 """What the libraries print, in the folder of the results."""
@@ -126,7 +126,7 @@ def _work(connection: Any, device_name: str | None, quick: bool, folder: Path) -
     try:
         device = _prepare(device_name)
     except Exception as error:
-        connection.send((False, f"{type(error).__name__}: {error}"))
+        connection.send((False, brief(error)))
         return
     connection.send((True, str(device)))
     while True:
@@ -155,4 +155,4 @@ def _usable(device: Any) -> tuple[bool, str]:
         free(device)
         return True, ""
     except RuntimeError as error:  # after a fault on the device every call in this process fails
-        return False, f"the device no longer answers: {' '.join(str(error).split())[:200]}"
+        return False, f"the device no longer answers: {brief(error)}"
