@@ -1,14 +1,12 @@
 """Is it fast? Tokens per second while sampling, the loss at a large vocabulary, a step against TRL's."""
 
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from gpu_check.models import (
     GIB,
@@ -24,6 +22,7 @@ from gpu_check.models import (
     tokenizer,
 )
 from gpu_check.report import Report
+from gpu_check.steps import Clock
 from loss import dense_gib, loss_function, two_models
 from selfdistill.method.memory import MemoryCheck, available
 from selfdistill.method.rollout.engine import Sampling
@@ -122,28 +121,6 @@ def _loss(report: Report, way: str, vocabulary: int, tokens: int, width: int) ->
 # -- TRL ---------------------------------------------------------------------------------------------------------------
 
 
-class Laps(TrainerCallback):
-    """Wall seconds of steps. It must be a trainer's last callback."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: list[float] = []
-        self._device, self._last = device, 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """The clock starts."""
-        self._last = self._now()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Optimizer and teacher have moved."""
-        now = self._now()
-        self.seconds.append(now - self._last)
-        self._last = now
-
-    def _now(self) -> float:
-        synchronize(self._device)
-        return time.perf_counter()
-
-
 def against_trl(report: Report) -> None:
     """Steps of ours and of TRL's SDFTTrainer on the same prompts: 16, with 64 new tokens each, a model of 0.5B."""
     lacking = [name for name in ("trl", "datasets") if find_spec(name) is None]
@@ -159,11 +136,11 @@ def against_trl(report: Report) -> None:
         model_folder = _write_model(report, Path(folder, "model"))
         shared: dict[str, Any] = {"model_name": model_folder, "device": report.device.type, "max_steps": 3}
         sizes = (Path(folder), count, length, 4)
-        ours = report.part("ours", lambda: _laps(report, lambda: make_ours(*sizes, **shared)), needs=5.0)
+        ours = report.part("ours", lambda: _laps(report, "ours", lambda: make_ours(*sizes, **shared)), needs=5.0)
         free(report.device)
         trl = report.part(
             "trl",
-            lambda: _laps(report, lambda: make_trl(*sizes[:3], micro_batch, dtype, autocast, **shared)),
+            lambda: _laps(report, "trl", lambda: make_trl(*sizes[:3], micro_batch, dtype, autocast, **shared)),
             needs=5.0,
         )
     if ours and trl:
@@ -180,9 +157,10 @@ def _write_model(report: Report, folder: Path) -> str:
     return str(folder)
 
 
-def _laps(report: Report, make: Callable[[], Any]) -> dict[str, Any]:
+def _laps(report: Report, name: str, make: Callable[[], Any]) -> dict[str, Any]:
+    """Seconds of the steps of a trainer, and its peak in bytes, from its making on."""
     free(report.device)
-    trainer, laps = make(), Laps(report.device)
-    trainer.add_callback(laps)
+    trainer, clock = make(), Clock(report, name)
+    trainer.add_callback(clock)
     trainer.train()
-    return {"seconds": laps.seconds, "peak_allocated": memory(report.device, "max_memory_allocated")}
+    return {"seconds": clock.seconds, "peak_allocated": clock.peaks and clock.peaks[0]}

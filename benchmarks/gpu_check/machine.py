@@ -1,6 +1,7 @@
 """What the machine is: names, versions, and how fast it multiplies and copies."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +14,18 @@ from selfdistill.models.device import compute_dtype
 
 NAME = "machine"
 """The section's name."""
+CPU_FACTS = Path("/proc/cpuinfo")
+"""What only Linux has."""
 SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "CUDA_VISIBLE_DEVICES")
 """Environment variables that figures depend on."""
 
 
 def machine(report: Report) -> None:
     """Facts about host and device, and their speeds."""
-    report.part("host", host)
+    if CPU_FACTS.exists():
+        report.part("host", host)
+    else:
+        report.skip("host", f"there is no {CPU_FACTS}")
     device = report.part("device", lambda: _device(report.device)) or {}
     report.say(f"{device.get('name')}, {device.get('available_gib')} GiB available, torch {torch.__version__}")
     size = 256 if report.quick else 8192

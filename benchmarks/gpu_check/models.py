@@ -1,6 +1,7 @@
 """Random models of known shapes, rows of random ids, scripted completions, and a device's clock and memory."""
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -198,6 +199,7 @@ def seconds_of(function: Callable[[], Any], device: torch.device, repeats: int =
 
 
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """Norm of the difference over the norm of what is exact; NaN if either holds one."""
+    """Norm of the difference over the norm of what is exact; infinite for NaN, which comparisons would pass over."""
     found, exact = found.detach().cpu().double(), exact.detach().cpu().double()
-    return ((found - exact).norm() / exact.norm().clamp(min=1e-300)).item()
+    error = ((found - exact).norm() / exact.norm().clamp(min=1e-300)).item()
+    return math.inf if math.isnan(error) else error

@@ -75,9 +75,9 @@ def divergences(report: Report) -> None:
     factors = torch.rand(tokens, generator=generator, dtype=torch.float64)
 
     def computed(loss: Loss, device: Any, dtype: torch.dtype, weights: Tensor | None) -> list[Tensor]:
-        student, student_head, *teacher = (side.clone().to(device, dtype) for side in sides)
+        student, student_head, *teacher = (side.to(dtype, copy=True).to(device) for side in sides)
         both: Any = (student.requires_grad_(), student_head.requires_grad_(), *teacher)
-        values = loss(both, ids.to(device), None if weights is None else weights.to(device, dtype))
+        values = loss(both, ids.to(device), None if weights is None else weights.to(dtype).to(device))
         values.sum().backward()
         assert student.grad is not None
         assert student_head.grad is not None

@@ -168,14 +168,23 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 class Clock(TrainerCallback):
-    """Wall seconds of steps, and the device's peaks in each half of them. It must be a trainer's last callback."""
+    """Wall seconds of steps, and the device's peaks in each half of them. It must be a trainer's last callback.
 
-    def __init__(self, report: Report) -> None:
+    After every step they are put into the report, as steps of ``name``.
+    """
+
+    def __init__(self, report: Report, name: str) -> None:
         self.seconds: list[float] = []
         self.allocated: dict[str, list[int | None]] = {"rollout and teacher": [], "student and optimizer": []}
         self.reserved: list[int | None] = []
-        self._report, self._last = report, 0.0
-        self._sampled = False
+        self._report, self._name, self._last = report, name, 0.0
+
+    @property
+    def peaks(self) -> tuple[int, int] | None:
+        """Most bytes of tensors, and most that were reserved for them; None if the device counts none."""
+        tensors = [peak for half in self.allocated.values() for peak in half if peak is not None]
+        reserved = [peak for peak in self.reserved if peak is not None]
+        return (max(tensors), max(reserved)) if tensors and reserved else None
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Everything is ready; the clock starts."""
@@ -191,7 +200,7 @@ class Clock(TrainerCallback):
         self.seconds.append(now - self._last)
         self._last = now
         self._peak("student and optimizer")
-        self._report.put("steps so far", {"seconds": self.seconds, "peak_allocated": self.allocated})
+        self._report.put(f"{self._name}: steps", {"seconds": self.seconds, "peak_allocated": self.allocated})
         if self._report.left() < 1.2 * self.seconds[-1]:
             control.should_training_stop = True
 
@@ -216,7 +225,7 @@ def _measure(report: Report, run: Run) -> dict[str, Any]:
         adapter = LoraConfig(r=run.lora_r, lora_alpha=run.lora_r, target_modules="all-linear", task_type="CAUSAL_LM")
     engine = ENGINES["own"](model, {NO_TOKEN}, 0, BATCH_SIZE)
     trainer = SDFTTrainer(model, run.args, run.rows, tokenizer(), peft_config=adapter, engine=engine)
-    clock = Clock(report)
+    clock = Clock(report, run.way)
     trainer.add_callback(clock)
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -235,25 +244,30 @@ def _measure(report: Report, run: Run) -> dict[str, Any]:
 
 
 def memory_found(device: torch.device, run: Run, clock: Clock) -> dict[str, Any]:
-    """Peaks in bytes, and the estimate's ratio to them; None where the device does not count."""
-    allocated = [peak for half in clock.allocated.values() for peak in half]
-    reserved, in_use, now = clock.reserved, taken(device), memory(device, "memory_reserved")
-    estimate = run.estimate
-    tensors = estimate.peak - estimate.program - estimate.fragmentation
-    found: dict[str, Any] = dict.fromkeys(
-        ("peak_allocated", "peak_reserved", "beside_torch", "peak", "estimate_ratio", "estimate_ratio_of_tensors")
-    )
-    if any(peak is None for peak in (*allocated, *reserved, in_use, now)):
-        return found
-    beside = in_use - now  # type: ignore[operator]
-    most, held = max(p for p in allocated if p is not None), max(p for p in reserved if p is not None)
+    """Peaks in bytes, and the estimate's ratio to them; None where the device does not count.
+
+    ``peak`` is what torch reserved at most and what is in use beside that: the context, and other programs.
+    """
+    in_use, now, peaks = taken(device), memory(device, "memory_reserved"), clock.peaks
+    if in_use is None or now is None or peaks is None:
+        names = (
+            "peak_allocated",
+            "peak_reserved",
+            "beside_torch",
+            "peak",
+            "estimate_ratio",
+            "estimate_ratio_of_tensors",
+        )
+        return dict.fromkeys(names)
+    allocated, reserved = peaks
+    beside, estimate = in_use - now, run.estimate
     return {
-        "peak_allocated": most,
-        "peak_reserved": held,
+        "peak_allocated": allocated,
+        "peak_reserved": reserved,
         "beside_torch": beside,
-        "peak": held + beside,
-        "estimate_ratio": estimate.peak / (held + beside),
-        "estimate_ratio_of_tensors": tensors / most,
+        "peak": reserved + beside,
+        "estimate_ratio": estimate.peak / (reserved + beside),
+        "estimate_ratio_of_tensors": (estimate.peak - estimate.program - estimate.fragmentation) / allocated,
     }
 
 

@@ -141,7 +141,7 @@ def test_everything_runs_on_a_cpu(tmp_path: Path) -> None:
     assert found["right-resume"]["parts"]["bf16 with masters"]["update_error"] < 1e-6
     for shape in ("0.5B", "1.5B", "7B"):
         one = found[f"fits-{shape}"]["parts"]
-        assert one.keys() == {"all weights: run", "steps so far", "all weights"}
+        assert one.keys() == {"all weights: run", "all weights: steps", "all weights"}
         assert one["all weights: run"]["estimate_bytes"]["peak"] > 0
         measured = one["all weights"]
         assert measured["peak"] is None  # a CPU does not count
@@ -255,7 +255,10 @@ def test_what_is_lacking_on_device_and_host(tmp_path: Path, monkeypatch: pytest.
 
 def test_peaks_of_a_device_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = planned(tmp_path, "all weights")
-    clock = steps.Clock(Report(tmp_path, "fits-0.5B", 100.0, CPU, quick=True))
+    clock = steps.Clock(Report(tmp_path, "fits-0.5B", 100.0, CPU, quick=True), "all weights")
+    clock.allocated = {"rollout and teacher": [None], "student and optimizer": [None]}
+    clock.reserved = [None, None]
+    assert clock.peaks is None
     clock.allocated = {"rollout and teacher": [10, 30], "student and optimizer": [20, 25]}
     clock.reserved = [40, 60, 50, 60]
     assert steps.memory_found(CPU, run, clock)["peak"] is None

@@ -1,6 +1,7 @@
 """The check for GPUs finds what is wrong: each kind of fault makes its section wrong."""
 
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,14 @@ def wrong_parts(section: Section, folder: Path) -> set[str]:
     return bad
 
 
-def test_a_divergence_that_is_off_by_a_thousandth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [1.001, math.nan])
+def test_a_divergence_that_is_a_little_off_or_nan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
     def off(hidden: Any, *others: Any, **options: Any) -> Any:
         values = chunked_divergence(hidden, *others, **options)
-        return values * 1.001 if options["kind"] == "jsd" and hidden.dtype == torch.float32 else values
+        faulty = options["kind"] == "jsd" and hidden.dtype == torch.float32
+        return values + (factor - 1) * values.detach() if faulty else values
 
     monkeypatch.setattr(right, "chunked_divergence", off)
     assert wrong_parts(right.divergences, tmp_path) == {f"jsd, {name}" for name in right.VARIANTS}
