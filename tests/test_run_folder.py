@@ -56,7 +56,7 @@ def test_content_is_on_disk_before_the_name_points_at_it(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), fsync(descriptor)))
     monkeypatch.setattr(os, "replace", recorded_replace)
     run_folder.write_text(tmp_path / "b.txt", "text")
-    assert calls == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the file, then the folder that names it
 
 
 def test_json_by_hand(tmp_path: Path):
@@ -115,6 +115,24 @@ def test_forget_after_drops_later_steps_and_the_half_line(tmp_path: Path):
     assert path.read_text() == '{"note": 1}\n{"step": 1}\n{"step": 2}\n{"step": 2}\n{"step": 3}\n'
     run_folder.forget_after(path, 0)
     assert path.read_text() == '{"note": 1}\n'
+
+
+def test_broken_lines_go_and_what_is_left_is_counted(tmp_path: Path):
+    """Zeros, as a power cut leaves them, and other lines that are no record."""
+    path = tmp_path / "a.jsonl"
+    good = [b'{"step": 1, "text": "a\xe2\x80\xa8b"}\n', b'{"step": 2}\n']
+    broken = [bytes(40) + b"\n", b'{"step": 2, "text": "\xff"}\n', b"[1]\n", b'{"step": "x"}\n', b'{"step"']
+    path.write_bytes(b"".join([good[0], *broken[:-1], good[1], broken[-1]]))
+    assert run_folder.forget_after(path, 2) == 2
+    assert path.read_bytes() == b"".join(good)
+
+
+def test_folders_are_synced_that_are_made_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda one: (synced.append(os.readlink(f"/proc/self/fd/{one}")), fsync(one)))
+    run_folder.make_folder(tmp_path / "a" / "b")
+    assert synced == [str(tmp_path / "a"), str(tmp_path)]
 
 
 def test_forget_after_makes_no_file(tmp_path: Path):

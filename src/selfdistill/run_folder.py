@@ -29,8 +29,22 @@ FORMAT = 1
 # A training run.
 RUN_CONFIG, METRICS, ROLLOUTS = "run_config.json", "metrics.jsonl", "rollouts.jsonl"
 TRACE = "trace.json.gz"
-MASTERS, TEACHER, RUN_STATE = "master_weights.safetensors", "teacher.safetensors", "run_state.json"
-"""Files of a checkpoint in addition to transformers' own."""
+LOCK = ".lock"
+"""Held by the command that writes into a run's, a study's or a ledger's folder."""
+EARLIER = "earlier-"
+"""Beginning of the name of a folder with records and checkpoints of an earlier training in the same folder."""
+
+# A checkpoint: besides the model it has these, and the last five in a folder of their own, so that no program takes
+# them for the model's weights.
+CHECKPOINT = "checkpoint-"
+"""Beginning of its name; the step follows."""
+MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
+STATE = "state"
+MASTERS, TEACHER, RUN_STATE = "masters.safetensors", "teacher.safetensors", "run_state.json"
+OPTIMIZER, RANDOM = "optimizer", "random"
+"""Each is a JSON file and one of tensors."""
+STAGING, TRASH = ".staging", ".trash"
+"""Beginnings of the names of folders that are being written, or deleted."""
 GATE = "gate.json"
 """The gate's verdict on the model of a ledger's version."""
 
@@ -46,7 +60,7 @@ STUDY, BASE, CELL, STAGE = "study.json", "base.json", "cell.json", "stage.json"
 COMPARE, CONTINUAL = "compare.json", "continual.json"
 
 # The ledger.
-LEDGER, LEDGER_LOCK, STAGING, VERSIONS, REFUSED = "ledger.json", ".lock", ".staging", "versions", "refused"
+LEDGER, VERSIONS, REFUSED = "ledger.json", "versions", "refused"
 SKILL, SKILL_ITEMS = "skill", "eval.jsonl"
 
 # The report.
@@ -136,12 +150,13 @@ def check_replaceable(folder: Path, inputs: Iterable[str | None] = ()) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically: to a temporary file beside it, which is synced and renamed. Creates missing folders.
+    """Writes a file atomically: to a temporary file beside it, which is renamed. File and folder are synced, so that
+    what is written stays after a power cut. Creates missing folders.
 
     Raises:
         OSError: the file can't be written; an earlier file of that name is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -154,6 +169,24 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder, and those above it that are missing, and forces their names to disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -219,10 +252,26 @@ def as_record(value: Any, kind: type[_Record]) -> _Record:
     return _adapter(kind).validate_python(value)
 
 
-def forget_after(path: Path, step: int) -> None:
-    """Deletes lines whose ``step`` is greater than ``step``, since a resumed run writes them again."""
-    if path.exists():
-        write_jsonl(path, [row for row in read_jsonl(path) if row.get("step", 0) <= step])
+def forget_after(path: Path, step: int) -> int:
+    """Deletes lines whose ``step`` is greater than ``step``, since a resumed run writes them again, and broken lines.
+
+    Returns:
+        The number of lines that are left.
+    """
+    if not path.exists():
+        return 0
+    kept = [line for line in path.read_bytes().splitlines(keepends=True) if _is_up_to(line, step)]
+    write_text(path, b"".join(kept).decode())
+    return len(kept)
+
+
+def _is_up_to(line: bytes, step: int) -> bool:
+    """True for a whole line of a JSON-lines file with an object whose ``step``, if it has one, is at most ``step``."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+        return isinstance(row, dict) and row.get("step", 0) <= step
+    except (ValueError, TypeError):
+        return False
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -135,7 +134,7 @@ def crash(*_, **__):
 
 def test_a_crash_before_the_weights_are_in_place_leaves_the_old_state(book, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", crash)
+        patch.setattr(ledger, "place", crash)
         with pytest.raises(KeyboardInterrupt):
             add(book, "c")
     assert ledger.read(book.folder) == book

@@ -8,7 +8,6 @@ names its parent. The skills held are those learned by the versions on the path 
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill import run_folder
+from selfdistill.checkpoints import lock
+from selfdistill.checkpoints.commit import place, sync_tree
 from selfdistill.errors import UserError
 from selfdistill.records.ledger import LedgerRecord, Skill, Version
-from selfdistill.run_folder import LEDGER, LEDGER_LOCK, REFUSED, SKILL, SKILL_ITEMS, STAGING, VERSIONS
+from selfdistill.run_folder import LEDGER, REFUSED, SKILL, SKILL_ITEMS, STAGING, VERSIONS
 from selfdistill.types import Example
 
 BASE = 0
@@ -93,23 +94,13 @@ def locked(folder: Path) -> Generator[None]:
     Raises:
         UserError: the folder holds something other than a ledger, or another process holds the lock.
     """
-    from filelock import FileLock, Timeout
-
     if folder.is_file():
         raise UserError(f"--ledger {folder} is a file. Name a folder.")
     foreign = [path for path in folder.glob("*") if not path.name.startswith(".")]
     if foreign and not (folder / LEDGER).is_file():
         raise UserError(f"--ledger {folder} is not empty and holds no {LEDGER}. Name a new folder, or a ledger.")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LEDGER_LOCK, blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(f"--ledger {folder}: another command is using it. Wait until it has finished.") from error
-    try:
+    with lock.locked(folder, "--ledger"):
         yield
-    finally:
-        lock.release()
 
 
 def read(folder: Path) -> Ledger:
@@ -184,10 +175,9 @@ def commit(ledger: Ledger, staged: Path, version: Version) -> Ledger:
     """
     current = ledger.current if version.refused else version.number
     after = replace(ledger, current=current, versions=(*ledger.versions, version))
-    _flush(staged)
-    place = after.place(version.number)
-    place.parent.mkdir(exist_ok=True)
-    staged.rename(place)
+    sync_tree(staged)
+    run_folder.make_folder(after.place(version.number).parent)
+    place(staged, after.place(version.number))
     write(after)
     return after
 
@@ -249,11 +239,3 @@ _TURNS = ("prompt", "demonstration")
 def _row(example: Example) -> dict[str, Any]:
     """The example without empty fields, in columns that ``eval --dataset_path`` can read."""
     return {name: value for name, value in asdict(example).items() if value not in (None, "", ())}
-
-
-def _flush(folder: Path) -> None:
-    """Forces every file of the folder to disk, so that a power cut can't leave a recorded version without weights."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
