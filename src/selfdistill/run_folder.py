@@ -192,7 +192,7 @@ def make_folder(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON atomically. Dataclasses become objects, NaN and infinities null, other unknown types their
     ``str``."""
-    write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, default=str) + "\n")
+    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -265,6 +265,15 @@ def forget_after(path: Path, step: int) -> int:
     return len(kept)
 
 
+def last_row(path: Path) -> dict[str, Any]:
+    """The last line of a JSON-lines file; empty if there is none, or it is incomplete or broken."""
+    try:
+        rows = list(read_jsonl(path))
+    except (OSError, ValueError):
+        return {}
+    return rows[-1] if rows else {}
+
+
 def _is_up_to(line: bytes, step: int) -> bool:
     """True for a whole line of a JSON-lines file with an object whose ``step``, if it has one, is at most ``step``."""
     try:
@@ -304,15 +313,15 @@ def _unreadable(path: Path, error: Exception, remedy: str) -> UserError:
 
 
 def _line(row: Any) -> str:
-    return json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n"
+    return json.dumps(plain(row), ensure_ascii=False, default=str) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value with dataclasses as dicts, tuples as lists, and NaN and infinities as None, at any depth."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
+        return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -123,10 +123,13 @@ def test_a_file_of_many_pieces_is_hashed_piece_by_piece(tmp_path: Path, monkeypa
 def test_later_checkpoints_and_records_are_set_aside(tmp_path: Path) -> None:
     (three(tmp_path) / "metrics.jsonl").write_text("one")
     (tmp_path / "rollouts.jsonl").touch()
-    made = set_aside(tmp_path, 2, ["metrics.jsonl", "rollouts.jsonl", "run_config.json"])
+    (tmp_path / "run_config.json").write_text("{}")
+    made = set_aside(tmp_path, 2, ["metrics.jsonl", "rollouts.jsonl"], beside=["run_config.json", "none.json"])
     assert made == tmp_path / "earlier-1"
-    assert sorted(path.name for path in made.iterdir()) == ["checkpoint-10", "checkpoint-4", "metrics.jsonl"]
+    assert {path.name for path in made.iterdir()} == {
+        *("checkpoint-10", "checkpoint-4", "metrics.jsonl", "run_config.json")
+    }
     assert (made / "metrics.jsonl").read_text() == "one"
     assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-2"]
-    assert set_aside(tmp_path, 2) is None
+    assert set_aside(tmp_path, 2, beside=["run_config.json"]) is None
     assert set_aside(tmp_path, 0) == tmp_path / "earlier-2"

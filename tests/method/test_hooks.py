@@ -31,7 +31,7 @@ def uncalled(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(Hooks, "called", lambda self, hook: None if hook == name else called(self, hook))
 
 
-@pytest.mark.parametrize("name", [*Hooks.IN_A_STEP, "_clip_grad_norm", "_save_optimizer_and_scheduler"])
+@pytest.mark.parametrize("name", [*Hooks.IN_A_STEP, "_clip_grad_norm", "_save_checkpoint"])
 def test_a_hook_that_is_never_called_stops_the_run_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -46,11 +46,11 @@ def test_each_overridden_hook_tells_that_it_was_called(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, **CLIPPING, **SAVING)
     trainer.train()
     counts = trainer._hooks._counts
-    assert {*Hooks.IN_A_STEP, "_clip_grad_norm", "_save_optimizer_and_scheduler"} <= {n for n in counts if counts[n]}
+    assert {*Hooks.IN_A_STEP, "_clip_grad_norm", "_save_checkpoint"} <= {n for n in counts if counts[n]}
     assert all(name in vars(SDFTTrainer) for name in (*Hooks.IN_A_STEP, *Hooks.OTHERS))
 
 
-@pytest.mark.parametrize("name", ["_clip_grad_norm", "_save_optimizer_and_scheduler"])
+@pytest.mark.parametrize("name", ["_clip_grad_norm", "_save_checkpoint"])
 def test_a_hook_that_transformers_no_longer_calls_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -60,7 +60,7 @@ def test_a_hook_that_transformers_no_longer_calls_is_missed(
     def ignored(self: Any, *arguments: Any) -> Any:
         if name == "_clip_grad_norm":
             return torch.zeros(())
-        return Trainer._save_optimizer_and_scheduler(self, *arguments)
+        return Trainer._save_checkpoint(self, *arguments)
 
     monkeypatch.setattr(trainer_module.SDFTTrainer, name, ignored)
     assert ours is not ignored
@@ -83,3 +83,15 @@ def test_a_second_run_counts_anew_but_keeps_its_optimizer(tmp_path: Path, monkey
     uncalled(monkeypatch, "training_step")
     with pytest.raises(RuntimeError, match="training_step"):
         trainer.train()
+
+
+@pytest.mark.parametrize("name", Hooks.LOADING)
+def test_a_run_does_not_go_on_from_a_checkpoint_that_was_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings = {**SAVING, "num_train_epochs": 2, "max_steps": 2}
+    make_trainer(tmp_path, **settings).train()
+    uncalled(monkeypatch, name)
+    trainer = make_trainer(tmp_path, **settings)
+    with pytest.raises(RuntimeError, match=rf"Trainer\.{name}"):
+        trainer.train(str(tmp_path / "checkpoint-1"))

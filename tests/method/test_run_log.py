@@ -1,5 +1,7 @@
 """What a run records: means over tokens, each completion's own values, and text that belongs to each token."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +197,52 @@ def test_what_a_run_had_used_up_is_added_to(tmp_path: Path, monkeypatch: pytest.
     made.add_tokens(MicroBatch(parts=(part("tokens", [sample("a", "tokens", (0,))], 0, torch.device("cpu")),)))
     with made.left_out():
         now[0] += 1000
-    assert made.state() == RunState(tokens_seen=36, seconds=12.0)
+    lines = {"metrics.jsonl": 0, "rollouts.jsonl": 0}
+    assert made.state(loss=2.0) == RunState(tokens_seen=36, seconds=12.0, lines=lines, loss=2.0)
     made.begin(0, CONFIG)
-    assert made.state() == RunState(tokens_seen=0, seconds=0.0)
+    assert made.state() == RunState(tokens_seen=0, seconds=0.0, lines=lines)
+
+
+def test_means_go_on_from_the_sums_of_the_checkpoint(tmp_path: Path) -> None:
+    """Completions of 1 and 2 tokens before it, of 3 after it; a sum that is no number stays so."""
+    made = log(tmp_path)
+    before = RunState(
+        tokens_seen=0,
+        seconds=0.0,
+        sums={"completion_tokens": 3.0, "divergence": None},
+        counts={"completion_tokens": 2.0, "divergence": 4.0},
+    )
+    made.begin(2, CONFIG, before)
+    assert made.state().sums["completion_tokens"] == 3.0
+    made.add_samples(3, [sample("a", "teacher", (0,))])
+    tokens = len(sample("a", "teacher", (0,)).rollout.completion_ids)
+    means = made.means()
+    assert means["completion_tokens"] == (3 + tokens) / 3
+    assert math.isnan(means["divergence"])
+
+
+def test_lines_that_are_missing_are_named(tmp_path: Path) -> None:
+    made = log(tmp_path)
+    made.begin(0, CONFIG)
+    for step in (1, 2):
+        made.write_metrics(step, {"loss": 0.5})
+    before = replace(made.state(), lines={"metrics.jsonl": 2, "rollouts.jsonl": 0})
+    assert made.begin(2, CONFIG, before) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert made.begin(2, CONFIG, before) == ["metrics.jsonl"]
+
+
+def test_the_summary_counts_what_was_trained_before(tmp_path: Path) -> None:
+    """30 steps of 60 rows in 5 seconds after 10 others are 2 steps and 4 rows a second."""
+    made = log(tmp_path)
+    made.begin(20, CONFIG, RunState(tokens_seen=0, seconds=10.0))
+    rates = {"train_steps_per_second": 6.0, "train_samples_per_second": 12.0}
+    assert made.of_the_whole_run({"train_runtime": 5.0, **rates, "train_loss": 0.5}) == {
+        "train_runtime": 15.0,
+        "train_steps_per_second": 2.0,
+        "train_samples_per_second": 4.0,
+        "train_loss": 0.5,
+    }
 
 
 def test_lines_after_the_step_that_a_run_goes_on_from_are_dropped(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_folder_with_drift_alone_is_shown(tmp_path: Path) -> None:
 
 def test_checkpoints_and_hidden_folders_are_no_runs(tmp_path: Path) -> None:
     write_run(tmp_path, [0.0] * 6, [1.0] * 6)
-    for name in ("checkpoint-2", ".staging"):
+    for name in ("checkpoint-2", "earlier-1", ".staging"):
         write_training(tmp_path / name)
     assert [run.name for run in collect(tmp_path).runs] == [tmp_path.name]
 

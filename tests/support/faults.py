@@ -18,8 +18,9 @@ class Disk:
     """A file system on which operation number ``at`` (from 0) fails: the disk is full, or the process is killed, so
     that no later operation is done either."""
 
-    def __init__(self, at: int, *, killed: bool) -> None:
+    def __init__(self, at: int, *, killed: bool, operations: tuple[str, ...] = OPERATIONS) -> None:
         self.at, self.killed, self.done = at, killed, 0
+        self._operations = operations
 
     @property
     def failed(self) -> bool:
@@ -28,7 +29,7 @@ class Disk:
 
     def __enter__(self) -> "Disk":
         self._patch = pytest.MonkeyPatch()
-        for name in OPERATIONS:
+        for name in self._operations:
             self._patch.setattr(os, name, self._operation(getattr(os, name)))
         return self
 

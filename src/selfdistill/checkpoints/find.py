@@ -76,14 +76,15 @@ def retain(folder: Path, limit: int, *, best: Path | None = None, verified: Coll
             continue
 
 
-def set_aside(folder: Path, step: int, records: Collection[str] = ()) -> Path | None:
+def set_aside(folder: Path, step: int, records: Collection[str] = (), *, beside: Collection[str] = ()) -> Path | None:
     """Moves what another training of a run left into a new folder ``earlier-N``, so that nothing of it is lost or mixed
     with what comes.
 
     Args:
         folder: the run's folder.
         step: checkpoints of later steps are moved.
-        records: names of files that are copied.
+        records: names of files that are copied if they are there and not empty.
+        beside: names of files that are copied along if anything else is moved or copied.
 
     Returns:
         The new folder; None if there was nothing to move.
@@ -92,6 +93,7 @@ def set_aside(folder: Path, step: int, records: Collection[str] = ()) -> Path | 
     there = [folder / name for name in records if (folder / name).is_file() and (folder / name).stat().st_size]
     if not later and not there:
         return None
+    there += [folder / name for name in beside if (folder / name).is_file()]
     number = 1
     while (folder / f"{EARLIER}{number}").exists():
         number += 1

@@ -10,14 +10,15 @@ class Hooks:
     """Counts the calls of each hook.
 
     If transformers stopped calling one, gradients would silently stay unclipped, or checkpoints would lack masters and
-    teacher.
+    teacher, or a run would go on without them.
 
     Raises:
         RuntimeError: the installed Trainer lacks one of the hooks.
     """
 
     IN_A_STEP = ("get_batch_samples", "training_step", "create_optimizer", "_get_grad_norm")
-    OTHERS = ("_clip_grad_norm", "_save_optimizer_and_scheduler", "_load_optimizer_and_scheduler", "_save")
+    LOADING = ("_load_from_checkpoint", "_load_optimizer_and_scheduler")
+    OTHERS = ("_clip_grad_norm", "_save_checkpoint", "_save", "_load_rng_state", *LOADING)
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -42,8 +43,13 @@ class Hooks:
 
     def check_save(self) -> None:
         """Raises RuntimeError if a checkpoint was written without calling its hook."""
-        if not self._counts["_save_optimizer_and_scheduler"]:
-            raise self._unusable(["_save_optimizer_and_scheduler"])
+        if not self._counts["_save_checkpoint"]:
+            raise self._unusable(["_save_checkpoint"])
+
+    def check_load(self) -> None:
+        """Raises RuntimeError if a resumed training begins without the hooks that load the checkpoint being called."""
+        if lacking := [name for name in self.LOADING if not self._counts[name]]:
+            raise self._unusable(lacking)
 
     @staticmethod
     def _unusable(names: list[str]) -> RuntimeError:

@@ -1,6 +1,7 @@
 """Writes the records of a training run: run_config.json, metrics.jsonl, rollouts.jsonl."""
 
 import itertools
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,26 +45,61 @@ class RunLog:
         self._counts: dict[str, float] = defaultdict(float)
         self._rollouts: dict[int, RolloutRecord] = {}
         self._on_device: list[tuple[Tensor, Callable[[list[float]], None]]] = []  # [n], and what takes its n values
+        self._lines: dict[str, int] = defaultdict(int)
+        self._seconds_before = 0.0
+        self._is_closed = False
         self._started = time.perf_counter()
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
-    def begin(self, step: int, config: RunConfig, before: RunState | None = None) -> None:
+    def begin(
+        self, step: int, config: RunConfig, before: RunState | None = None, *, is_finished: bool = False
+    ) -> list[str]:
         """Writes run_config.json, and drops records of steps after ``step``, which are about to be trained again.
 
-        ``before``: tokens and seconds that a resumed run had used by ``step``.
+        Args:
+            step: optimizer steps that were made before.
+            config: of the run.
+            before: what a resumed run had used and added up by ``step``.
+            is_finished: there is no step left. Then at most the summary is added, if it is missing.
+
+        Returns:
+            Names of the .jsonl files that have fewer lines than they had at ``step``, because some were lost.
         """
-        self._started = time.perf_counter() - (before.seconds if before else 0.0)
-        self.tokens_seen = before.tokens_seen if before else 0
+        before = before or RunState(tokens_seen=0, seconds=0.0)
+        self._started = time.perf_counter() - before.seconds
+        self._seconds_before = before.seconds
+        self.tokens_seen = before.tokens_seen
         for kept in (self._sums, self._counts, self._rollouts, self._on_device):
             kept.clear()  # left by an interrupted step
+        self._sums.update({name: math.nan if total is None else total for name, total in before.sums.items()})
+        self._counts.update(before.counts)
         for name in (run_folder.METRICS, run_folder.ROLLOUTS):
-            run_folder.forget_after(self.folder / name, step)
-        run_folder.write_json(self.folder / run_folder.RUN_CONFIG, config)
+            self._lines[name] = run_folder.forget_after(self.folder / name, step)
+        last = run_folder.last_row(self.folder / run_folder.METRICS) if is_finished else {}
+        self._is_closed = last.get("step") == step and "train_loss" in last
+        if not is_finished:
+            run_folder.write_json(self.folder / run_folder.RUN_CONFIG, config)
+        return [name for name, number in before.lines.items() if self._lines[name] < number]
 
-    def state(self) -> RunState:
-        """Tokens and seconds that the run has used so far."""
-        return RunState(tokens_seen=self.tokens_seen, seconds=self.wall_seconds)
+    def state(self, **progress: Any) -> RunState:
+        """What the run has used and added up so far. ``progress``: the other fields of RunState."""
+        self._fetch()
+        return RunState(
+            tokens_seen=self.tokens_seen,
+            seconds=self.wall_seconds,
+            sums=dict(self._sums),
+            counts=dict(self._counts),
+            lines=dict(self._lines),
+            **progress,
+        )
+
+    def sync(self) -> None:
+        """Forces the .jsonl files to disk."""
+        for name in (run_folder.METRICS, run_folder.ROLLOUTS):
+            if (self.folder / name).exists():
+                run_folder.sync(self.folder / name)
+        run_folder.sync(self.folder)
 
     @property
     def wall_seconds(self) -> float:
@@ -112,15 +149,29 @@ class RunLog:
         return means | {"tokens_seen": self.tokens_seen, "wall_seconds": self.wall_seconds}
 
     def write_metrics(self, step: int, logs: dict[str, float]) -> None:
-        """Appends a line to metrics.jsonl."""
+        """Appends a line to metrics.jsonl, unless the summary of the run stands there already."""
+        if self._is_closed:
+            return
         line = {"step": step, **logs, "format": run_folder.FORMAT}
         run_folder.append_jsonl(self.folder / run_folder.METRICS, [line])
+        self._lines[run_folder.METRICS] += 1
 
     def write_rollouts(self) -> None:
         """Appends the recorded rollouts of the step to rollouts.jsonl."""
         self._fetch()
         run_folder.append_jsonl(self.folder / run_folder.ROLLOUTS, self._rollouts.values())
+        self._lines[run_folder.ROLLOUTS] += len(self._rollouts)
         self._rollouts.clear()
+
+    def of_the_whole_run(self, summary: dict[str, float]) -> dict[str, float]:
+        """transformers' summary of a training, with times that count what was trained before it was resumed.
+
+        ``summary`` has the numbers of all steps over the time of the last call alone.
+        """
+        runtime = summary["train_runtime"]
+        share = runtime / (runtime + self._seconds_before) if self._seconds_before else 1.0
+        rates = {name: rate * share for name, rate in summary.items() if name.endswith("_per_second")}
+        return summary | rates | {"train_runtime": runtime + self._seconds_before}
 
     def _add(self, name: str, total: float, count: float = 1.0) -> None:
         self._sums[name] += total

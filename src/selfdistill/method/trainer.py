@@ -13,15 +13,16 @@ from typing import Any, cast
 
 import torch
 from peft import PeftConfig
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from selfdistill import run_folder
-from selfdistill.errors import UserError, brief
+from selfdistill.checkpoints.commit import install, tidy
+from selfdistill.checkpoints.lock import locked
+from selfdistill.errors import UserError
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
+from selfdistill.method.fingerprints import fingerprints
 from selfdistill.method.hooks import Hooks
 from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
@@ -30,8 +31,10 @@ from selfdistill.method.rollout.engine import RolloutEngine
 from selfdistill.method.rollout.engines import describe
 from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
 from selfdistill.method.run_log import RunLog
+from selfdistill.method.save_size import check_save_space
 from selfdistill.method.step import Step
 from selfdistill.method.timer import PhaseTimer
+from selfdistill.method.trainer_state import Checkpoints
 from selfdistill.models.adapters import adapt
 from selfdistill.models.attention import fit_attention
 from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
@@ -39,11 +42,8 @@ from selfdistill.models.output_head import check_head
 from selfdistill.models.quantization import quantized_to
 from selfdistill.models.saving import ready_to_save
 from selfdistill.models.tokens import eos_token_ids
-from selfdistill.records.runs import RunConfig, RunState
+from selfdistill.records.runs import RunConfig
 from selfdistill.types import PromptPair
-
-TRAINER_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
-"""Files that transformers writes to a checkpoint and a resumed run needs."""
 
 
 class SDFTTrainer(Trainer):
@@ -114,29 +114,46 @@ class SDFTTrainer(Trainer):
         self.step = Step(
             student, tokenizer, args, anchors=anchors, base_weights=base_weights, engine=engine, timer=self.timer
         )
-        self.eos_ids = eos_token_ids(student, tokenizer)
+        self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
         self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step)
         self.step.on_part = self.run_log.add_part
         self.num_rows = len(train_pairs)
         self._facts = dict(facts or {})
-        self._resumed_from: RunState | None = None
+        self._anchors = anchors
+        self.checkpoints = Checkpoints(self)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        *arguments: Any,
+        allow_changes: bool = False,
+        **options: Any,
+    ) -> Any:
         """Trains as transformers' Trainer does, with gradients going to the fp32 masters until it returns or raises.
 
-        A call that does not resume begins metrics.jsonl and rollouts.jsonl anew.
+        A call that does not resume begins metrics.jsonl and rollouts.jsonl anew; those of an earlier call, and its
+        checkpoints, are moved to a folder ``earlier-N``.
+
+        Args:
+            resume_from_checkpoint: a checkpoint's folder, or True for the newest one in ``output_dir`` that is whole.
+            arguments: as Trainer.train takes them.
+            allow_changes: resume although settings or data differ from those of the checkpoint, with a warning.
+            options: as Trainer.train takes them.
 
         Raises:
-            UserError: the checkpoint is incomplete or was made with other settings, or a gradient is not finite.
+            UserError: no checkpoint is whole, or it was made with other settings or data; another run uses the output
+                folder; a checkpoint can't be written or would not fit on the disk; a gradient is not finite.
             RuntimeError: the installed transformers does not call a hook that this trainer depends on.
         """
-        if resume_from_checkpoint:
-            _check_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
-        self.step.begin()
-        self._hooks.forget()
-        self._resumed_from = None
-        with self.step.masters.attached():
-            return super().train(resume_from_checkpoint, *arguments, **options)
+        with locked(self.run_log.folder):
+            tidy(self.run_log.folder)
+            self.run_config = self._make_run_config()
+            self.checkpoints.open(resume_from_checkpoint, self.run_config, allow_changes=allow_changes)
+            self.step.begin()
+            self._hooks.forget()
+            source = self.checkpoints.source
+            with self.step.masters.attached():
+                return super().train(None if source is None else str(source), *arguments, **options)
 
     # -- the hooks of a step -----------------------------------------------------------------------------------------
 
@@ -145,9 +162,13 @@ class SDFTTrainer(Trainer):
     ) -> tuple[list[MicroBatch], None]:
         """Samples completions for all prompts of an optimizer step and returns them as micro-batches."""
         self._hooks.called("get_batch_samples")
+        if self.checkpoints.is_finished:
+            return [], None
         batches = [pairs for _, pairs in zip(range(num_batches), epoch_iterator, strict=False)]
+        self.checkpoints.restore_random()
         if not batches:
             return [], None
+        self.checkpoints.step_is_open = True
         number = self.state.global_step
         samples = self.step.rollout([pair for batch in batches for pair in batch], number)
         self.run_log.add_samples(number + 1, samples)
@@ -201,10 +222,8 @@ class SDFTTrainer(Trainer):
         """Floating-point operations of a micro-batch; see ``Step.flops``."""
         return self.step.flops(inputs)
 
-    def begin_run(self) -> None:
-        """Called when training begins: writes run_config.json and starts the records."""
-        settings = self.args.to_dict()
-        config = RunConfig(
+    def _make_run_config(self) -> RunConfig:
+        return RunConfig(
             model_name=self._facts.get("model_name") or str(self.model.name_or_path),
             task=self._facts.get("task", ""),
             dataset=self._facts.get("dataset", ""),
@@ -212,19 +231,30 @@ class SDFTTrainer(Trainer):
             num_training_rows=self.num_rows,
             versions=run_folder.versions(),
             deviations_from_paper=deviations(self.args),
-            settings=settings,
+            settings=self.args.to_dict(),
             rollout_engine=describe(self.step.engine),
+            fingerprints=fingerprints(self.model, self.tokenizer, cast(Any, self.train_dataset), self._anchors),
         )
-        self.run_log.begin(self.state.global_step, config, self._resumed_from)
+
+    def begin_run(self) -> None:
+        """Called when training begins: checks the free space, writes run_config.json and starts the records."""
+        if self.checkpoints.source is not None:
+            self._hooks.check_load()
+        check_save_space(self)
+        before = self.checkpoints.begin()
+        finished = self.checkpoints.is_finished
+        for name in self.run_log.begin(self.state.global_step, self.run_config, before, is_finished=finished):
+            self.checkpoints.on_warning(f"{name} has lost lines of steps up to {self.state.global_step}.")
 
     def end_step(self) -> None:
         """Called after an optimizer step: updates the teacher and writes the step's rollouts."""
         self._hooks.check(clips=self.args.max_grad_norm > 0)
         self.step.follow(self.state.global_step)
         self.run_log.write_rollouts()
+        self.checkpoints.step_is_open = False
 
     def end_save(self) -> None:
-        """Called after a checkpoint was written: checks that it has masters and teacher."""
+        """Called after a checkpoint was written: checks that it was written here."""
         self._hooks.check_save()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -233,63 +263,38 @@ class SDFTTrainer(Trainer):
             logs |= self.run_log.means()
             logs |= {f"seconds/{name}": seconds for name, seconds in self.timer.drain().items()}
             logs |= {"flos": self.state.total_flos}
+        if "train_runtime" in logs:
+            logs |= self.run_log.of_the_whole_run(logs)
         super().log(logs, start_time)
         self.run_log.write_metrics(self.state.global_step, logs)
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def write_model(self, folder: Path) -> None:
+        """Writes the model and its tokenizer as other programs read them."""
         with ready_to_save(self.model, self.eos_ids):
-            super()._save(output_dir, state_dict)
+            self.model.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            self._hooks.called("_save_optimizer_and_scheduler")
-            folder = Path(output_dir)
-            states = {run_folder.MASTERS: self.step.masters.state_dict(), run_folder.TEACHER: self._teachers_state()}
-            for name, state in states.items():
-                save_file({key: tensor.contiguous() for key, tensor in state.items()}, folder / name)
-            run_folder.write_json(folder / run_folder.RUN_STATE, self.run_log.state())
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        install(Path(output_dir or str(self.args.output_dir)), self.write_model)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        self._hooks.called("_save_checkpoint")
+        self.store_flos()
+        self.checkpoints.save()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._hooks.called("_load_from_checkpoint")
+        self.checkpoints.load_model()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            folder = Path(checkpoint)
-            try:
-                self._load_weights(folder)
-            except ValueError as error:
-                raise UserError(
-                    f"{checkpoint} is of a run with other settings: {brief(error)}. Resume with the dtype, method and "
-                    "teacher that it was made with."
-                ) from error
-            self._resumed_from = run_folder.read_record(folder / run_folder.RUN_STATE, RunState)
+            self._hooks.called("_load_optimizer_and_scheduler")
+            self.checkpoints.load_state()
 
-    def _load_weights(self, folder: Path) -> None:
-        """Restores masters and teachers. Raises ValueError if the checkpoint has other weights than this run."""
-        self.step.masters.load_state_dict(load_file(folder / run_folder.MASTERS))
-        state = load_file(folder / run_folder.TEACHER)
-        teachers = self._distinct_teachers()
-        if odd := {key.partition("/")[0] for key in state} - teachers.keys():
-            raise ValueError(f"this run has no frozen or ema {min(odd)}")
-        for role, teacher in teachers.items():
-            own = {key.removeprefix(f"{role}/"): t for key, t in state.items() if key.startswith(f"{role}/")}
-            teacher.load_state_dict(own)
-
-    def _distinct_teachers(self) -> dict[str, Any]:
-        """Teachers by role, without duplicates: anchor prompts and other rows may share one teacher."""
-        distinct: dict[str, Any] = {}
-        for role, teacher in self.step.teachers.items():
-            if not any(teacher is other for other in distinct.values()):
-                distinct[role] = teacher
-        return distinct
-
-    def _teachers_state(self) -> dict[str, Tensor]:
-        return {
-            f"{role}/{name}": tensor
-            for role, teacher in self._distinct_teachers().items()
-            for name, tensor in teacher.state_dict().items()
-        }
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self.checkpoints.restore_random()
 
 
 class _StepCallback(TrainerCallback):
@@ -304,22 +309,8 @@ class _StepCallback(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self._trainer.end_step()
 
-    def on_save(self, args: Any, *_: Any, **__: Any) -> None:
-        if not args.save_only_model:
-            self._trainer.end_save()
-
-
-def _check_checkpoint(resume_from: str | bool, output_dir: str) -> None:
-    """Raises UserError if a checkpoint lacks a file that a resumed run needs. ``True``: the last checkpoint."""
-    folder = get_last_checkpoint(output_dir) if resume_from is True else str(resume_from)
-    if folder is None:
-        raise UserError(f"{output_dir} holds no checkpoint to resume from. Start without resume_from_checkpoint.")
-    for name in (*TRAINER_FILES, run_folder.MASTERS, run_folder.TEACHER, run_folder.RUN_STATE):
-        if not Path(folder, name).is_file():
-            raise UserError(
-                f"{folder} has no {name}: writing it was interrupted, or save_only_model was set. Delete the folder, "
-                "then the run resumes from the checkpoint before it."
-            )
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self._trainer.end_save()
 
 
 def _check_arguments(args: Any, rows: Any) -> None:

@@ -35,6 +35,8 @@ class RunConfig:
     """``4bit`` or ``8bit`` if the weights beside the adapter were quantized."""
     rollout_engine: str = ""
     """Name of the engine that samples completions."""
+    fingerprints: dict[str, str] = field(default_factory=dict[str, str])
+    """Hashes of what a run depends on besides its settings, by what they are of: training rows, tokenizer, ..."""
     format: int = FORMAT
 
     @property
@@ -73,12 +75,32 @@ class RolloutRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """``run_state.json`` of a checkpoint: what the run had used by then."""
+    """``run_state.json`` of a checkpoint: where the run was, and what it had used and added up by then."""
 
     tokens_seen: int
     """Tokens that passed through the student in training."""
     seconds: float
     """Duration of training in seconds, without evaluations between steps."""
+    sums: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    """Sum of every metric since the last line of metrics.jsonl; None if it is not finite."""
+    counts: dict[str, float] = field(default_factory=dict[str, float])
+    """What each of ``sums`` is divided by."""
+    lines: dict[str, int] = field(default_factory=dict[str, int])
+    """Number of lines of each .jsonl file."""
+    loss: float | None = 0.0
+    """Sum of the losses of the steps since the last line of metrics.jsonl, in nats; None if it is not finite."""
+    total_loss: float | None = 0.0
+    """Sum of the losses of all steps before; None if it is not finite."""
+    last_logged: int = 0
+    """Step of the last line of metrics.jsonl."""
+    epoch: int = 0
+    """Passes over the rows that were finished."""
+    micro_batch: int = 0
+    """Micro-batches of the current pass that were used."""
+    sampler_seed: int | None = None
+    """Seed of the order of the rows; None if they are not shuffled by a seed."""
+    next_rows: str = ""
+    """Hash of the places of the rows that the rest of the current pass takes, in order."""
     format: int = FORMAT
 
 

@@ -14,7 +14,7 @@ from selfdistill.report.contents import Comparison, Evaluation, Results, Run, Ru
 from selfdistill.report.evaluations import compare, differences, read_drift, read_evaluations
 from selfdistill.report.samples import RUNS_SHOWN, choose, gather
 from selfdistill.report.training import read_run
-from selfdistill.run_folder import COMPARE, CONTINUAL, EVAL, EVAL_BEFORE
+from selfdistill.run_folder import CHECKPOINT, COMPARE, CONTINUAL, EARLIER, EVAL, EVAL_BEFORE
 from selfdistill.stats.paired import BETTER, NOT_ENOUGH_DATA, WORSE
 
 DEPTH = 3
@@ -158,4 +158,6 @@ def _before(path: Path, top: Path) -> Path:
 
 
 def _may_hold_runs(path: Path) -> bool:
-    return path.is_dir() and path.name not in (EVAL, EVAL_BEFORE) and not path.name.startswith((".", "checkpoint-"))
+    return (
+        path.is_dir() and path.name not in (EVAL, EVAL_BEFORE) and not path.name.startswith((".", CHECKPOINT, EARLIER))
+    )

@@ -1,0 +1,137 @@
+"""What a run depends on besides its settings, and how a resumed run differs from the one that was begun."""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from selfdistill import run_folder
+from selfdistill.errors import quoted
+from selfdistill.models.output_head import unwrapped
+from selfdistill.records.runs import RunConfig
+from selfdistill.types import PromptPair
+
+FREE = {
+    *("output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm", "rollouts_logged_per_step"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+    *("teacher_home", "skip_memory_metrics", "logging_nan_inf_filter", "overwrite_output_dir", "ddp_timeout"),
+}
+"""Settings that may differ when a run is resumed, since its weights do not depend on them."""
+FREE_KINDS = ("logging_", "log_", "save_", "hub_", "push_to_hub", "include_", "eval_", "load_best_")
+"""Beginnings of the names of others."""
+OF_THE_PLACE = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype")
+"""Keys of a model's config that depend on how it was loaded or saved, or are compared by themselves."""
+SET_BY_TRAINING = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Keys that transformers' Trainer changes when training begins."""
+SHOWN = 12
+"""Hexadecimal digits of a hash: enough to tell two sets of rows apart."""
+
+
+def fingerprints(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PromptPair], anchors: Sequence[PromptPair]
+) -> dict[str, str]:
+    """Hashes, in hex, of what decides a run's results besides its settings, by what they are of.
+
+    Args:
+        model: the model to train, whose frozen weights count; trained ones come from the checkpoint.
+        tokenizer: its tokenizer.
+        pairs: the rendered training rows, in the order given.
+        anchors: the rendered anchor prompts.
+    """
+    inner: Any = unwrapped(model)
+    config = {k: v for k, v in inner.config.to_dict().items() if k not in (*OF_THE_PLACE, *SET_BY_TRAINING)}
+    trained = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad})
+    found = {
+        "training rows": _of_pairs(pairs),
+        "tokenizer": _of_json([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map]),
+        "chat template": _of_json(tokenizer.chat_template),
+        "model config": _of_json(config),
+        "dtype": ", ".join(trained),
+    }
+    if anchors:
+        found["anchor prompts"] = _of_pairs(anchors)
+    adapters: dict[str, Any] = getattr(model, "peft_config", None) or {}
+    for name, adapter in adapters.items():
+        kept = {k: v for k, v in adapter.to_dict().items() if k not in ("base_model_name_or_path", "inference_mode")}
+        found[f"adapter {name}"] = _of_json(kept)
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    if frozen:
+        found["frozen weights"] = _of_json([_sum(parameter) for parameter in frozen])
+    return found
+
+
+def changes(before: RunConfig, now: RunConfig) -> dict[str, tuple[str, str]]:
+    """Old and new value, as text, of each setting and each fingerprint that differs, by name."""
+    pairs: dict[str, tuple[Any, Any]] = {"model_name": (before.model_name, now.model_name)}
+    for old, new in ((before.fingerprints, now.fingerprints), (before.settings, _as_json(now.settings))):
+        pairs |= {name: (old[name], new[name]) for name in old if name in new and not _is_free(name)}
+    for name in before.fingerprints.keys() ^ now.fingerprints.keys():
+        pairs[name] = (before.fingerprints.get(name, "none"), now.fingerprints.get(name, "none"))
+    differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if "model_name" in differing and _same_place(*differing["model_name"]):
+        del differing["model_name"]
+    return {name: (quoted(old), quoted(new)) for name, (old, new) in differing.items()}
+
+
+def in_words(differing: dict[str, tuple[str, str]]) -> str:
+    """``another seed: 1, now 2``, and the names of up to three more."""
+    (name, (old, new)), *more = differing.items()
+    words = f"another {name}: {old}, now {new}"
+    if not more:
+        return words
+    named = ", ".join(other for other, _ in more[:3])
+    return f"{words}; also {named}" + (f" and {len(more) - 3} more" if len(more) > 3 else "")
+
+
+def order_of(indices: Iterable[int]) -> str:
+    """Hash of an order of rows."""
+    return _digest([array("q", indices).tobytes()])
+
+
+def _is_free(name: str) -> bool:
+    return name in FREE or name.startswith(FREE_KINDS)
+
+
+def _same_place(old: str, new: str) -> bool:
+    return Path(old).exists() and Path(new).exists() and Path(old).resolve() == Path(new).resolve()
+
+
+def _of_pairs(pairs: Sequence[PromptPair]) -> str:
+    def parts() -> Iterable[bytes]:
+        for pair in pairs:
+            yield json.dumps(pair.example.id).encode()
+            for ids in (pair.student_ids, pair.teacher_ids, pair.demonstration_ids, pair.demonstration_mask):
+                yield b"-" if ids is None else array("q", ids).tobytes()
+                yield b"/"
+
+    return f"{len(pairs)} ({_digest(parts())[:SHOWN]})"
+
+
+def _of_json(value: Any) -> str:
+    def plain(one: Any) -> Any:
+        return sorted(one, key=str) if isinstance(one, set | frozenset) else str(one)
+
+    return _digest([json.dumps(value, sort_keys=True, default=plain).encode()])[:SHOWN]
+
+
+def _sum(weights: torch.Tensor) -> int:
+    """Sum of a tensor's bytes, computed where it lies."""
+    return int(weights.detach().contiguous().view(-1).view(torch.uint8).sum(dtype=torch.int64))
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=32)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they are read back from run_config.json."""
+    return json.loads(json.dumps(run_folder.plain(settings), default=str))
