@@ -191,7 +191,7 @@ def test_a_folder_with_a_record_of_ours_may_be_replaced(tmp_path: Path, record: 
     check_replaceable(folder)
     check_output_dir(str(folder), overwrite=True)
     assert (folder / record).is_file()  # a check deletes nothing
-    assert "is not empty" in mistake(check_output_dir, str(folder))
+    assert "is not empty" in mistake(run_folder.check_unused, str(folder), overwrite=False)
 
 
 @pytest.mark.parametrize(
@@ -260,15 +260,40 @@ def test_a_link_is_looked_through(run: Path, tmp_path: Path, monkeypatch: pytest
     assert "would delete" in mistake(check_replaceable, run, [str(tmp_path / "link" / "run" / "rows.jsonl")])
 
 
-def test_a_folder_in_use_needs_a_word(run: Path):
-    assert "is not empty" in mistake(check_output_dir, str(run))
+def test_a_run_goes_on_in_its_own_folder(run: Path, tmp_path: Path):
+    for flags in ({}, {"resume": True}, {"allow_changes": True}, {"overwrite": True}):
+        check_output_dir(str(run), **flags)
     assert "exclude each other" in mistake(check_output_dir, str(run), resume=True, overwrite=True)
-    assert "is a file" in mistake(check_output_dir, str(run / "run_config.json"))
-    assert "is a file" in mistake(check_output_dir, str(run / "run_config.json"), overwrite=True)
+    for overwrite in (False, True):
+        said = mistake(check_output_dir, str(run / "run_config.json"), overwrite=overwrite)
+        assert "is a file" in said
+    assert "is not empty" in mistake(run_folder.check_unused, str(run), overwrite=False)
+    run_folder.check_unused(str(run), overwrite=True)
 
 
-def test_resuming_needs_a_checkpoint(run: Path):
-    for folder in (run, run / "none"):
-        assert "holds no checkpoint-N folder" in mistake(check_output_dir, str(folder), resume=True)
-    (run / "checkpoint-2").mkdir()
-    check_output_dir(str(run), resume=True)
+def test_a_folder_that_holds_no_run_is_not_trained_in(tmp_path: Path):
+    (tmp_path / "thesis.txt").touch()
+    for resume in (False, True):
+        assert "is not empty and holds no run" in mistake(check_output_dir, str(tmp_path), resume=resume)
+
+
+@pytest.mark.parametrize("leftover", [".lock", ".staging-checkpoint-2", ".trash-checkpoint-2"])
+def test_what_a_killed_run_leaves_before_its_first_record_does_no_harm(tmp_path: Path, leftover: str):
+    (tmp_path / leftover).mkdir()
+    check_output_dir(str(tmp_path))
+    check_output_dir(str(tmp_path), overwrite=True)
+    run_folder.check_unused(str(tmp_path), overwrite=False)
+    for folder in (tmp_path, tmp_path / "none"):
+        said = mistake(check_output_dir, str(folder), resume=True)
+        assert said.endswith("holds no run to go on with. Leave --resume out to start.")
+
+
+def test_the_last_row_of_a_file(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    assert run_folder.last_row(path) == {}
+    path.write_text("")
+    assert run_folder.last_row(path) == {}
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert run_folder.last_row(path) == {"step": 2}
+    path.write_bytes(b'{"step": 1}\n' + bytes(9) + b"\n")
+    assert run_folder.last_row(path) == {}

@@ -95,27 +95,50 @@ def is_ours(folder: Path) -> bool:
 # -- whether a folder may be used ---------------------------------------------------------------------------------
 
 
-def check_output_dir(output_dir: str, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Checks that a training run may write to a folder.
+def in_use(folder: Path) -> bool:
+    """True if a folder holds anything but the lock and what a crash may leave of files that were being written."""
+    leftovers = (LOCK, STAGING, TRASH)
+    return folder.is_dir() and any(not path.name.startswith(leftovers) for path in folder.iterdir())
+
+
+def is_begun(folder: Path) -> bool:
+    """True if a training run was begun in the folder."""
+    return (folder / RUN_CONFIG).is_file()
+
+
+def check_output_dir(
+    output_dir: str, *, resume: bool = False, overwrite: bool = False, allow_changes: bool = False
+) -> None:
+    """Checks that a training run may write to a folder. In one with a run it goes on with that run.
 
     Raises:
-        UserError: both flags are given; the path is a file; the folder is not empty and neither flag is given;
-            ``resume`` finds no checkpoint; ``overwrite`` would delete something other than a run.
+        UserError: flags exclude each other; the path is a file; the folder holds something else than a run;
+            ``resume`` or ``allow_changes`` is given and there is no run; ``overwrite`` would delete something other
+            than a run.
     """
     path = Path(output_dir)
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other: give one of them.")
+    if overwrite and (resume or allow_changes):
+        raise UserError(
+            f"{'--resume' if resume else '--allow_changes'} and --overwrite exclude each other: give one of them."
+        )
     if path.is_file():
         raise UserError(f"--output_dir {output_dir} is a file. Name a folder.")
-    if path.is_dir() and any(path.iterdir()) and not resume and not overwrite:
-        raise UserError(
-            f"--output_dir {output_dir} is not empty. Name another folder, continue with --resume, "
-            "or replace it with --overwrite."
-        )
-    if resume and not (path.is_dir() and any(path.glob("checkpoint-*"))):
-        raise UserError(f"--resume: {output_dir} holds no checkpoint-N folder. Leave --resume out to start.")
     if overwrite:
         check_replaceable(path)
+    elif in_use(path) and not is_begun(path):
+        raise UserError(
+            f"--output_dir {output_dir} is not empty and holds no run. Name another folder, or one with a run to go on "
+            "with (--resume) or to replace (--overwrite)."
+        )
+    elif (resume or allow_changes) and not is_begun(path):
+        flag = "--resume" if resume else "--allow_changes"
+        raise UserError(f"{flag}: {output_dir} holds no run to go on with. Leave {flag} out to start.")
+
+
+def check_unused(output_dir: str, *, overwrite: bool) -> None:
+    """Raises UserError if a folder is in use and not to be overwritten, even if a run could go on in it."""
+    if in_use(Path(output_dir)) and not overwrite:
+        raise UserError(f"--output_dir {output_dir} is not empty. Name another folder, or replace it with --overwrite.")
 
 
 def check_replaceable(folder: Path, inputs: Iterable[str | None] = ()) -> None:
@@ -130,7 +153,7 @@ def check_replaceable(folder: Path, inputs: Iterable[str | None] = ()) -> None:
         UserError: the folder contains no record of ours, or contains the working directory, the home folder or an
             input.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not in_use(folder):
         return
     root = folder.resolve()
     kept = {"the working directory": Path.cwd(), "your home folder": Path.home()}

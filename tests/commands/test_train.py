@@ -37,7 +37,8 @@ def test_a_home_folder_that_the_shell_left_alone_is_looked_into(home: TinyHome) 
     assert home.run(*train(output="~/x")).code == 0
     model = home.folder / "home" / "x" / "model.safetensors"
     first = model.read_bytes()
-    assert "home/x is not empty" in home.refused(*train("--learning_rate=1e-2", output="~/x"))
+    said = home.refused(*train("--learning_rate=1e-2", output="~/x"))
+    assert "home/x holds a run with learning_rate 2e-05, now 0.01. Give the same to go on with it, " in said
     assert model.read_bytes() == first
     assert not (home.folder / "~").exists()
 
@@ -59,15 +60,6 @@ def test_a_dry_run_writes_nothing(home: TinyHome) -> None:
     for part in ("student prompt", "What is 0+1?", "[[1]]", "tokens of 3 rows that fit", "memory, estimated"):
         assert part in said.out
     assert home.files() == before
-
-
-def test_a_run_is_not_resumed_on_fewer_rows(home: TinyHome) -> None:
-    assert home.run(*train("--save_steps=1")).code == 0
-    before = home.files()
-    said = home.refused(*train("--resume", "--max_steps=3", "--limit=2"))
-    assert said.startswith("--resume: the run in out was begun with 3 rows, now there are 2.")
-    assert home.files() == before
-    assert home.run(*train("--resume", "--max_steps=3")).code == 0
 
 
 # -- runs that would teach nothing --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions
 from selfdistill.training.settings import trainer_config
 from tests.support.mistakes import mistake
+from tests.support.training import make_config
 
 FIELDS = {each.name: each for each in fields(SDFTConfig)}
 
@@ -77,3 +78,9 @@ def test_a_config_may_be_made_of_another_ones_values(tmp_path: Path):
     first = SDFTConfig(output_dir=str(tmp_path), learning_rate=1e-3)
     values = {name: getattr(first, name) for name, each in FIELDS.items() if each.init}
     assert SDFTConfig(**values).to_dict() == first.to_dict()
+
+
+def test_checkpoints_are_not_pushed(tmp_path: Path) -> None:
+    said = mistake(make_config, tmp_path, push_to_hub=True)
+    assert said.startswith("push_to_hub=True: checkpoints are not pushed while a run trains. Give hub_strategy=end")
+    assert make_config(tmp_path, push_to_hub=True, hub_strategy="end").push_to_hub

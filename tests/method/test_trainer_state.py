@@ -270,29 +270,29 @@ OTHER_TEMPLATE.chat_template = str(OTHER_TEMPLATE.chat_template).replace("[{{", 
 @pytest.mark.parametrize(
     ("settings", "arguments", "name"),
     [
-        ({"seed": 7}, {}, "another seed: 42, now 7"),
-        ({"data_seed": 7}, {}, "another data_seed: None, now 7"),
-        ({"per_device_train_batch_size": 2}, {}, "another per_device_train_batch_size: 4, now 2"),
-        ({"gradient_accumulation_steps": 1}, {}, "another gradient_accumulation_steps: 2, now 1"),
-        ({"template": "few_shot"}, {}, "another training rows: '8 ("),
-        ({"max_completion_length": 9}, {}, "another max_completion_length: 8, now 9"),
+        ({"seed": 7}, {}, "seed 42, now 7"),
+        ({"data_seed": 7}, {}, "data_seed None, now 7"),
+        ({"per_device_train_batch_size": 2}, {}, "per_device_train_batch_size 4, now 2"),
+        ({"gradient_accumulation_steps": 1}, {}, "gradient_accumulation_steps 2, now 1"),
+        ({"template": "few_shot"}, {}, "training rows 8 ("),
+        ({"max_completion_length": 9}, {}, "max_completion_length 8, now 9"),
         ({"method": "offline"}, {}, "method"),
         ({"method": "sft", "max_completion_length": 64}, {}, "method"),
         ({"teacher": "frozen"}, {}, "teacher"),
-        ({"teacher_update_rate": 0.1}, {}, "another teacher_update_rate: 0.5, now 0.1"),
+        ({"teacher_update_rate": 0.1}, {}, "teacher_update_rate 0.5, now 0.1"),
         ({"temperature": 0.5}, {}, "temperature"),
-        ({"divergence": "jsd"}, {}, "another divergence: "),
-        ({"learning_rate": 1e-4}, {}, "another learning_rate: 0.01, now 0.0001"),
-        ({"weight_decay": 0.1}, {}, "another weight_decay: 0.0, now 0.1"),
-        ({"max_steps": 5}, {}, "another max_steps: 4, now 5"),
-        ({"optim": "sgd"}, {}, "another optim: "),
+        ({"divergence": "jsd"}, {}, "divergence "),
+        ({"learning_rate": 1e-4}, {}, "learning_rate 0.01, now 0.0001"),
+        ({"weight_decay": 0.1}, {}, "weight_decay 0.0, now 0.1"),
+        ({"max_steps": 5}, {}, "max_steps 4, now 5"),
+        ({"optim": "sgd"}, {}, "optim "),
         ({"anchor_share": 0.34}, {"options": {"anchor_dataset": ANCHORS}}, "anchor"),
-        ({}, {"rows": ROWS[::-1]}, "another training rows: "),
-        ({}, {"rows": [*ROWS[:-1], {"prompt": "What is 7?", "demonstration": "No."}]}, "another training rows: "),
-        ({}, {"rows": ROWS[:4]}, "another training rows: '8 ("),
+        ({}, {"rows": ROWS[::-1]}, "training rows "),
+        ({}, {"rows": [*ROWS[:-1], {"prompt": "What is 7?", "demonstration": "No."}]}, "training rows "),
+        ({}, {"rows": ROWS[:4]}, "training rows 8 ("),
         ({}, {"tokenizer": OTHER_TEMPLATE}, "chat template"),
-        ({}, {"model": student(torch.bfloat16)}, "another dtype: 'float32', now 'bfloat16'"),
-        ({}, {"model": student(rope_theta=500.0)}, "another model config: "),
+        ({}, {"model": student(torch.bfloat16)}, "dtype float32, now bfloat16"),
+        ({}, {"model": student(rope_theta=500.0)}, "model config "),
         ({}, {"options": {"peft_config": LoraConfig(r=2, target_modules="all-linear")}}, "adapter default"),
     ],
 )
@@ -304,7 +304,7 @@ def test_a_change_on_the_way_is_refused_by_name(tmp_path: Path, settings: Any, a
     if settings.get("method") == "sft" or "teacher" in settings:
         del chosen["teacher_update_rate"]
     said = mistake(make_trainer(run, **arguments, **chosen).train, resume_from_checkpoint=True)
-    assert "checkpoint-4 was made with another " in said
+    assert "checkpoint-4 was made with " in said
     assert name in said
     assert said.endswith("--allow_changes.")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -325,7 +325,7 @@ def test_another_base_of_an_adapter_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         other.model.layers[1].mlp.up_proj.weight[0, 0] += 1
     trainer = make_trainer(tmp_path, model=other, options={"peft_config": adapter}, **CHECKPOINTS)
-    assert "another frozen weights: " in mistake(trainer.train, resume_from_checkpoint=True)
+    assert "frozen weights " in mistake(trainer.train, resume_from_checkpoint=True)
 
 
 def test_changes_that_are_allowed_are_told_and_made(tmp_path: Path) -> None:

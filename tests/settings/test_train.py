@@ -58,7 +58,9 @@ def test_what_is_taken(given: dict[str, Any]):
         ({"max_steps": 0}, "max_steps: 0 steps train nothing."),
         ({"num_train_epochs": 0}, "num_train_epochs: 0 epochs train nothing."),
         ({"template": "file"}, "template_file: give it together with template=file"),
-        ({"resume": True}, "--resume: out holds no checkpoint-N folder."),
+        ({"resume": True}, "--resume: out holds no run to go on with. Leave --resume out to start."),
+        ({"allow_changes": True}, "--allow_changes: out holds no run to go on with."),
+        ({"allow_changes": True, "overwrite": True}, "--allow_changes and --overwrite exclude each other"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite exclude each other"),
     ],
 )

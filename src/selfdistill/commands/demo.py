@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from selfdistill import run_folder
+from selfdistill.checkpoints.lock import check_unlocked, locked
 from selfdistill.settings import flat
 from selfdistill.settings.evaluate import DecodingOptions
 from selfdistill.settings.train import DemoOptions, TrainOptions
@@ -33,6 +34,7 @@ def run(options: DemoOptions, console: Console) -> None:
     options.check()
     settings = _settings(options)
     settings.check()
+    run_folder.check_unused(options.output_dir, overwrite=options.overwrite)
 
     from selfdistill.evaluate.results import write_evaluation  # loads torch
     from selfdistill.evaluate.scorer_choice import TaskRows, first_rows
@@ -51,6 +53,7 @@ def run(options: DemoOptions, console: Console) -> None:
     )
 
     folder = Path(options.output_dir)
+    check_unlocked(folder)
     prepared = prepared_run(settings, console)
     check_overwrite(prepared)
     require_memory(prepared)
@@ -66,8 +69,9 @@ def run(options: DemoOptions, console: Console) -> None:
     console.print(f"Scoring {escape(name)} on {len(rows.examples)} evaluation rows ...")
     before = score_rows(model, tokenizer, rows, decoding, console)
     old = write_evaluation(folder / run_folder.EVAL_BEFORE, before)
-    trainer.train()
-    trainer.save_model()
+    with locked(folder):
+        trainer.train()
+        trainer.save_model()
     console.print("Scoring the trained model ...")
     after = score_rows(model, tokenizer, rows, decoding, console)
     new = write_evaluation(folder / run_folder.EVAL, after)

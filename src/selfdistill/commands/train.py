@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from selfdistill.checkpoints.lock import check_unlocked
 from selfdistill.settings.train import TrainOptions
 
 
@@ -18,10 +19,9 @@ def run(options: TrainOptions, console: Console) -> None:
 
     from selfdistill.training.dry_run import dry_run  # loads torch
     from selfdistill.training.prepare import require_memory
+    from selfdistill.training.resume import begun_run, check_begun, taken_over, train
     from selfdistill.training.run import (
         check_overwrite,
-        check_resumed,
-        empty_folder,
         load_student,
         make_trainer,
         prepared_run,
@@ -31,15 +31,18 @@ def run(options: TrainOptions, console: Console) -> None:
     if options.run.dry_run:
         dry_run(options, console)
         return
+    folder = Path(str(options.run.output_dir))
+    check_unlocked(folder)
     prepared = prepared_run(options, console)
     check_overwrite(prepared)
+    begun = begun_run(prepared)
+    if begun is not None:
+        prepared = taken_over(prepared, begun)
+        if check_begun(prepared, begun):
+            console.print(f"The run in {escape(str(folder))} is finished. Nothing is left to train.")
+            return
     require_memory(prepared)
     model = load_student(prepared)
     prepared = settled(prepared, model, console)
-    check_resumed(prepared)
-    trainer = make_trainer(prepared, model, console)
-    if options.run.overwrite:  # last, when nothing can be refused any more
-        empty_folder(Path(str(options.run.output_dir)))
-    trainer.train(resume_from_checkpoint=options.run.resume or None)
-    trainer.save_model()
-    console.print(f"Model and records are in {escape(str(options.run.output_dir))}.")
+    train(make_trainer(prepared, model, console), prepared, console)
+    console.print(f"Model and records are in {escape(str(folder))}.")

@@ -29,64 +29,68 @@ OF_THE_PLACE = ("_name_or_path", "transformers_version", "architectures", "use_c
 """Keys of a model's config that depend on how it was loaded or saved, or are compared by themselves."""
 SET_BY_TRAINING = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Keys that transformers' Trainer changes when training begins."""
+SHORT = 20
+"""Characters of a value in a message."""
 SHOWN = 12
 """Hexadecimal digits of a hash: enough to tell two sets of rows apart."""
 
 
-def fingerprints(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PromptPair], anchors: Sequence[PromptPair]
+def of_data(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PromptPair], anchors: Sequence[PromptPair]
 ) -> dict[str, str]:
-    """Hashes, in hex, of what decides a run's results besides its settings, by what they are of.
+    """Hashes, in hex, of what a run reads, by what they are of.
 
     Args:
-        model: the model to train, whose frozen weights count; trained ones come from the checkpoint.
-        tokenizer: its tokenizer.
+        tokenizer: the model's tokenizer.
         pairs: the rendered training rows, in the order given.
         anchors: the rendered anchor prompts.
     """
-    inner: Any = unwrapped(model)
-    config = {k: v for k, v in inner.config.to_dict().items() if k not in (*OF_THE_PLACE, *SET_BY_TRAINING)}
-    trained = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad})
     found = {
         "training rows": _of_pairs(pairs),
         "tokenizer": _of_json([sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map]),
         "chat template": _of_json(tokenizer.chat_template),
-        "model config": _of_json(config),
-        "dtype": ", ".join(trained),
     }
-    if anchors:
-        found["anchor prompts"] = _of_pairs(anchors)
+    return found | ({"anchor prompts": _of_pairs(anchors)} if anchors else {})
+
+
+def of_model(model: nn.Module) -> dict[str, str]:
+    """Hashes, in hex, of a model's config, its adapter and its frozen weights, and the dtype of the trained ones, whose
+    values come from the checkpoint."""
+    inner: Any = unwrapped(model)
+    config = {k: v for k, v in inner.config.to_dict().items() if k not in (*OF_THE_PLACE, *SET_BY_TRAINING)}
+    trained = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad})
+    found = {"model config": _of_json(config), "dtype": ", ".join(trained)}
     adapters: dict[str, Any] = getattr(model, "peft_config", None) or {}
     for name, adapter in adapters.items():
         kept = {k: v for k, v in adapter.to_dict().items() if k not in ("base_model_name_or_path", "inference_mode")}
         found[f"adapter {name}"] = _of_json(kept)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    if frozen:
-        found["frozen weights"] = _of_json([_sum(parameter) for parameter in frozen])
-    return found
+    return found | ({"frozen weights": _of_json([_sum(parameter) for parameter in frozen])} if frozen else {})
 
 
 def changes(before: RunConfig, now: RunConfig) -> dict[str, tuple[str, str]]:
     """Old and new value, as text, of each setting and each fingerprint that differs, by name."""
-    pairs: dict[str, tuple[Any, Any]] = {"model_name": (before.model_name, now.model_name)}
-    for old, new in ((before.fingerprints, now.fingerprints), (before.settings, _as_json(now.settings))):
-        pairs |= {name: (old[name], new[name]) for name in old if name in new and not _is_free(name)}
-    for name in before.fingerprints.keys() ^ now.fingerprints.keys():
-        pairs[name] = (before.fingerprints.get(name, "none"), now.fingerprints.get(name, "none"))
-    differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    if "model_name" in differing and _same_place(*differing["model_name"]):
-        del differing["model_name"]
-    return {name: (quoted(old), quoted(new)) for name, (old, new) in differing.items()}
+    differing: dict[str, tuple[str, str]] = {}
+    if before.model_name != now.model_name and not _same_place(before.model_name, now.model_name):
+        differing["model_name"] = (quoted(before.model_name, SHORT), quoted(now.model_name, SHORT))
+    for name in sorted(before.fingerprints.keys() | now.fingerprints.keys()):
+        old, new = before.fingerprints.get(name, "none"), now.fingerprints.get(name, "none")
+        if old != new:
+            differing[name] = (old, new)
+    settings = _as_json(now.settings)
+    for name, old in before.settings.items():
+        if name in settings and settings[name] != old and not _is_free(name):
+            differing[name] = (quoted(old, SHORT), quoted(settings[name], SHORT))
+    return differing
 
 
 def in_words(differing: dict[str, tuple[str, str]]) -> str:
-    """``another seed: 1, now 2``, and the names of up to three more."""
+    """``seed 1, now 2; also learning_rate and 3 more``."""
     (name, (old, new)), *more = differing.items()
-    words = f"another {name}: {old}, now {new}"
+    words = f"{name} {old}, now {new}"
     if not more:
         return words
-    named = ", ".join(other for other, _ in more[:3])
-    return f"{words}; also {named}" + (f" and {len(more) - 3} more" if len(more) > 3 else "")
+    return f"{words}; also {more[0][0]}" + (f" and {len(more) - 1} more" if len(more) > 1 else "")
 
 
 def order_of(indices: Iterable[int]) -> str:

@@ -79,6 +79,11 @@ def refuse_ignored(args: Any) -> None:
             raise UserError(f"{name}={quoted(value)} has no effect here. {REFUSED[name]} Leave it out.")
         if reason := REFUSED_VALUES.get((name, str(value))):
             raise UserError(f"{name}={quoted(value)} can't be used here. {reason}")
+    if args.push_to_hub and str(getattr(args.hub_strategy, "value", args.hub_strategy)) != "end":
+        raise UserError(
+            "push_to_hub=True: checkpoints are not pushed while a run trains. Give hub_strategy=end too, which pushes "
+            "the trained model."
+        )
 
 
 def _is_unset(value: Any) -> bool:

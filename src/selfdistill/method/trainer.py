@@ -22,7 +22,7 @@ from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import UserError
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
-from selfdistill.method.fingerprints import fingerprints
+from selfdistill.method.fingerprints import of_data, of_model
 from selfdistill.method.hooks import Hooks
 from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
@@ -119,7 +119,7 @@ class SDFTTrainer(Trainer):
         self.step.on_part = self.run_log.add_part
         self.num_rows = len(train_pairs)
         self._facts = dict(facts or {})
-        self._anchors = anchors
+        self._pairs, self._anchors = train_pairs, anchors
         self.checkpoints = Checkpoints(self)
 
     def train(
@@ -233,7 +233,7 @@ class SDFTTrainer(Trainer):
             deviations_from_paper=deviations(self.args),
             settings=self.args.to_dict(),
             rollout_engine=describe(self.step.engine),
-            fingerprints=fingerprints(self.model, self.tokenizer, cast(Any, self.train_dataset), self._anchors),
+            fingerprints=of_data(self.tokenizer, self._pairs, self._anchors) | of_model(self.model),
         )
 
     def begin_run(self) -> None:

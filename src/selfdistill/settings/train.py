@@ -63,15 +63,17 @@ class RunOptions:
     """Output of the run, and how it starts."""
 
     output_dir: str | None = path()
-    """Folder for the model and the run's records. It must be new or empty, except with --resume or --overwrite."""
+    """Folder for the model and the run's records. If it holds this run, stopped on the way, the run goes on."""
     base_model: str | None = path()
     """For reinvoke: the model to distil from. By default the one that the run in model_name started from."""
     save_steps: int | None = at_least(1, None)
-    """Save a checkpoint for --resume every N steps; by default none is saved."""
+    """Save a checkpoint every N steps, from which a stopped run goes on; by default none is saved."""
     dry_run: bool = False
     """Print the settings, prompts, lengths and estimated memory, then stop."""
     resume: bool = False
-    """Continue from the last checkpoint in output_dir."""
+    """Go on with the run in output_dir, which must hold one; without it, the same command does so, too."""
+    allow_changes: bool = False
+    """Go on with a run although settings or data differ from those that it was begun with."""
     overwrite: bool = False
     """Delete the run in output_dir first."""
     profile: bool = False
@@ -84,7 +86,9 @@ class RunOptions:
             return
         if self.output_dir is None:
             raise UserError("--output_dir is missing: name a folder for the model and its records.")
-        check_output_dir(self.output_dir, resume=self.resume, overwrite=self.overwrite)
+        check_output_dir(
+            self.output_dir, resume=self.resume, overwrite=self.overwrite, allow_changes=self.allow_changes
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from selfdistill import run_folder
+from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import UserError
 from selfdistill.evaluate.scorer_choice import TaskRows
 from selfdistill.records.evaluations import EvalRecord
@@ -80,9 +81,13 @@ class Comparison:
         All learning rates run with the first seed; the other seeds run with the rate chosen for each arm.
 
         Raises:
-            UserError: an arm can't be trained, or no row can be scored.
+            UserError: an arm can't be trained, no row can be scored, or another command uses the folder.
         """
         self.runs.check(self.arms, [self.subject])
+        with locked(self.folder.path):
+            return self._run()
+
+    def _run(self) -> CompareRecord:
         if self.folder.open():
             self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
         _ = self.base

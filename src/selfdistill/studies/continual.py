@@ -13,6 +13,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from selfdistill import run_folder
+from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import UserError
 from selfdistill.records.studies import BaseRecord, ContinualRecord, Measurements, SequenceRecord, StageRecord
 from selfdistill.settings.study import ContinualOptions
@@ -77,9 +78,13 @@ class Sequences:
         """Runs every stage that isn't done, writes continual.json and returns its record.
 
         Raises:
-            UserError: an arm can't be trained, or no row can be scored.
+            UserError: an arm can't be trained, no row can be scored, or another command uses the folder.
         """
         self.runs.check(self.arms, self.subjects)
+        with locked(self.folder.path):
+            return self._run()
+
+    def _run(self) -> ContinualRecord:
         if self.folder.open():
             self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
         self.console.print(f"before training: {in_words(self.base.measured)}")

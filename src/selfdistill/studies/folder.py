@@ -49,7 +49,7 @@ class StudyFolder:
             run_folder.check_replaceable(self.path, _inputs(options, arms))
         elif (self.path / run_folder.STUDY).is_file():
             self._resume(run_folder.read_record(self.path / run_folder.STUDY, StudyRecord))
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif run_folder.in_use(self.path):
             raise UserError(
                 f"--output_dir {self.path} is not empty and holds no {command}. Name another folder, or replace "
                 "it with --overwrite."

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.utils.memory import clear_device_cache
 from rich.console import Console
 from torch import Tensor
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from selfdistill import run_folder
 from selfdistill.errors import UserError
@@ -137,7 +137,6 @@ class StudyRuns:
         """
         config = prepared.config
         shutil.rmtree(str(config.output_dir), ignore_errors=True)  # left by an interrupted run
-        set_seed(config.seed)  # adapters are initialised at random
         quiet = arm.name in self._announced
         self._announced.add(arm.name)
         return make_trainer(prepared, model, self._console, weights=weights, quiet=quiet)

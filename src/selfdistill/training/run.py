@@ -9,9 +9,10 @@ from typing import Any, cast
 from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from selfdistill import run_folder
+from selfdistill.checkpoints.commit import install
 from selfdistill.errors import UserError
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import counts, deviations
@@ -93,6 +94,7 @@ def make_trainer(
     """
     options, config = prepared.options, prepared.config
     adapter = options.recipe.adapter
+    set_seed(config.seed)  # adapters are initialised at random
     if adapter.lora_r is not None:
         alpha = adapter.lora_alpha or 2 * adapter.lora_r
         model = cast(PreTrainedModel, lora(model, r=adapter.lora_r, alpha=alpha, dropout=0.0))
@@ -113,6 +115,7 @@ def make_trainer(
         },
         callbacks=callbacks,
     )
+    trainer.checkpoints.on_warning = lambda text: console.print(f"[yellow]Warning:[/yellow] {escape(text)}")
     if not quiet:
         announce(prepared, trainer, console)
     return trainer
@@ -186,27 +189,16 @@ def _read_unnamed(options: TrainOptions) -> Generator[str]:
             place = locate(base)
 
 
-def check_resumed(prepared: Prepared) -> None:
-    """Raises UserError if ``--resume`` would continue a run on another number of rows than it was begun with."""
-    options = prepared.options
-    begun = run_in(str(options.run.output_dir)) if options.run.resume else None
-    if begun is not None and begun.num_training_rows != len(prepared.pairs):
-        raise UserError(
-            f"--resume: the run in {options.run.output_dir} was begun with {begun.num_training_rows:,} rows, now there "
-            f"are {len(prepared.pairs):,}. Give the same data and limits."
-        )
-
-
 def empty_folder(folder: Path) -> None:
-    """Deletes the contents of an output folder, or creates it. Call ``check_overwrite`` first. The folder may be a
-    link; links inside it are deleted, but not their targets.
+    """Deletes the contents of an output folder but for its lock, or creates it. Call ``check_overwrite`` first. The
+    folder may be a link; links inside it are deleted, but not their targets.
 
     Raises:
         UserError: something in it can't be deleted.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
+        for path in (path for path in folder.iterdir() if path.name != run_folder.LOCK):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -216,11 +208,15 @@ def empty_folder(folder: Path) -> None:
 
 
 def save_whole(model: PreTrainedModel, prepared: Prepared, folder: Path) -> None:
-    """Saves the model and its tokenizer to a folder in the Hugging Face layout."""
+    """Saves the model and its tokenizer to a folder in the Hugging Face layout, by the commit protocol."""
     tokenizer = prepared.files.tokenizer
-    with ready_to_save(model, eos_token_ids(model, tokenizer)):
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+
+    def write(staging: Path) -> None:
+        with ready_to_save(model, eos_token_ids(model, tokenizer)):
+            model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+
+    install(folder, write)
 
 
 def whole_model(trainer: SDFTTrainer) -> PreTrainedModel:
