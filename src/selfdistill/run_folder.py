@@ -34,8 +34,7 @@ LOCK = ".lock"
 EARLIER = "earlier-"
 """Beginning of the name of a folder with records and checkpoints of an earlier training in the same folder."""
 
-# A checkpoint: besides the model it has these, and the last five in a folder of their own, so that no program takes
-# them for the model's weights.
+# A checkpoint. What is of the run alone is in the folder STATE, so that no program takes it for the model's weights.
 CHECKPOINT = "checkpoint-"
 """Beginning of its name; the step follows."""
 MANIFEST, TRAINER_STATE = "manifest.json", "trainer_state.json"
@@ -44,7 +43,7 @@ MASTERS, TEACHER, RUN_STATE = "masters.safetensors", "teacher.safetensors", "run
 OPTIMIZER, RANDOM = "optimizer", "random"
 """Each is a JSON file and one of tensors."""
 STAGING, TRASH = ".staging", ".trash"
-"""Beginnings of the names of folders that are being written, or deleted."""
+"""Beginnings of the names of files and folders that are being written, or deleted."""
 GATE = "gate.json"
 """The gate's verdict on the model of a ledger's version."""
 
@@ -97,8 +96,9 @@ def is_ours(folder: Path) -> bool:
 
 def in_use(folder: Path) -> bool:
     """True if a folder holds anything but the lock and what a crash may leave of files that were being written."""
-    leftovers = (LOCK, STAGING, TRASH)
-    return folder.is_dir() and any(not path.name.startswith(leftovers) for path in folder.iterdir())
+    leftovers = (f"{STAGING}-", f"{TRASH}-")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name != LOCK and not name.startswith(leftovers) for name in names)
 
 
 def is_begun(folder: Path) -> bool:
@@ -180,7 +180,7 @@ def write_text(path: Path, text: str) -> None:
         OSError: the file can't be written; an earlier file of that name is unchanged.
     """
     make_folder(path.parent)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{STAGING}-{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

@@ -178,6 +178,13 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_half_written_files_are_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".staging-metrics.jsonl.x7").touch()
+    (tmp_path / ".staged").touch()
+    tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".staged"]
+
+
 # -- deleting ------------------------------------------------------------------------------------------------------
 
 

@@ -119,9 +119,9 @@ def test_the_template_that_was_chosen_stays(home: TinyHome, monkeypatch: pytest.
         ("--seed=7", "seed 42, now 7"),
         ("--max_steps=5", "max_steps 2, now 5"),
         ("--limit=2", "training rows 3 ("),
-        ("--template=few_shot", "training rows 3 ("),
+        ("--template=few_shot", "template 'prior_turn', now 'few_shot'"),
         ("--per_device_train_batch_size=3", "per_device_train_batch_size 1, now 3"),
-        ("--method=sft", "training rows 3 ("),
+        ("--method=sft", "method 'sdft', now 'sft'"),
         ("--set=adam_beta2=0.9", "adam_beta2 0.999, now 0.9"),
     ],
 )

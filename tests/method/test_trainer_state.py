@@ -1,4 +1,4 @@
-"""What a checkpoint holds, which one a run goes on from, and what it refuses to go on with."""
+"""What a checkpoint holds, and which one a run goes on from."""
 
 import json
 import shutil
@@ -10,36 +10,17 @@ import torch
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from selfdistill import SDFTTrainer
 from selfdistill.checkpoints import space
 from selfdistill.checkpoints.lock import locked
 from selfdistill.checkpoints.manifest import verify
+from tests.support.checkpointed import CHECKPOINTS, finished, resumed
 from tests.support.faults import Disk
 from tests.support.mistakes import mistake
-from tests.support.tiny import byte_tokenizer
-from tests.support.training import ROWS, lines, make_trainer, steps, student, weights
-
-ANCHORS = [{"prompt": f"Say {n} words."} for n in range(3)]
-CHECKPOINTS: dict[str, Any] = {
-    "max_steps": 4,
-    "num_train_epochs": 4,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "optim": "adamw_torch",
-    "teacher_update_rate": 0.5,
-}
+from tests.support.training import lines, make_trainer, steps, student, weights
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoint-*"))
-
-
-def resumed(trainer: SDFTTrainer, **options: Any) -> list[str]:
-    """Resumes, and returns the warnings."""
-    said: list[str] = []
-    trainer.checkpoints.on_warning = said.append
-    trainer.train(resume_from_checkpoint=True, **options)
-    return said
 
 
 # -- what it holds ---------------------------------------------------------------------------------------------------
@@ -147,18 +128,6 @@ def test_a_damaged_checkpoint_is_told_of_and_the_one_before_it_taken(tmp_path: P
     assert lines(tmp_path / "run", "rollouts.jsonl") == recorded
 
 
-_finished: list[Path] = []
-
-
-def finished(folder: Path) -> Path:
-    """A run of four steps, made once."""
-    if not _finished or not _finished[0].exists():
-        made = folder.parent / "finished"
-        make_trainer(made, **CHECKPOINTS).train()
-        _finished[:] = [made]
-    return _finished[0]
-
-
 def test_a_damaged_checkpoint_that_was_asked_for_by_name_is_refused(tmp_path: Path) -> None:
     make_trainer(tmp_path, **CHECKPOINTS).train()
     flip(tmp_path / "checkpoint-2" / "model.safetensors")
@@ -259,136 +228,3 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     assert [line["step"] for line in steps(tmp_path)] == [1, 2, 3, 4]
     with locked(tmp_path):
         pass
-
-
-# -- other settings and data -------------------------------------------------------------------------------------------
-
-OTHER_TEMPLATE = byte_tokenizer()
-OTHER_TEMPLATE.chat_template = str(OTHER_TEMPLATE.chat_template).replace("[{{", "[ {{")
-
-
-@pytest.mark.parametrize(
-    ("settings", "arguments", "name"),
-    [
-        ({"seed": 7}, {}, "seed 42, now 7"),
-        ({"data_seed": 7}, {}, "data_seed None, now 7"),
-        ({"per_device_train_batch_size": 2}, {}, "per_device_train_batch_size 4, now 2"),
-        ({"gradient_accumulation_steps": 1}, {}, "gradient_accumulation_steps 2, now 1"),
-        ({"template": "few_shot"}, {}, "training rows 8 ("),
-        ({"max_completion_length": 9}, {}, "max_completion_length 8, now 9"),
-        ({"method": "offline"}, {}, "method"),
-        ({"method": "sft", "max_completion_length": 64}, {}, "method"),
-        ({"teacher": "frozen"}, {}, "teacher"),
-        ({"teacher_update_rate": 0.1}, {}, "teacher_update_rate 0.5, now 0.1"),
-        ({"temperature": 0.5}, {}, "temperature"),
-        ({"divergence": "jsd"}, {}, "divergence "),
-        ({"learning_rate": 1e-4}, {}, "learning_rate 0.01, now 0.0001"),
-        ({"weight_decay": 0.1}, {}, "weight_decay 0.0, now 0.1"),
-        ({"max_steps": 5}, {}, "max_steps 4, now 5"),
-        ({"optim": "sgd"}, {}, "optim "),
-        ({"anchor_share": 0.34}, {"options": {"anchor_dataset": ANCHORS}}, "anchor"),
-        ({}, {"rows": ROWS[::-1]}, "training rows "),
-        ({}, {"rows": [*ROWS[:-1], {"prompt": "What is 7?", "demonstration": "No."}]}, "training rows "),
-        ({}, {"rows": ROWS[:4]}, "training rows 8 ("),
-        ({}, {"tokenizer": OTHER_TEMPLATE}, "chat template"),
-        ({}, {"model": student(torch.bfloat16)}, "dtype float32, now bfloat16"),
-        ({}, {"model": student(rope_theta=500.0)}, "model config "),
-        ({}, {"options": {"peft_config": LoraConfig(r=2, target_modules="all-linear")}}, "adapter default"),
-    ],
-)
-def test_a_change_on_the_way_is_refused_by_name(tmp_path: Path, settings: Any, arguments: Any, name: str) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished(tmp_path), run)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    chosen = {**CHECKPOINTS, **settings}
-    if settings.get("method") == "sft" or "teacher" in settings:
-        del chosen["teacher_update_rate"]
-    said = mistake(make_trainer(run, **arguments, **chosen).train, resume_from_checkpoint=True)
-    assert "checkpoint-4 was made with " in said
-    assert name in said
-    assert said.endswith("--allow_changes.")
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-
-
-def test_what_changes_no_weight_may_differ(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished(tmp_path), run)
-    free = {"logging_steps": 3, "save_steps": 1, "save_total_limit": 5, "rollouts_logged_per_step": 0}
-    assert resumed(make_trainer(run, **{**CHECKPOINTS, **free})) == []
-
-
-def test_another_base_of_an_adapter_is_refused(tmp_path: Path) -> None:
-    """Only the adapter is in the checkpoint."""
-    adapter = LoraConfig(r=2, target_modules="all-linear")
-    make_trainer(tmp_path, options={"peft_config": adapter}, **CHECKPOINTS).train()
-    other = student()
-    with torch.no_grad():
-        other.model.layers[1].mlp.up_proj.weight[0, 0] += 1
-    trainer = make_trainer(tmp_path, model=other, options={"peft_config": adapter}, **CHECKPOINTS)
-    assert "frozen weights " in mistake(trainer.train, resume_from_checkpoint=True)
-
-
-def test_changes_that_are_allowed_are_told_and_made(tmp_path: Path) -> None:
-    """A cosine over four steps from 0.01 goes on as one over eight steps from 0.02: after step n of a schedule over N
-    the rate is base (1 + cos(pi n / N)) / 2, and a line has that of before its step."""
-    cosine = {**CHECKPOINTS, "lr_scheduler_type": "cosine", "num_train_epochs": 8}
-    make_trainer(tmp_path, **cosine).train()
-    changed = {"learning_rate": 0.02, "max_steps": 8, "weight_decay": 0.1}
-    trainer = make_trainer(tmp_path, **{**cosine, **changed})
-    said = resumed(trainer, allow_changes=True)
-    assert set(said) == {
-        "learning_rate was 0.01 until step 4, from now on it is 0.02.",
-        "max_steps was 4 until step 4, from now on it is 8.",
-        "weight_decay was 0.0 until step 4, from now on it is 0.1.",
-    }
-    rates = [line["learning_rate"] for line in steps(tmp_path)]
-    assert rates[:4] == pytest.approx([0.01, 0.0085355, 0.005, 0.0014645], abs=1e-6)
-    assert rates[4:] == pytest.approx([0.01, 0.0061732, 0.0029289, 0.0007612], abs=1e-6)
-    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.1}
-    assert json.loads((tmp_path / "run_config.json").read_text())["settings"]["learning_rate"] == 0.02
-
-
-@pytest.mark.parametrize(
-    ("settings", "arguments", "words"),
-    [
-        ({"optim": "sgd"}, {}, "optim can't be changed"),
-        ({}, {"model": student(torch.bfloat16)}, "dtype can't be changed"),
-        ({"teacher": "live"}, {}, "teacher weights do not fit the model"),
-    ],
-)
-def test_what_does_not_fit_is_refused_even_if_allowed(
-    tmp_path: Path, settings: Any, arguments: Any, words: str
-) -> None:
-    make_trainer(tmp_path, **CHECKPOINTS).train()
-    chosen = {**CHECKPOINTS, **settings}
-    if settings.get("teacher") == "live":
-        del chosen["teacher_update_rate"]
-    other = make_trainer(tmp_path, **arguments, **chosen)
-    other.checkpoints.on_warning = lambda _: None
-    said = mistake(other.train, resume_from_checkpoint=True, allow_changes=True)
-    assert "checkpoint-4 is of a run with other settings: " in said
-    assert words in said
-
-
-def test_rows_in_another_order_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if another release shuffled in another way."""
-    from selfdistill.method import trainer_state
-
-    make_trainer(tmp_path, **CHECKPOINTS).train()
-    shutil.rmtree(tmp_path / "checkpoint-4")
-    monkeypatch.setattr(trainer_state, "order_of", lambda indices: "another")
-    trainer = make_trainer(tmp_path, **CHECKPOINTS)
-    assert "the training rows come in another order" in mistake(trainer.train, resume_from_checkpoint=True)
-
-
-def test_the_seed_of_the_order_is_that_of_the_checkpoint(tmp_path: Path) -> None:
-    """The order comes from the seed that torch's generator had when training began, whoever set it."""
-
-    settings = {**CHECKPOINTS, "per_device_train_batch_size": 1}
-    whole = make_trainer(tmp_path / "run", **settings)
-    torch.manual_seed(123)
-    whole.train()
-    rollouts = lines(tmp_path / "run", "rollouts.jsonl")
-    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
-    make_trainer(tmp_path / "run", **settings).train(resume_from_checkpoint=True)
-    assert lines(tmp_path / "run", "rollouts.jsonl") == rollouts

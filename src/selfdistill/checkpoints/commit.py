@@ -125,7 +125,8 @@ def remove(folder: Path) -> None:
 
 
 def tidy(parent: Path) -> None:
-    """Clears away what a crash left: half-written folders, and folders on their way out. Hold the folder's lock.
+    """Clears away what a crash left: half-written files and folders, and folders on their way out. Hold the folder's
+    lock.
 
     A folder that was to be replaced, and whose successor had not arrived, is put back.
 
@@ -140,7 +141,10 @@ def tidy(parent: Path) -> None:
             else:
                 shutil.rmtree(trash)
         for staging in parent.glob(f"{STAGING}-*"):
-            shutil.rmtree(staging)
+            if staging.is_dir():
+                shutil.rmtree(staging)
+            else:
+                staging.unlink()
     except OSError as error:
         raise UserError(f"{error.filename} can't be deleted ({error.strerror}). Delete it yourself.") from error
 

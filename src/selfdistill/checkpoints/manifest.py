@@ -79,7 +79,8 @@ def digests(folder: Path, names: Iterable[str], *, from_disk: bool = False) -> d
     sizes = {name: (folder / name).stat().st_size for name in names}
     pieces = [(name, start) for name, size in sizes.items() for start in range(0, size, PIECE)]
     with ThreadPoolExecutor(THREADS) as pool:
-        hashed = list(pool.map(lambda piece: _piece_digest(folder / piece[0], piece[1], from_disk), pieces))
+        waiting = [pool.submit(_piece_digest, folder / name, start, from_disk) for name, start in pieces]
+        hashed = [one.result() for one in waiting]
     by_name = {
         name: b"".join(digest for _, digest in group)
         for name, group in groupby(zip((name for name, _ in pieces), hashed, strict=True), key=lambda pair: pair[0])

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill import run_folder
 from selfdistill.errors import quoted
@@ -53,7 +52,7 @@ def of_data(
     return found | ({"anchor prompts": _of_pairs(anchors)} if anchors else {})
 
 
-def of_model(model: nn.Module) -> dict[str, str]:
+def of_model(model: PreTrainedModel) -> dict[str, str]:
     """Hashes, in hex, of a model's config, its adapter and its frozen weights, and the dtype of the trained ones, whose
     values come from the checkpoint."""
     inner: Any = unwrapped(model)
@@ -69,18 +68,18 @@ def of_model(model: nn.Module) -> dict[str, str]:
 
 
 def changes(before: RunConfig, now: RunConfig) -> dict[str, tuple[str, str]]:
-    """Old and new value, as text, of each setting and each fingerprint that differs, by name."""
+    """Old and new value, as text, by name: of each setting that differs, the method first, then of fingerprints."""
+    old_values: dict[str, Any] = {"model_name": before.model_name, **before.settings}
+    new_values: dict[str, Any] = {"model_name": now.model_name, **_as_json(now.settings)}
     differing: dict[str, tuple[str, str]] = {}
-    if before.model_name != now.model_name and not _same_place(before.model_name, now.model_name):
-        differing["model_name"] = (quoted(before.model_name, SHORT), quoted(now.model_name, SHORT))
+    for name in sorted(old_values.keys() & new_values.keys(), key=lambda name: (name != "method", name)):
+        old, new = old_values[name], new_values[name]
+        if old != new and not _is_free(name) and not (name == "model_name" and _same_place(old, new)):
+            differing[name] = (quoted(old, SHORT), quoted(new, SHORT))
     for name in sorted(before.fingerprints.keys() | now.fingerprints.keys()):
         old, new = before.fingerprints.get(name, "none"), now.fingerprints.get(name, "none")
         if old != new:
             differing[name] = (old, new)
-    settings = _as_json(now.settings)
-    for name, old in before.settings.items():
-        if name in settings and settings[name] != old and not _is_free(name):
-            differing[name] = (quoted(old, SHORT), quoted(settings[name], SHORT))
     return differing
 
 

@@ -89,6 +89,9 @@ class Checkpoints:
             raise UserError(
                 f"{self.source} was made with {in_words(self._changed)}. Resume with the same, or give --allow_changes."
             )
+        for name in sorted(before.versions.keys() & config.versions.keys()):
+            if (old := before.versions[name]) != (new := config.versions[name]):
+                self.on_warning(f"{self.source.name} was made with {name} {old}, this is {new}: results may differ.")
         for name, (old, new) in self._changed.items():
             self.on_warning(f"{name} was {old} until step {number_of(self.source)}, from now on it is {new}.")
 
@@ -159,7 +162,7 @@ class Checkpoints:
         """Hash of the places of the rows that the rest of a pass takes; empty if nothing is known of them."""
         sampler = self._sampler()
         if isinstance(sampler, SeedableRandomSampler):
-            sampler = copy.copy(sampler)  # the generator of the one in use stays as it is
+            sampler = cast(Any, copy.copy(sampler))  # the generator of the one in use stays as it is
             sampler.generator = None
             sampler.set_epoch(epoch)
         elif not isinstance(sampler, SequentialSampler):
@@ -235,7 +238,7 @@ class Checkpoints:
         model, folder = cast(Any, self._trainer.model), str(self.source)
         if hasattr(model, "peft_config"):
             (adapter,) = model.active_adapters
-            model.load_adapter(folder, adapter, is_trainable=True)
+            model.load_adapter(folder, adapter, is_trainable=True, autocast_adapter_dtype=False)
             return
         dtypes = {parameter.dtype for parameter in model.parameters()}
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32  # in which every other one is exact
@@ -268,13 +271,15 @@ class Checkpoints:
     def _load_optimizer(self, tree: dict[str, Any]) -> None:
         """Restores optimizer and schedule. Where settings were changed, their new values count: a rate goes on at the
         same place of the new schedule."""
-        optimizer, scheduler = cast(Any, self._trainer.optimizer), cast(Any, self._trainer.lr_scheduler)
+        trainer = cast(Any, self._trainer)
+        optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
         own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
         base_rates = list(scheduler.base_lrs)
         optimizer.load_state_dict(tree["optimizer"])
         scheduler.load_state_dict(tree["scheduler"])
         if not self._changed or not isinstance(scheduler, LambdaLR):
             return
+        scheduler = cast(Any, scheduler)
         scheduler.base_lrs = base_rates
         rates = [base * at(scheduler.last_epoch) for base, at in zip(base_rates, scheduler.lr_lambdas, strict=True)]
         for group, settings, rate in zip(optimizer.param_groups, own, rates, strict=True):
