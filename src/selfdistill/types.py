@@ -29,6 +29,11 @@ Budget = Literal["steps", "tokens", "seconds"]
 Target = Literal["teacher", "start", "tokens"]
 """What the student is trained towards: the teacher's distribution, that of the frozen start model (for anchor prompts),
 or the completion's own tokens."""
+TargetKind = Literal["teacher", "mix", "budget", "contrast"]
+"""Names of the rows of ``method.targets.TARGETS``."""
+TargetReference = Literal["start", "student"]
+TokenWeight = Literal["one", "support", "position", "late", "entropy"]
+"""Names of the rows of ``method.token_weights.TOKEN_WEIGHTS``."""
 FinishReason = Literal["stop", "length"]
 """``stop``: an end-of-sequence token was sampled; ``length``: the token limit was reached."""
 

@@ -74,7 +74,7 @@ def test_general_prompts_need_no_demonstration():
 
 
 def test_dft_alone_weighs_a_token_and_cpt_alone_reads_raw_text():
-    assert names(lambda spec: spec.token_weight == "own_probability") == {"dft"}
+    assert names(lambda spec: spec.cross_entropy_weight == "own_probability") == {"dft"}
     assert names(lambda spec: spec.prompt == "raw_text") == {"cpt"}
 
 

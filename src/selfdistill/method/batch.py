@@ -23,6 +23,8 @@ class Sample:
     target: Target
     weight: float = 0.0
     """Weight of each loss token of this sample in the step's loss."""
+    other_ids: tuple[int, ...] | None = None
+    """Token ids of the teacher's prompt with another row's demonstration; None if the target does not read it."""
 
     @property
     def teacher_ids(self) -> tuple[int, ...]:
@@ -38,6 +40,11 @@ class Sample:
     def teacher_tokens(self) -> int:
         """Tokens that the teacher reads: prompt and completion; 0 if nothing is compared with a teacher."""
         return 0 if self.target == "tokens" else len(self.teacher_ids) + len(self.rollout.completion_ids)
+
+    @property
+    def other_tokens(self) -> int:
+        """Tokens that the teacher reads with another row's demonstration: prompt and completion."""
+        return 0 if self.other_ids is None else len(self.other_ids) + len(self.rollout.completion_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +81,14 @@ class Part:
     """[N] fp32: each token's weight in the step's loss."""
     sampler_logprobs: Tensor | None
     """[N] fp32: the sampler's logprobs of the loss tokens in nats; None if the engine reported none."""
+    other: tuple[Scored, ...] | None = None
+    """The same completions after the prompts with another row's demonstration; None if the target reads none."""
     teacher_hidden: Tensor | None = None
     """[N, H']: the teacher's last hidden states for the loss tokens; None until it has scored the part."""
     teacher_head: Tensor | None = None
     """[V, H']: the weight of the teacher's output head; None until it has scored the part."""
+    references: tuple[tuple[Tensor, Tensor], ...] = ()
+    """The same two of every other model that the target reads, in the target's order."""
 
     @property
     def counts(self) -> list[int]:
@@ -173,7 +184,13 @@ def part(target: Target, samples: Sequence[Sample], pad: int, device: torch.devi
         token_ids=torch.tensor(tokens, device=device),
         weights=torch.tensor(weights, device=device),
         sampler_logprobs=torch.tensor(logprobs, device=device) if len(logprobs) == len(tokens) else None,
+        other=_scored(samples, _other_ids, pad, device) if all(s.other_ids for s in samples) else None,
     )
+
+
+def _other_ids(sample: Sample) -> tuple[int, ...]:
+    assert sample.other_ids is not None
+    return sample.other_ids
 
 
 def _scored(

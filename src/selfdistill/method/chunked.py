@@ -4,10 +4,10 @@ No tensor of shape [tokens, vocabulary] exists, forward or backward. If the weig
 beforehand, gradients are computed in the forward pass, while a chunk's logits exist; otherwise the backward pass
 computes the logits again.
 
-Shapes: N rows, n rows in a chunk, V tokens in the vocabulary, H hidden size of the student, H' of the teacher.
+Shapes: N rows, n rows in a chunk, V tokens in the vocabulary, H hidden size of the student, H' of a constant model.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ValueFn = Callable[[slice, Tensor, Tensor | None], Tensor]
-"""Maps a slice of rows and the raw logits [n, V] of student and teacher to values [n], differentiably."""
-GradientFn = Callable[[slice, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+ValueFn = Callable[[slice, Tensor, Sequence[Tensor]], Tensor]
+"""Maps a slice of rows and the raw logits [n, V] of the student, and of every constant model, to values [n],
+differentiably."""
+GradientFn = Callable[[slice, Tensor, Sequence[Tensor]], tuple[Tensor, Tensor]]
 """The same, but returns values [n] and their gradient [n, V] with respect to the student's raw logits."""
 
 
@@ -64,9 +65,9 @@ products alone.)"""
 def by_autograd(values: ValueFn) -> GradientFn:
     """Returns a function that gives values and their gradient, by differentiating ``values``."""
 
-    def gradient(rows: slice, student_raw: Tensor, teacher_raw: Tensor | None) -> tuple[Tensor, Tensor]:
+    def gradient(rows: slice, student_raw: Tensor, constant_raw: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            out = values(rows, student_raw.requires_grad_(), teacher_raw)
+            out = values(rows, student_raw.requires_grad_(), constant_raw)
         (grad,) = torch.autograd.grad(out, student_raw, torch.ones_like(out))
         return out.detach(), grad
 
@@ -78,8 +79,7 @@ def chunked(
     gradient: GradientFn,
     student_hidden: Tensor,
     student_head: Tensor,
-    teacher_hidden: Tensor | None,
-    teacher_head: Tensor | None,
+    constant: Sequence[tuple[Tensor, Tensor]],
     weights: Tensor | None,
     chunk_size: int | None,
 ) -> Tensor:
@@ -90,8 +90,8 @@ def chunked(
         gradient: computes values and their gradient from raw logits.
         student_hidden: [N, H].
         student_head: [V, H].
-        teacher_hidden: [N, H'], or None if ``values`` needs no teacher.
-        teacher_head: [V, H'], or None likewise.
+        constant: hidden states [N, H'] and head [V, H'] of every model that ``values`` reads beside the student, such
+            as the teacher.
         weights: [N] constant factors on the values, or None. With them gradients are computed along with the values,
             and the backward pass accepts only the same gradient for every row.
         chunk_size: rows per chunk; by default ``limits_on(device).rows(V)``.
@@ -107,7 +107,7 @@ def chunked(
         raise ValueError(f"weights {tuple(weights.shape)} and hidden {tuple(student_hidden.shape)} disagree on N")
     function: Any = _Chunked if weights is None or not torch.is_grad_enabled() else _ChunkedWithGradient
     result = function.apply(
-        values, gradient, chunk_size, weights, student_hidden, student_head, teacher_hidden, teacher_head
+        values, gradient, chunk_size, weights, student_hidden, student_head, *(t for pair in constant for t in pair)
     )
     assert isinstance(result, Tensor)
     return result
@@ -156,26 +156,24 @@ class _Chunked(torch.autograd.Function):
         weights: Tensor | None,
         student_hidden: Tensor,
         student_head: Tensor,
-        teacher_hidden: Tensor | None,
-        teacher_head: Tensor | None,
+        *constant: Tensor,
     ) -> Tensor:
         ctx.gradient, ctx.chunk_size = gradient, chunk_size
-        ctx.save_for_backward(student_hidden, student_head, teacher_hidden, teacher_head)
+        ctx.save_for_backward(student_hidden, student_head, *constant)
         out = _new_values(student_hidden)
-        logits = _chunks(chunk_size, student_hidden, student_head, teacher_hidden, teacher_head)
-        for rows, student_raw, teacher_raw in logits:
-            out[rows] = values(rows, student_raw, teacher_raw)
+        for rows, student_raw, constant_raw in _chunks(chunk_size, student_hidden, student_head, *constant):
+            out[rows] = values(rows, student_raw, constant_raw)
         return out if weights is None else out * weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        student_hidden, student_head, *_ = ctx.saved_tensors
+        student_hidden, student_head, *constant = ctx.saved_tensors
         gradients = _Gradients(student_hidden, student_head, ctx.needs_input_grad[4:6])
-        for rows, student_raw, teacher_raw in _chunks(ctx.chunk_size, *ctx.saved_tensors):
-            _, grad = ctx.gradient(rows, student_raw, teacher_raw)
+        for rows, student_raw, constant_raw in _chunks(ctx.chunk_size, *ctx.saved_tensors):
+            _, grad = ctx.gradient(rows, student_raw, constant_raw)
             gradients.add(rows, grad.mul_(grad_out[rows, None]))
-        return None, None, None, None, *gradients.result(), None, None
+        return None, None, None, None, *gradients.result(), *(None for _ in constant)
 
 
 class _ChunkedWithGradient(torch.autograd.Function):
@@ -190,16 +188,14 @@ class _ChunkedWithGradient(torch.autograd.Function):
         weights: Tensor,
         student_hidden: Tensor,
         student_head: Tensor,
-        teacher_hidden: Tensor | None,
-        teacher_head: Tensor | None,
+        *constant: Tensor,
     ) -> Tensor:
         gradients = _Gradients(student_hidden, student_head, ctx.needs_input_grad[4:6])
         out = _new_values(student_hidden)
-        logits = _chunks(chunk_size, student_hidden, student_head, teacher_hidden, teacher_head)
-        for rows, student_raw, teacher_raw in logits:
-            out[rows], grad = gradient(rows, student_raw, teacher_raw)
+        for rows, student_raw, constant_raw in _chunks(chunk_size, student_hidden, student_head, *constant):
+            out[rows], grad = gradient(rows, student_raw, constant_raw)
             gradients.add(rows, grad.mul_(weights[rows, None]))
-        ctx.gradients = gradients.result()
+        ctx.gradients, ctx.constants = gradients.result(), len(constant)
         return out * weights
 
     @staticmethod
@@ -210,7 +206,7 @@ class _ChunkedWithGradient(torch.autograd.Function):
             raise ValueError("with weights given, sum the values: every token's gradient must be the same")
         factor = grad_out[:1].sum()  # 0 if there are no rows
         to_hidden, to_head = (None if grad is None else grad * factor.to(grad.dtype) for grad in ctx.gradients)
-        return None, None, None, None, to_hidden, to_head, None, None
+        return None, None, None, None, to_hidden, to_head, *(None for _ in range(ctx.constants))
 
 
 def _new_values(hidden: Tensor) -> Tensor:
@@ -218,17 +214,14 @@ def _new_values(hidden: Tensor) -> Tensor:
 
 
 def _chunks(
-    size: int,
-    student_hidden: Tensor,
-    student_head: Tensor,
-    teacher_hidden: Tensor | None,
-    teacher_head: Tensor | None,
-) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Yields a slice of rows and the raw logits [n, V] of student and teacher, chunk by chunk."""
+    size: int, student_hidden: Tensor, student_head: Tensor, *constant: Tensor
+) -> Iterator[tuple[slice, Tensor, list[Tensor]]]:
+    """Yields a slice of rows and the raw logits [n, V] of the student and of the constant models, chunk by chunk."""
+    models = list(zip(constant[::2], constant[1::2], strict=True))
     for start in range(0, len(student_hidden), size):
         rows = slice(start, min(start + size, len(student_hidden)))
-        teacher = None if teacher_hidden is None or teacher_head is None else (teacher_hidden[rows], teacher_head)
-        yield rows, _raw_logits(student_hidden[rows], student_head), teacher and _raw_logits(*teacher)
+        student_raw = _raw_logits(student_hidden[rows], student_head)
+        yield rows, student_raw, [_raw_logits(hidden[rows], head) for hidden, head in models]
 
 
 def _raw_logits(hidden: Tensor, head: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class MethodSpec:
     """Whether every row must have a demonstration."""
     prompt: Literal["chat", "raw_text"] = "chat"
     """How a row is read: as a chat, or as the plain text of its demonstration."""
-    token_weight: Literal["one", "own_probability"] = "one"
+    cross_entropy_weight: Literal["one", "own_probability"] = "one"
     """Factor on a token's cross-entropy: 1, or the student's own probability of the token, detached."""
     teacher: Literal["setting", "base_model"] = "setting"
     """Which weights the teacher has: those chosen by the setting ``teacher``, or those of a frozen base model."""
@@ -46,7 +46,7 @@ METHODS: dict[Method, MethodSpec] = {
     "offline": MethodSpec(completion="teacher", target="teacher", shows_demonstration=True),
     "reinvoke": MethodSpec(completion="student", target="teacher", needs_demonstration=False, teacher="base_model"),
     "sft": MethodSpec(completion="demonstration", target="tokens"),
-    "dft": MethodSpec(completion="demonstration", target="tokens", token_weight="own_probability"),
+    "dft": MethodSpec(completion="demonstration", target="tokens", cross_entropy_weight="own_probability"),
     "cpt": MethodSpec(completion="demonstration", target="tokens", prompt="raw_text"),
 }
 """The methods by name. docs/method.md has their equations and sources."""

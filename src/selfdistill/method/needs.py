@@ -8,8 +8,10 @@ from selfdistill.errors import UserError, did_you_mean, quoted
 from selfdistill.method.divergence import DIVERGENCES
 from selfdistill.method.methods import METHODS, MethodSpec
 from selfdistill.method.rollout.engines import ENGINES
+from selfdistill.method.targets import TARGETS, references
 from selfdistill.method.templates import TEMPLATES
-from selfdistill.settings.method import MethodConfig, deviations_from_paper, method_settings
+from selfdistill.method.token_weights import TOKEN_WEIGHTS
+from selfdistill.settings.method import TABLES, MethodConfig, deviations_from_paper, method_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,18 @@ class Need:
     met: Callable[[MethodConfig, MethodSpec], bool]
     words: str
     """The condition in words, as it follows "counts only"."""
+
+
+def _reads(config: MethodConfig) -> tuple[str, ...]:
+    """The models that the target reads beside student and teacher."""
+    return references(config.target, config.target_reference)
+
+
+def _takes(parameter: str, words: str) -> Need:
+    """The need of a target's parameter."""
+    return Need(
+        lambda config, spec: _TARGET.met(config, spec) and parameter in TARGETS[config.target].parameters, words
+    )
 
 
 _COMPARED = Need(
@@ -32,15 +46,22 @@ _TOP_K = Need(
     lambda config, spec: _COMPARED.met(config, spec) and config.divergence_support == "top_k",
     "with divergence_support=top_k",
 )
+_TAUGHT = Need(lambda config, spec: spec.compares, "with a method that compares with a teacher")
+_TARGET = Need(
+    lambda config, spec: spec.compares and (spec.shows_demonstration or not _reads(config)),
+    "with a method that compares with a teacher, and, where it reads the start model, shows it the demonstration",
+)
 _TEACHER = Need(
     lambda config, spec: spec.has_teacher and spec.teacher == "setting", "with a method whose teacher can be chosen"
 )
 _AVERAGE = Need(lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "ema", "with an ema teacher")
 _KEPT = Need(
     lambda config, spec: (
-        config.anchor_share > 0 or (spec.has_teacher and (spec.teacher != "setting" or config.teacher != "live"))
+        config.anchor_share > 0
+        or (spec.has_teacher and (spec.teacher != "setting" or config.teacher != "live"))
+        or ("start" in _reads(config) and _TARGET.met(config, spec))
     ),
-    "with a teacher that has weights of its own, or anchor_share",
+    "with a teacher that has weights of its own, or anchor_share, or a target that reads the start model",
 )
 _CHAT = Need(lambda config, spec: spec.prompt == "chat" or config.anchor_share > 0, "where a prompt is a chat")
 _SHOWN = Need(lambda config, spec: spec.shows_demonstration, "with a method that shows the demonstration to a teacher")
@@ -49,6 +70,26 @@ NEEDS: dict[str, Need] = {
     "divergence": _COMPARED,
     "divergence_support": _COMPARED,
     "divergence_clip": _COMPARED,
+    "vocab_clip": Need(
+        lambda config, spec: (
+            _COMPARED.met(config, spec)
+            and config.divergence_support != "sampled"
+            and DIVERGENCES[config.divergence].terms is not None
+        ),
+        "where a divergence is a sum over the vocabulary",
+    ),
+    "target": _TARGET,
+    "target_weight": _takes("weight", "with a target that takes a weight (mix)"),
+    "target_budget": _takes("budget", "with a target that takes a budget"),
+    "target_reference": Need(
+        lambda config, spec: _TARGET.met(config, spec) and TARGETS[config.target].reference_can_be_student,
+        "with a target that takes a reference (mix)",
+    ),
+    "token_weight": _TAUGHT,
+    "token_weight_half_life": Need(
+        lambda config, spec: _TAUGHT.met(config, spec) and "half_life" in TOKEN_WEIGHTS[config.token_weight].reads,
+        "with token_weight=position or late",
+    ),
     "divergence_beta": Need(
         lambda config, spec: _COMPARED.met(config, spec) and "beta" in DIVERGENCES[config.divergence].parameters,
         "with a divergence that takes beta",
@@ -108,8 +149,8 @@ def ignored_settings(config: MethodConfig) -> list[str]:
 
 def check_choices(config: MethodConfig) -> None:
     """Raises UserError if a name is not in its table, or if ``divergence_support=sampled`` does not fit the rest."""
-    tables = {"method": METHODS, "divergence": DIVERGENCES, "template": TEMPLATES, "rollout_engine": ENGINES}
-    for name, table in tables.items():
+    tables = (METHODS, DIVERGENCES, TARGETS, TOKEN_WEIGHTS, TEMPLATES, ENGINES)
+    for name, table in zip(TABLES, tables, strict=True):
         value, choices = getattr(config, name), [*table, *(["auto"] if name in ("template", "rollout_engine") else [])]
         if value not in choices:
             hint = did_you_mean(str(value), choices)

@@ -129,8 +129,9 @@ class RunLog:
     def add_part(self, part: Part, loss: PartLoss) -> None:
         """Records the per-token values of a part. Means are over all tokens, so micro-batches do not affect them."""
         self._add_sum(METRIC_OF[part.target], loss.per_token)
-        if loss.importance is not None:
-            self._add_sum("importance_weight", loss.importance)
+        for name, weights in (("importance_weight", loss.importance), ("token_weight", loss.token_weights)):
+            if weights is not None:
+                self._add_sum(name, weights)
         field = "per_token_cross_entropy" if part.target == "tokens" else "per_token_kl"
         for sample, values in zip(part.samples, loss.per_token.split(part.counts), strict=True):
             if id(sample.rollout) in self._rollouts:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfdistill.method.batch import Part, Sample, Scored, part
-from selfdistill.method.divergence import chunked_divergence, chunked_logprobs, chunked_sampled_divergence
+from selfdistill.method.divergence import (
+    ChunkTarget,
+    chunked_divergence,
+    chunked_logprobs,
+    chunked_sampled_divergence,
+)
+from selfdistill.method.targets import TARGETS
+from selfdistill.method.token_weights import chunked_entropies, token_weights
 from selfdistill.models.output_head import HeadTransform, decoder, head_transform, output_head
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair, Rollout, Target
@@ -63,16 +71,18 @@ def divergences(
     token_ids: Tensor,
     config: MethodConfig,
     *,
+    target: ChunkTarget | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
     """Returns the divergence that the settings name at every token, in nats, times ``weights`` [N] if given.
 
     The result is [N], in fp32 (fp64 for fp64 predictions). Gradients flow to the student only. ``token_ids`` [N] int64
-    are used only with ``divergence_support=sampled``.
+    are used only with ``divergence_support=sampled``. ``target`` takes the teacher's place.
     """
     shared: dict[str, Any] = {
         "temperature": config.temperature,
         "clip": config.divergence_clip,
+        "target": target,
         "logit_scale": student.transform.scale,
         "softcap": student.transform.softcap,
         "weights": weights,
@@ -87,8 +97,47 @@ def divergences(
         top_k=config.divergence_top_k if config.divergence_support == "top_k" else None,
         top_k_of=config.divergence_top_k_of,
         tail=config.divergence_tail,
+        vocab_clip=config.vocab_clip,
         **shared,
     )
+
+
+def chosen_target(config: MethodConfig, references: Sequence[tuple[Tensor, Tensor]]) -> ChunkTarget | None:
+    """Returns the target that the settings name; None for the teacher itself.
+
+    ``references``: hidden states [N, H'] and head [V, H'] of every other model that the target reads, in its order.
+    """
+    spec = TARGETS[config.target]
+    if spec.log_probs is None:
+        return None
+    numbers = {name: getattr(config, f"target_{name}") for name in spec.parameters}
+    return ChunkTarget(log_probs=partial(spec.log_probs, **numbers), references=references)
+
+
+def chosen_token_weights(
+    part: Part, student: Predictions, teacher: Predictions, config: MethodConfig
+) -> Tensor | None:
+    """Returns the weights [N] that the settings give to the tokens of a part, without gradients; None if all are 1."""
+
+    def own(predicted: Predictions) -> Tensor:
+        return logprobs(predicted.detach(), part.token_ids, temperature=config.temperature)
+
+    places = [at for sample in part.samples for at in sample.loss_positions]
+    known = {
+        "teacher_logprobs": lambda: own(teacher),
+        "student_logprobs": lambda: own(student),
+        "counts": lambda: part.counts,
+        "positions": lambda: torch.tensor(places, dtype=torch.float32, device=part.token_ids.device),
+        "half_life": lambda: config.token_weight_half_life,
+        "entropies": lambda: chunked_entropies(
+            teacher.hidden,
+            teacher.head,
+            temperature=config.temperature,
+            logit_scale=teacher.transform.scale,
+            softcap=teacher.transform.softcap,
+        ),
+    }
+    return token_weights(config.token_weight, known)
 
 
 def importance_weights(trainer: Tensor, sampler: Tensor, counts: Sequence[int], cap: float) -> Tensor:

@@ -17,13 +17,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.method.batch import MicroBatch, Part, Sample, loss_positions, micro_batches, weigh
+from selfdistill.method.contrast import OtherDemonstrations
 from selfdistill.method.lengths import context_length
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
 from selfdistill.method.prompts import think_end_ids
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling, row_seeds
 from selfdistill.method.rollout.engines import make_engine
-from selfdistill.method.scoring import Predictions, divergences, importance_weights, logprobs, predictions
+from selfdistill.method.scoring import (
+    Predictions,
+    chosen_target,
+    chosen_token_weights,
+    divergences,
+    importance_weights,
+    logprobs,
+    predictions,
+)
+from selfdistill.method.targets import references
 from selfdistill.method.teacher import Teacher
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
@@ -43,6 +53,8 @@ class PartLoss:
     """[N]: each token's unweighted divergence or cross-entropy in nats, without gradients."""
     importance: Tensor | None = None
     """[N]: the importance weights used in ``total``; None if there are none."""
+    token_weights: Tensor | None = None
+    """[N]: the factors of ``token_weight`` used in ``total``; None if all are 1."""
 
 
 class Step:
@@ -66,13 +78,15 @@ class Step:
         tokenizer: its tokenizer.
         config: the settings.
         anchors: general prompts, needed if ``config.anchor_share`` is above 0.
-        base_weights: weights by parameter name that the teacher starts from and the start model for anchor prompts has;
-            by default the model's own. ``method="reinvoke"`` needs them.
+        rows: all training rows, needed if ``config.target`` is ``contrast``.
+        base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
+            model's own. ``method="reinvoke"`` needs them.
         engine: samples completions; by default the one that ``config.rollout_engine`` names.
         timer: adds up seconds by phase.
 
     Raises:
         ValueError: anchors or base weights are missing, or nothing in the model is trainable.
+        UserError: ``contrast`` has fewer than two rows with a demonstration.
     """
 
     def __init__(
@@ -82,11 +96,14 @@ class Step:
         config: MethodConfig,
         *,
         anchors: Sequence[PromptPair] = (),
+        rows: Sequence[PromptPair] = (),
         base_weights: Mapping[str, Tensor] | None = None,
         engine: RolloutEngine | None = None,
         timer: PhaseTimer | None = None,
     ) -> None:
         self.model, self.config, self.spec = model, config, METHODS[config.method]
+        self._reads = references(config.target, config.target_reference) if self.spec.compares else ()
+        self._others = OtherDemonstrations(rows, config, tokenizer, model.config) if "other" in self._reads else None
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
         self.teachers = self._make_teachers(base_weights)
@@ -111,6 +128,9 @@ class Step:
             completions = self._complete(pairs, anchors, number)
         written = iter(completions)
         samples = [self._sample(pair, next(written), self.spec.target) for pair in pairs]
+        if self._others is not None:
+            shown = self._others.prompts(pairs, number)
+            samples = [replace(sample, other_ids=ids) for sample, ids in zip(samples, shown, strict=True)]
         samples += [self._sample(pair, next(written), "start") for pair in anchors]
         return weigh(samples, self.config.loss_reduction)
 
@@ -199,14 +219,28 @@ class Step:
         ]
 
     def _score(self, target: Target, parts: Sequence[Part]) -> list[Part]:
-        """The parts with their teacher's hidden states at the loss tokens, and its output head."""
+        """The parts with the hidden states at the loss tokens, and the output heads, of their teacher and of the other
+        models that its target reads."""
         if not parts:
             return []
-        with self.timer.phase("teacher"), torch.no_grad(), without_noise(self.model), self.teachers[target].active():
-            found = [predictions(self.model, part.teacher or ()).detach() for part in parts]
+        reads = self._reads if target == "teacher" else ()
+        found: dict[str, list[Predictions]] = {}
+        with self.timer.phase("teacher"), torch.no_grad(), without_noise(self.model):
+            with self.teachers[target].active():
+                found["teacher"] = [predictions(self.model, part.teacher or ()).detach() for part in parts]
+                if "other" in reads:
+                    found["other"] = [predictions(self.model, part.other or ()).detach() for part in parts]
+            if "start" in reads:
+                with self.teachers["start"].active():
+                    found["start"] = [predictions(self.model, part.student).detach() for part in parts]
         return [
-            replace(part, teacher_hidden=teacher.hidden, teacher_head=teacher.head)
-            for part, teacher in zip(parts, found, strict=True)
+            replace(
+                part,
+                teacher_hidden=found["teacher"][index].hidden,
+                teacher_head=found["teacher"][index].head,
+                references=tuple((found[name][index].hidden, found[name][index].head) for name in reads),
+            )
+            for index, part in enumerate(parts)
         ]
 
     def learn(self, micro_batch: MicroBatch, backward: Callable[[Tensor], Any] = Tensor.backward) -> Tensor:
@@ -233,7 +267,7 @@ class Step:
         with self.timer.phase("student"):
             student = predictions(self.model, part.student)
         with self.timer.phase("divergence"):
-            if self.spec.token_weight == "one":
+            if self.spec.cross_entropy_weight == "one":
                 weighted = logprobs(student, part.token_ids, weights=-part.weights)
                 return PartLoss(total=weighted.sum(), per_token=weighted.detach() / part.weights)
             values = logprobs(student, part.token_ids)
@@ -241,7 +275,7 @@ class Step:
             return PartLoss(total=weighted.sum(), per_token=-values.detach())
 
     def _divergence(self, part: Part) -> PartLoss:
-        """Weighted divergence between the target's teacher and the student at every loss token."""
+        """Weighted divergence between the student and what the part is held to, at every loss token."""
         assert part.teacher_hidden is not None
         assert part.teacher_head is not None
         with self.timer.phase("student"):
@@ -250,8 +284,17 @@ class Step:
         with self.timer.phase("divergence"):
             importance = self._importance(part, student)
             factor = part.weights if importance is None else part.weights * importance
-            weighted = divergences(student, teacher, part.token_ids, self.config, weights=factor)
-        return PartLoss(total=weighted.sum(), per_token=weighted.detach() / factor, importance=importance)
+            target = token_weights = None
+            if part.target == "teacher":  # anchor prompts are held to the start model as it is
+                target = chosen_target(self.config, part.references)
+                token_weights = chosen_token_weights(part, student, teacher, self.config)
+            if token_weights is not None:
+                factor = factor * token_weights
+            weighted = divergences(student, teacher, part.token_ids, self.config, target=target, weights=factor)
+        per_token = weighted.detach() / factor
+        return PartLoss(
+            total=weighted.sum(), per_token=per_token, importance=importance, token_weights=token_weights
+        )
 
     def _importance(self, part: Part, student: Predictions) -> Tensor | None:
         """Importance weights [N]; None if the engine reported no logprobs or correction is off."""
@@ -277,14 +320,15 @@ class Step:
                 teacher.update(number)
 
     def _make_teachers(self, base_weights: Mapping[str, Tensor] | None) -> dict[Target, Teacher]:
-        """Makes the teacher and the frozen start model for anchor prompts; one object if both are the same."""
+        """Makes the teacher, and the frozen start model if anchor prompts or the target read it; one object if both are
+        the same."""
         config, teachers = self.config, dict[Target, Teacher]()
         if self.spec.has_teacher:
             kind = "frozen" if self.spec.teacher == "base_model" else config.teacher
             teachers["teacher"] = Teacher(
                 self.masters, kind, config.teacher_update_rate, config.teacher_sync_steps, config.teacher_home
             )
-        if config.anchor_share > 0:
+        if config.anchor_share > 0 or "start" in self._reads:
             frozen = [teacher for teacher in teachers.values() if teacher.kind == "frozen"]
             teachers["start"] = frozen[0] if frozen else Teacher(self.masters, "frozen", home=config.teacher_home)
         if base_weights is not None:
@@ -299,8 +343,8 @@ class Step:
     def flops(self, micro_batch: MicroBatch) -> int:
         """Floating-point operations of a micro-batch: 2 per weight and token forward, 4 backward.
 
-        Counts sampling, the teacher's pass and the student's, each with the tokens it reads. Embedding look-ups count
-        nothing.
+        Counts sampling, the student's pass, the teacher's and those of the other models that the target reads, each with
+        the tokens it reads. Embedding look-ups count nothing.
         """
         head = output_head(self.model)
         tied = any(head is module.weight for module in self.model.modules() if isinstance(module, nn.Embedding))
@@ -308,8 +352,10 @@ class Step:
         return sum(self._passes(sample) for sample in micro_batch.samples) * weights
 
     def _passes(self, sample: Sample) -> int:
-        """Operations per weight for a sample: per token 6 for the student, 2 for the teacher, 2 for the sampler."""
-        count = 6 * sample.student_tokens + 2 * sample.teacher_tokens
+        """Operations per weight for a sample: per token 6 for the student, 2 for the sampler and every constant model."""
+        count = 6 * sample.student_tokens + 2 * sample.teacher_tokens + 2 * sample.other_tokens
+        if sample.target == "teacher" and "start" in self._reads:
+            count += 2 * sample.student_tokens
         if sample.target == "start" or self.spec.completion == "student":
             return count + 2 * sample.student_tokens
         return count + (2 * sample.teacher_tokens if self.spec.completion == "teacher" else 0)

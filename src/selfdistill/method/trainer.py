@@ -59,8 +59,8 @@ class SDFTTrainer(Trainer):
         processing_class: the model's tokenizer; by default loaded with the model if that is a name.
         peft_config: LoRA (or another adapter) to put on the model.
         anchor_dataset: general prompts, in the same forms; needed if ``args.anchor_share`` is above 0.
-        base_weights: weights by parameter name that the teacher starts from and the start model for anchor prompts has;
-            by default the model's own. ``method="reinvoke"`` needs them.
+        base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
+            model's own. ``method="reinvoke"`` needs them.
         engine: samples completions; by default the engine that ``args.rollout_engine`` names.
         facts: values of ``model_name``, ``task`` and ``dataset`` for run_config.json.
         callbacks: as in Trainer.
@@ -112,7 +112,14 @@ class SDFTTrainer(Trainer):
         fit_attention(student)
         self.timer = PhaseTimer(args.device)
         self.step = Step(
-            student, tokenizer, args, anchors=anchors, base_weights=base_weights, engine=engine, timer=self.timer
+            student,
+            tokenizer,
+            args,
+            anchors=anchors,
+            rows=train_pairs,
+            base_weights=base_weights,
+            engine=engine,
+            timer=self.timer,
         )
         self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
         self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step)

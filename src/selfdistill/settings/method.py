@@ -19,9 +19,12 @@ from selfdistill.types import (
     Reduction,
     Role,
     Support,
+    TargetKind,
+    TargetReference,
     TeacherHome,
     TeacherKind,
     Template,
+    TokenWeight,
 )
 
 
@@ -43,6 +46,28 @@ class DivergenceSettings:
     """top_k: compare all other tokens together as one more outcome, instead of renormalising the k."""
     divergence_clip: float | None = number(None, SMALL, float("inf"), "above 0")
     """Upper bound on the divergence of a token, in nats; None for no bound."""
+    vocab_clip: float | None = number(None, SMALL, float("inf"), "above 0")
+    """Upper bound on what each vocabulary entry adds to a token's divergence, in nats; None for no bound."""
+
+
+@dataclass(kw_only=True)
+class TargetSettings:
+    """What a token is held to where the student is compared with the teacher, and how much the token counts."""
+
+    target: TargetKind = "teacher"
+    """teacher: the teacher's distribution. mix: between a reference and the teacher. budget: as near the teacher as a
+    distance from the student allows. contrast: the start model, moved by what is particular to the demonstration."""
+    target_weight: float = number(0.5, SMALL, 1, "above 0 and at most 1")
+    """mix: weight of the teacher's log-probabilities; the reference has the rest."""
+    target_reference: TargetReference = "start"
+    """mix: start: the model that training began with (one more forward pass); student: the student as it is."""
+    target_budget: float = at_least(1e-4, 0.1)
+    """budget: distance of the target from the student, KL(target||student) of a token in nats."""
+    token_weight: TokenWeight = "one"
+    """one: all tokens count alike. support: less the less the teacher supports what precedes them. position: less the
+    later they are; late: more. entropy: less the less certain the teacher is."""
+    token_weight_half_life: float = number(64.0, SMALL, float("inf"), "above 0")
+    """position: tokens after which the weight is halved; late: after which it is half its limit."""
 
 
 @dataclass(kw_only=True)
@@ -142,7 +167,13 @@ class OptimizerSettings:
 
 @dataclass(kw_only=True)
 class MethodConfig(
-    DivergenceSettings, TeacherSettings, PromptSettings, SamplingSettings, AnchorSettings, OptimizerSettings
+    DivergenceSettings,
+    TargetSettings,
+    TeacherSettings,
+    PromptSettings,
+    SamplingSettings,
+    AnchorSettings,
+    OptimizerSettings,
 ):
     """All settings of the method and the optimizer, in one namespace.
 
@@ -159,7 +190,7 @@ class MethodConfig(
 
     def validate(self) -> None:
         """Checks the ranges. Raises UserError naming the first field that is wrong, its value and the range."""
-        check_fields(self, MethodConfig, open_choices=("method", "divergence", "template", "rollout_engine"))
+        check_fields(self, MethodConfig, open_choices=TABLES)
         if self.max_steps == 0:
             raise UserError("max_steps: 0 steps train nothing. Give 1 or more, or -1 to train for num_train_epochs.")
         if self.max_steps < 1 and self.num_train_epochs == 0:
@@ -168,9 +199,14 @@ class MethodConfig(
             raise UserError("template_file: give it together with template=file, and only then.")
 
 
+TABLES = ("method", "divergence", "target", "token_weight", "template", "rollout_engine")
+"""Settings whose choices are the rows of a table."""
 PAPER: dict[str, Any] = {
     "divergence": "forward_kl",
     "divergence_support": "full",
+    "vocab_clip": None,
+    "target": "teacher",
+    "token_weight": "one",
     "teacher": "ema",
     "teacher_update_rate": 0.01,
     "template": "paper",

@@ -18,6 +18,7 @@ from selfdistill.settings.method import (
     OptimizerSettings,
     PromptSettings,
     SamplingSettings,
+    TargetSettings,
     TeacherSettings,
 )
 from selfdistill.settings.yaml_files import options_from_file
@@ -34,6 +35,7 @@ class Recipe:
     model: ModelOptions = ModelOptions()
     adapter: AdapterOptions = AdapterOptions()
     comparison: DivergenceSettings = field(default_factory=DivergenceSettings)
+    targets: TargetSettings = field(default_factory=TargetSettings)
     teachers: TeacherSettings = field(default_factory=TeacherSettings)
     prompts: PromptSettings = field(default_factory=lambda: PromptSettings(template="auto"))
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
