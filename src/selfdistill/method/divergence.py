@@ -252,7 +252,7 @@ class DivergenceSpec:
     parameters: tuple[str, ...] = ()
     """Names of the settings ``divergence_<name>`` that it takes, such as ``beta``."""
     terms: Callable[..., Tensor] | None = None
-    """Maps the same to what each outcome adds to the value, [..., V], never negative. None: ``vocab_clip`` is refused."""
+    """Maps the same to what each outcome adds to the value, [..., V], never negative. None: no ``vocab_clip``."""
     gradient: Callable[[float, ChunkTarget | None], GradientFn] | None = None
     """Makes the closed-form gradient over the full vocabulary from the factor on raw logits and the target. None: use
     autograd."""

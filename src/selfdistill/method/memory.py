@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from selfdistill.method.chunked import limits_on
 from selfdistill.method.methods import METHODS
+from selfdistill.method.needs import target_reads
 from selfdistill.method.optimizers import optimizer_name, state_bytes
 from selfdistill.method.remedies import Change, remedies
 from selfdistill.method.rollout.engine import BATCH_SIZE
 from selfdistill.method.rollout.projections import PACKED_BYTES
+from selfdistill.method.targets import TARGETS
 from selfdistill.models.adapters import lora
 from selfdistill.models.device import compute_dtype
 from selfdistill.models.quantization import linear_layers, quantized_bytes
@@ -143,7 +145,7 @@ def estimate(
         teacher=num_trainable * teacher,
         teacher_pass=num_trainable * teacher_pass,
         activations=tokens * activations,
-        loss=_loss(text, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
+        loss=_loss(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
         + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
         rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
         + (_packed(weight_bytes, bytes_per_weight) if sampled and on_cpu else 0),
@@ -173,31 +175,35 @@ def _widths(text: Any) -> tuple[int, int, int, int]:
 
 
 def _teacher_bytes(args: MethodConfig, width: int, on_cpu: bool) -> tuple[int, int]:
-    """Bytes per trained weight of ``width`` bytes: what the teacher, and the start model for anchor prompts if that is
-    another, keep on the device, and what their passes take in addition."""
+    """Bytes per trained weight of ``width`` bytes: what the teacher, and the start model for anchor prompts and targets
+    if that is another, keep on the device, and what their passes take in addition."""
     spec = METHODS[args.method]
     kind = None if not spec.has_teacher else "frozen" if spec.teacher == "base_model" else args.teacher
     kept = {"ema": 4, "frozen": width}.get(kind or "", 0)
-    starts = width if args.anchor_share > 0 and kind != "frozen" else 0
+    started = args.anchor_share > 0 or "start" in target_reads(args)
+    starts = width if started and kind != "frozen" else 0
     if args.teacher_home == "host" and not on_cpu:
         return 0, width if kept or starts else 0
     return kept + starts, width if kind == "ema" and width < 4 else 0
 
 
-def _loss(text: Any, tokens: int, width: int, *, head_trained: bool, on_cpu: bool) -> int:
+def _loss(text: Any, args: MethodConfig, tokens: int, width: int, *, head_trained: bool, on_cpu: bool) -> int:
     """Bytes for the loss: fp32 logits, log-probabilities and probabilities of a chunk, for student and teacher (six
-    tensors); the head's gradient in fp32, and one tile of it in the dtype to compute in."""
-    limits = limits_on("cpu" if on_cpu else "cuda")
+    tensors) and for another target (up to four more); the head's gradient in fp32, and one tile of it in the dtype to
+    compute in."""
+    limits, tensors = limits_on("cpu" if on_cpu else "cuda"), 6 if TARGETS[args.target].log_probs is None else 10
     logits = min(max(limits.logits, limits.fewest_rows * text.vocab_size), tokens * text.vocab_size)
     head = text.vocab_size * text.hidden_size
-    return 6 * 4 * logits + (4 * head + width * limits.tile(head) if head_trained else 0)
+    return tensors * 4 * logits + (4 * head + width * limits.tile(head) if head_trained else 0)
 
 
 def _scores(text: Any, args: MethodConfig, prompts: int, width: int, *, head_made: bool) -> int:
-    """Bytes of the teacher's scores, kept from its passes to the end of the step: hidden states, and the output head if
-    it was made for the passes."""
+    """Bytes of the scores of the teacher and of the other models that the target reads, kept from their passes to the
+    end of the step: hidden states, and the output heads that were made for the passes."""
+    reads = target_reads(args)
     rows = prompts * args.max_completion_length if METHODS[args.method].has_teacher or args.anchor_share > 0 else 0
-    return width * text.hidden_size * (rows + (text.vocab_size if head_made else 0))
+    heads = 0 if not head_made else 2 if "start" in reads and args.teacher_home == "host" else 1
+    return width * text.hidden_size * (rows * (1 + len(reads)) + heads * text.vocab_size)
 
 
 def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int) -> int:

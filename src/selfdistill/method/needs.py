@@ -8,7 +8,7 @@ from selfdistill.errors import UserError, did_you_mean, quoted
 from selfdistill.method.divergence import DIVERGENCES
 from selfdistill.method.methods import METHODS, MethodSpec
 from selfdistill.method.rollout.engines import ENGINES
-from selfdistill.method.targets import TARGETS, references
+from selfdistill.method.targets import TARGETS, Reference, references
 from selfdistill.method.templates import TEMPLATES
 from selfdistill.method.token_weights import TOKEN_WEIGHTS
 from selfdistill.settings.method import TABLES, MethodConfig, deviations_from_paper, method_settings
@@ -23,9 +23,9 @@ class Need:
     """The condition in words, as it follows "counts only"."""
 
 
-def _reads(config: MethodConfig) -> tuple[str, ...]:
-    """The models that the target reads beside student and teacher."""
-    return references(config.target, config.target_reference)
+def target_reads(config: MethodConfig) -> tuple[Reference, ...]:
+    """The models that the target reads beside student and teacher; none if the method compares with no teacher."""
+    return references(config.target, config.target_reference) if METHODS[config.method].compares else ()
 
 
 def _takes(parameter: str, words: str) -> Need:
@@ -48,7 +48,7 @@ _TOP_K = Need(
 )
 _TAUGHT = Need(lambda config, spec: spec.compares, "with a method that compares with a teacher")
 _TARGET = Need(
-    lambda config, spec: spec.compares and (spec.shows_demonstration or not _reads(config)),
+    lambda config, spec: spec.compares and (spec.shows_demonstration or not target_reads(config)),
     "with a method that compares with a teacher, and, where it reads the start model, shows it the demonstration",
 )
 _TEACHER = Need(
@@ -59,7 +59,7 @@ _KEPT = Need(
     lambda config, spec: (
         config.anchor_share > 0
         or (spec.has_teacher and (spec.teacher != "setting" or config.teacher != "live"))
-        or ("start" in _reads(config) and _TARGET.met(config, spec))
+        or "start" in target_reads(config)
     ),
     "with a teacher that has weights of its own, or anchor_share, or a target that reads the start model",
 )

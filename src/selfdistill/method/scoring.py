@@ -114,9 +114,7 @@ def chosen_target(config: MethodConfig, references: Sequence[tuple[Tensor, Tenso
     return ChunkTarget(log_probs=partial(spec.log_probs, **numbers), references=references)
 
 
-def chosen_token_weights(
-    part: Part, student: Predictions, teacher: Predictions, config: MethodConfig
-) -> Tensor | None:
+def chosen_token_weights(part: Part, student: Predictions, teacher: Predictions, config: MethodConfig) -> Tensor | None:
     """Returns the weights [N] that the settings give to the tokens of a part, without gradients; None if all are 1."""
 
     def own(predicted: Predictions) -> Tensor:

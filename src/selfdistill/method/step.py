@@ -21,6 +21,7 @@ from selfdistill.method.contrast import OtherDemonstrations
 from selfdistill.method.lengths import context_length
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
+from selfdistill.method.needs import target_reads
 from selfdistill.method.prompts import think_end_ids
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling, row_seeds
 from selfdistill.method.rollout.engines import make_engine
@@ -33,7 +34,6 @@ from selfdistill.method.scoring import (
     logprobs,
     predictions,
 )
-from selfdistill.method.targets import references
 from selfdistill.method.teacher import Teacher
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
@@ -102,7 +102,7 @@ class Step:
         timer: PhaseTimer | None = None,
     ) -> None:
         self.model, self.config, self.spec = model, config, METHODS[config.method]
-        self._reads = references(config.target, config.target_reference) if self.spec.compares else ()
+        self._reads = target_reads(config)
         self._others = OtherDemonstrations(rows, config, tokenizer, model.config) if "other" in self._reads else None
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
@@ -292,9 +292,7 @@ class Step:
                 factor = factor * token_weights
             weighted = divergences(student, teacher, part.token_ids, self.config, target=target, weights=factor)
         per_token = weighted.detach() / factor
-        return PartLoss(
-            total=weighted.sum(), per_token=per_token, importance=importance, token_weights=token_weights
-        )
+        return PartLoss(total=weighted.sum(), per_token=per_token, importance=importance, token_weights=token_weights)
 
     def _importance(self, part: Part, student: Predictions) -> Tensor | None:
         """Importance weights [N]; None if the engine reported no logprobs or correction is off."""
@@ -343,8 +341,8 @@ class Step:
     def flops(self, micro_batch: MicroBatch) -> int:
         """Floating-point operations of a micro-batch: 2 per weight and token forward, 4 backward.
 
-        Counts sampling, the student's pass, the teacher's and those of the other models that the target reads, each with
-        the tokens it reads. Embedding look-ups count nothing.
+        Counts sampling, the student's pass, the teacher's and those of the other models that the target reads, each
+        with the tokens it reads. Embedding look-ups count nothing.
         """
         head = output_head(self.model)
         tied = any(head is module.weight for module in self.model.modules() if isinstance(module, nn.Embedding))
@@ -352,7 +350,7 @@ class Step:
         return sum(self._passes(sample) for sample in micro_batch.samples) * weights
 
     def _passes(self, sample: Sample) -> int:
-        """Operations per weight for a sample: per token 6 for the student, 2 for the sampler and every constant model."""
+        """Operations per weight for a sample: per token 6 for the student, 2 for sampling and every other pass."""
         count = 6 * sample.student_tokens + 2 * sample.teacher_tokens + 2 * sample.other_tokens
         if sample.target == "teacher" and "start" in self._reads:
             count += 2 * sample.student_tokens

@@ -1,8 +1,8 @@
 """Targets: the next-token distributions that the student can be held to where it is compared with a teacher.
 
-Everything here is a pure function of log-probabilities [..., V] in nats, without gradients: a target is constant, as
-the teacher is. Notation, per token: t = target, p = teacher, q = student, r = start model, o = the teacher shown another
-row's demonstration.
+Everything here is a pure function of log-probabilities [..., V] in nats. A target is constant, as the teacher is.
+Notation, per token: t = target, p = teacher, q = student, r = start model, o = the teacher shown another row's
+demonstration.
 
 ============  ==========================================================================================
 ``teacher``   t = p                                         Self-Distillation Fine-Tuning (arXiv 2601.19897)

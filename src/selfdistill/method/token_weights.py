@@ -13,7 +13,7 @@ renormalised, so that a completion that counts less as a whole moves the student
 ============  ======================================================================================
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +77,7 @@ TOKEN_WEIGHTS: dict[TokenWeight, TokenWeightSpec] = {
 
 
 @torch.no_grad()
-def token_weights(kind: TokenWeight, known: dict[str, Callable[[], object]]) -> Tensor | None:
+def token_weights(kind: TokenWeight, known: Mapping[str, Callable[[], object]]) -> Tensor | None:
     """Returns weights [N] in [``LEAST``, 1]; None if all are 1.
 
     ``known`` has functions by the names that a row may read; only those that the row reads are called.
