@@ -49,6 +49,10 @@ def test_defaults_are_valid():
         ("divergence_beta", [0.01, 0.5, 0.99], [0, 0.0, 1, 1.0, -0.1, math.nan], "strictly between 0 and 1"),
         ("divergence_top_k", [1, 100, 10**6], [0, -1], "at least 1"),
         ("divergence_clip", [None, 0.01, 100.0], [0, -1.0], "above 0"),
+        ("vocab_clip", [None, 0.01], [0, -1.0], "above 0"),
+        ("target_weight", [0.01, 0.5, 1], [0, 1.01, -0.5, math.nan, None], "above 0 and at most 1"),
+        ("target_budget", [1e-4, 3.0], [0, -1.0, math.nan, None], "at least 0.0001"),
+        ("token_weight_half_life", [0.5, 64], [0, -1.0, None], "above 0"),
         ("teacher_update_rate", [0, 0.01, 1], [-0.01, 1.01, math.nan], "between 0 and 1"),
         ("teacher_sync_steps", [1, 64], [0], "at least 1"),
         ("template_repeat", [1, 16], [0, 17], "between 1 and 16"),
@@ -84,6 +88,7 @@ def test_ranges(name: str, good: list[Any], bad: list[Any], wording: str):
     [
         ("divergence_support", "full, top_k, sampled"),
         ("divergence_top_k_of", "teacher, student"),
+        ("target_reference", "start, student"),
         ("teacher", "ema, frozen, live"),
         ("loss_reduction", "rollout_mean, token_mean"),
         ("overlong", "error, drop"),

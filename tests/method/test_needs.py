@@ -25,6 +25,13 @@ ANCHORED: dict[str, Any] = {"method": "cpt", "anchor_share": 0.25}
 USES = {
     "divergence": Use("jsd", SFT, {}),
     "divergence_support": Use("top_k", {"method": "dft"}, ANCHORED),
+    "vocab_clip": Use(0.5, {"divergence": "reverse_kl", "divergence_support": "sampled"}, ANCHORED),
+    "target": Use("contrast", SFT | {"anchor_share": 0.25}, {"method": "offline"}),
+    "target_weight": Use(0.25, {"target": "budget"}, {"target": "mix"}),
+    "target_budget": Use(0.5, {"target": "mix"}, {"target": "budget"}),
+    "target_reference": Use("student", {"target": "contrast"}, {"target": "mix"}),
+    "token_weight": Use("support", ANCHORED, {"method": "reinvoke"}),
+    "token_weight_half_life": Use(8.0, {"token_weight": "entropy"}, {"token_weight": "late"}),
     "divergence_clip": Use(1.0, {"method": "cpt"}, {"method": "reinvoke"}),
     "divergence_beta": Use(0.25, {"divergence": "reverse_kl"}, {"divergence": "jsd"}),
     "divergence_top_k": Use(5, {"divergence_support": "full"}, {"divergence_support": "top_k"}),
@@ -83,6 +90,19 @@ def test_the_message_says_what_would_have_to_be_so():
     assert message.startswith("top_p=0.5 would be ignored: it counts only with a method that samples, or anchor_share.")
 
 
+@pytest.mark.parametrize("target", ["mix", "contrast"])
+def test_the_start_model_is_no_reference_where_it_is_the_teacher(target: Any):
+    """Reinvoke's teacher is the base model on the student's prompt: a mix of the two is the teacher."""
+    assert ignored_settings(MethodConfig(method="reinvoke", target=target)) == ["target"]
+    for settings in ({"target": "mix", "target_reference": "student"}, {"target": "budget"}):
+        assert ignored_settings(MethodConfig(method="reinvoke", **settings)) == []
+
+
+def test_a_live_teachers_start_model_has_a_home():
+    assert ignored_settings(MethodConfig(teacher="live", target="mix", teacher_home="host")) == []
+    assert ignored_settings(MethodConfig(teacher="live", target="budget", teacher_home="host")) == ["teacher_home"]
+
+
 def test_whatever_is_in_no_need_always_counts():
     for method in METHODS:
         config = MethodConfig(method=method, learning_rate=1e-3, seed=1, loss_reduction="token_mean", overlong="drop")
@@ -127,6 +147,8 @@ def test_no_deviation_is_of_an_idle_setting(method: Any):
             "'offlin' is not one of sdft, offline, reinvoke, sft, dft, cpt. Did you mean 'offline'?",
         ),
         ({"divergence": "kl"}, "divergence: 'kl' is not one of forward_kl, reverse_kl, jsd."),
+        ({"target": "mixx"}, "target: 'mixx' is not one of teacher, mix, budget, contrast. Did you mean 'mix'?"),
+        ({"token_weight": "two"}, "token_weight: 'two' is not one of one, support, position, late, entropy."),
         ({"template": "papr"}, "few_shot, file, auto. Did you mean 'paper'?"),
         ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of own, generate, paged, auto."),
     ],

@@ -1,11 +1,15 @@
 """The divergences written the plain way: dense, fp64, from entropies. What ``divergence.py`` is compared with."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from selfdistill.method.divergence import ChunkTarget
+from selfdistill.method.targets import TARGETS
 from selfdistill.types import DivergenceKind
 
 KINDS: tuple[DivergenceKind, ...] = get_args(DivergenceKind)
@@ -83,10 +87,14 @@ def oracle(
     top_k_of: str = "teacher",
     tail: bool = False,
     clip: float | None = None,
+    vocab_clip: float | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    target: Callable[..., Tensor] | None = None,
+    references: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Tensor:
-    """[N] values of ``chunked_divergence``."""
+    """[N] values of ``chunked_divergence``. ``target`` maps probabilities of student, teacher and references to its
+    own."""
 
     def probabilities(hidden: Tensor, head: Tensor) -> Tensor:
         logits = hidden @ head.T * logit_scale
@@ -96,9 +104,14 @@ def oracle(
 
     q = probabilities(case.student_hidden, case.student_head)
     p = probabilities(case.teacher_hidden, case.teacher_head)
+    if target is not None:
+        p = target(q.detach(), p, *(probabilities(hidden, head) for hidden, head in references))
     if top_k is not None and top_k < p.shape[-1]:
         order = (p if top_k_of == "teacher" else q).argsort(dim=-1, descending=True)
         q, p = (_restricted(x.gather(-1, order), top_k, tail) for x in (q, p))
+    if vocab_clip is not None:
+        values = _terms(kind, p, q, beta).clamp(max=vocab_clip).sum(-1)
+        return values if clip is None else torch.where(values > clip, clip, values)
     values = {
         "forward_kl": lambda: _cross_entropy(p, q) - _entropy(p),
         "reverse_kl": lambda: _cross_entropy(q, p) - _entropy(q),
@@ -106,6 +119,48 @@ def oracle(
         "jsd": lambda: _entropy(beta * p + (1 - beta) * q) - beta * _entropy(p) - (1 - beta) * _entropy(q),
     }[kind]()
     return values if clip is None else torch.where(values > clip, clip, values)
+
+
+def _terms(kind: str, p: Tensor, q: Tensor, beta: float) -> Tensor:
+    """What each outcome adds: f(q / p) p for the convex f of the divergence that is smallest, and 0, at 1."""
+    if kind == "jsd":
+        m = beta * p + (1 - beta) * q
+        return beta * p * (p / m).log() + (1 - beta) * q * (q / m).log()
+    a, b = (p, q) if kind == "forward_kl" else (q, p)
+    return a * ((a / b).log() + b / a - 1)
+
+
+def dense_target(kind: str, *, weight: float = 0.5, budget: float = 0.1) -> Callable[..., Tensor] | None:
+    """The target as a function of probabilities of student, teacher and references, from its definition."""
+
+    def mix(q: Tensor, p: Tensor, r: Tensor | None = None) -> Tensor:
+        return _normalised((q if r is None else r) ** (1 - weight) * p**weight)
+
+    def budgeted(q: Tensor, p: Tensor) -> Tensor:
+        low, high = torch.zeros(len(q), 1).double(), torch.ones(len(q), 1).double()
+        for _ in range(60):
+            middle = (low + high) / 2
+            t = _normalised(q ** (1 - middle) * p**middle)
+            within = (t * (t / q).log()).sum(-1, keepdim=True) <= budget
+            low, high = torch.where(within, middle, low), torch.where(within, high, middle)
+        return _normalised(q ** (1 - high) * p**high)
+
+    def contrast(q: Tensor, p: Tensor, r: Tensor, o: Tensor) -> Tensor:
+        return _normalised(r * p / o)
+
+    return {"teacher": None, "mix": mix, "budget": budgeted, "contrast": contrast}[kind]
+
+
+def chunk_target(kind: Any, references: Sequence[tuple[Tensor, Tensor]], **numbers: float) -> ChunkTarget | None:
+    """The same as ``chunked_divergence`` takes it."""
+    spec = TARGETS[kind]
+    if spec.log_probs is None:
+        return None
+    return ChunkTarget(log_probs=partial(spec.log_probs, **numbers), references=references)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return x / x.sum(-1, keepdim=True)
 
 
 def _restricted(ordered: Tensor, top_k: int, tail: bool) -> Tensor:
