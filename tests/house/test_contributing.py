@@ -15,7 +15,9 @@ from selfdistill.method.divergence import DIVERGENCES, chunked_divergence
 from selfdistill.method.methods import METHODS
 from selfdistill.method.prompts import make_renderer
 from selfdistill.method.rollout.engines import ENGINES, describe, make_engine
+from selfdistill.method.targets import TARGETS, target_log_probs
 from selfdistill.method.templates import TEMPLATES, tried_templates
+from selfdistill.method.token_weights import TOKEN_WEIGHTS, token_weights
 from selfdistill.settings.method import MethodConfig
 from selfdistill.tasks import TASKS
 from selfdistill.tasks.scorers import NAMED, scorer_from
@@ -23,7 +25,16 @@ from selfdistill.types import Example
 from tests.support.tiny import byte_tokenizer, random_model
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
-TABLES: tuple[dict[Any, Any], ...] = (TASKS, METHODS, TEMPLATES, DIVERGENCES, ENGINES, NAMED)
+TABLES: tuple[dict[Any, Any], ...] = (
+    TASKS,
+    METHODS,
+    TEMPLATES,
+    DIVERGENCES,
+    TARGETS,
+    TOKEN_WEIGHTS,
+    ENGINES,
+    NAMED,
+)
 ROWS = [{"prompt": f"What is {n}?", "demonstration": f"It is {n}."} for n in range(4)]
 EXAMPLE = Example(
     id="1",
@@ -101,6 +112,24 @@ def test_a_divergence(tmp_path: Path) -> None:
     value = chunked_divergence(student, hidden, teacher, hidden, kind="total_variation")  # type: ignore[arg-type]
     torch.testing.assert_close(value, torch.tensor([0.3]))
     assert all(0 < loss < 1 for loss in losses(tmp_path, divergence="total_variation"))
+
+
+def test_a_target(tmp_path: Path) -> None:
+    follow("A target")
+    student, teacher = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[2 / 3, 1 / 3]]).log()
+    found = target_log_probs("sharpened", student, teacher, weight=1.0)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.exp(), torch.tensor([[4 / 5, 1 / 5]]))  # odds of 2, squared
+    first, second = (losses(tmp_path / str(w), target="sharpened", target_weight=w) for w in (0.25, 1.0))
+    assert all(0 < one < other for one, other in zip(first, second, strict=True))
+
+
+def test_a_token_weight(tmp_path: Path) -> None:
+    follow("A token weight")
+    found = token_weights("surprise", {"student_logprobs": lambda: torch.tensor([0.75, 0.5]).log()})  # type: ignore[arg-type]
+    assert found is not None
+    torch.testing.assert_close(found, torch.tensor([0.25, 0.5]))
+    plain, less = losses(tmp_path / "plain"), losses(tmp_path / "surprise", token_weight="surprise")
+    assert 0 < less[0] < plain[0]
 
 
 def test_a_rollout_engine(tmp_path: Path) -> None:

@@ -50,7 +50,11 @@ def test_every_record_is_described() -> None:
                 assert f"`{node.name}`" in text, node.name
 
 
-@pytest.mark.parametrize("settings", [{"method": "sft"}, {"template": "prior_turn", "anchor_share": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"method": "sft"}, {"template": "prior_turn", "anchor_share": 0.5}, {"token_weight": "entropy"}],
+    ids=str,
+)
 def test_every_metric_is_described(tmp_path: Path, settings: dict[str, Any]) -> None:
     tokenizer, rows = byte_tokenizer(), [{"prompt": "Why?", "demonstration": "So."}] * 2
     shared: dict[str, Any] = {"max_steps": 1, "max_completion_length": 8, "gradient_accumulation_steps": 1}

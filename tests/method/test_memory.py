@@ -70,6 +70,29 @@ def test_every_part_by_hand(tiny_model):
     }
 
 
+def test_a_target_keeps_scores_of_every_model_it_reads_and_a_start_model(tiny_model):
+    shared: dict[str, Any] = {"num_parameters": 1000, "num_trainable": 1000, "bytes_per_weight": 4, "adapter": False}
+    sizes: dict[str, Any] = {"lengths": [50], "longest_prompt": 6}
+    batch: dict[str, Any] = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+
+    def more(**settings: Any) -> tuple[int, int]:
+        found = [
+            estimate(
+                tiny_model().config, MethodConfig(max_completion_length=10, **batch, **chosen), **shared, **sizes
+            ).as_dict()
+            for chosen in ({}, settings)
+        ]
+        changed = {name for name in found[0] if found[0][name] != found[1][name]} - {"peak"}
+        assert changed <= {"teacher", "loss"}
+        return found[1]["teacher"] - found[0]["teacher"], found[1]["loss"] - found[0]["loss"]
+
+    chunk, scores = 4 * 4 * 50 * 40, 4 * 16 * 10  # four tensors of logits; the hidden states of ten tokens
+    assert more(target="budget") == (0, chunk)
+    assert more(target="mix", target_reference="student") == (0, chunk)
+    assert more(target="mix") == (4000, chunk + scores)
+    assert more(target="contrast") == (4000, chunk + 2 * scores)
+
+
 def test_while_completions_are_sampled_there_are_no_gradients():
     parts = {"weights": 1, "masters_and_optimizer": 2, "teacher": 4, "program": 8}
     parts |= {"gradients": 16, "activations": 32, "loss": 64}

@@ -88,6 +88,8 @@ RUN: dict[str, Any] = {
         pytest.param({"teacher_update_rate": 0.5, "teacher_sync_steps": 3}, {}, torch.float32, id="ema"),
         pytest.param({"teacher_update_rate": 0.5, "logging_steps": 5}, {}, torch.bfloat16, id="ema-bf16-logging-5"),
         pytest.param({"teacher": "live", "optim": "adafactor"}, {}, torch.float32, id="live-adafactor"),
+        pytest.param({"target": "mix", "teacher_update_rate": 0.5}, {}, torch.bfloat16, id="mix-bf16"),
+        pytest.param({"target": "contrast", "token_weight": "support"}, {}, torch.float32, id="contrast"),
         pytest.param({"teacher": "frozen", "anchor_share": 0.34}, {}, torch.float32, id="frozen-anchors"),
         pytest.param({"teacher": "frozen", "anchor_share": 0.34}, {}, torch.bfloat16, id="frozen-anchors-bf16"),
         pytest.param(

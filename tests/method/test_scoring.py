@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from selfdistill.method.scoring import (
     Predictions,
+    chosen_target,
     divergences,
     importance_weights,
     in_parts,
@@ -21,7 +22,7 @@ from selfdistill.method.scoring import (
 from selfdistill.models.output_head import HeadTransform
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair
-from tests.support.dense_oracle import Case, make_case, oracle
+from tests.support.dense_oracle import Case, dense_target, make_case, oracle
 from tests.support.engines import stopped
 from tests.support.examples import example
 from tests.support.tiny import random_model
@@ -59,6 +60,7 @@ def sides(case: Case) -> tuple[Predictions, Predictions]:
         ({"divergence": "jsd", "divergence_beta": 0.25}, {"kind": "jsd", "beta": 0.25}),
         ({"temperature": 0.5}, {"temperature": 0.5}),
         ({"divergence_clip": 0.4}, {"clip": 0.4}),
+        ({"vocab_clip": 0.02}, {"vocab_clip": 0.02}),
         ({"divergence_support": "top_k", "divergence_top_k": 3}, {"top_k": 3}),
         ({"divergence_support": "full", "divergence_top_k": 3}, {}),
         (
@@ -79,6 +81,25 @@ def test_settings_say_how_a_token_is_compared(settings: dict[str, Any], expected
     torch.testing.assert_close(divergences(*sides(CASE), TOKENS, config), dense)
     weights = torch.linspace(1, 2, 7, dtype=torch.float64)
     torch.testing.assert_close(divergences(*sides(CASE), TOKENS, config, weights=weights), dense * weights)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "numbers"),
+    [
+        ({"target": "mix", "target_weight": 0.3, "target_reference": "student"}, "mix", {"weight": 0.3}),
+        ({"target": "budget", "target_budget": 0.4}, "budget", {"budget": 0.4}),
+    ],
+    ids=str,
+)
+def test_settings_say_what_takes_the_teachers_place(settings: dict[str, Any], kind: str, numbers: dict[str, float]):
+    config = MethodConfig(**settings)
+    dense = oracle(CASE, logit_scale=SCALE, softcap=CAP, target=dense_target(kind, **numbers))
+    found = divergences(*sides(CASE), TOKENS, config, target=chosen_target(config, ()))
+    torch.testing.assert_close(found, dense, atol=1e-3, rtol=0)
+
+
+def test_the_teachers_place_is_its_own_by_default():
+    assert chosen_target(MethodConfig(), ()) is None
 
 
 def dense_logprobs(hidden: Tensor, head: Tensor, temperature: float = 1.0) -> Tensor:

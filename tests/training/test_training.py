@@ -34,6 +34,25 @@ def train(folder: Path, *argv: str) -> list[dict[str, Any]]:
     return steps(folder)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--target=mix", "--target_weight=0.7", "--token_weight=support"],
+        ["--target=budget", "--target_budget=0.05", "--vocab_clip=0.05"],
+        ["--target=contrast", "--token_weight=position", "--token_weight_half_life=8"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_every_target_runs_two_steps(tmp_path: Path, flags: list[str]) -> None:
+    lines = train(tmp_path, *flags, SHOWN, "--max_steps=2", "--max_completion_length=12")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(0 < line["loss"] < 10 and line["grad_norm"] > 0 for line in lines)
+    saved = json.loads((tmp_path / "run_config.json").read_text())
+    target = flags[0].partition("=")[2]
+    assert saved["settings"]["target"] == target
+    assert saved["deviations_from_paper"]["target"] == [target, "teacher"]
+
+
 @pytest.mark.parametrize("method", get_args(Method))
 def test_every_method_runs_three_steps(tmp_path: Path, method: Method) -> None:
     spec = METHODS[method]
