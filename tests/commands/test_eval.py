@@ -199,6 +199,9 @@ def test_humaneval_needs_leave_to_run_programs(home: TinyHome) -> None:
     found = record(home, "humaneval-quick")
     assert (found.num_total, found.num_correct) == (1, 0)
     assert found.config.prompt == "plain text"
+    assert found.config.facts["program_wall"] in ("seccomp + landlock", "seccomp")
+    told = home.refused(*score("humaneval-quick", "--data_dir=data", "--allow_unconfined_code"))
+    assert "without --allow_code_execution" in told
 
 
 # -- the chat template's settings ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from selfdistill.settings import flat
 from selfdistill.settings.evaluate import EvalOptions
 from selfdistill.settings.groups import JudgeOptions
 from selfdistill.tasks import TASKS
-from selfdistill.tasks.task import Task, unscored
+from selfdistill.tasks.task import Program, Task, unscored
 from selfdistill.types import Example
 from tests.support.mistakes import mistake
 from tests.support.toy_task import toy_task
@@ -139,15 +139,18 @@ def test_of_rows_without_parts_the_first_so_many():
 
 
 def test_programs_are_run_only_where_that_is_allowed():
+    def program(completion: str, example: Example) -> Program:
+        return Program(source=completion, tests="assert f() == 2", entry_point="f")
+
     plain, running = (
         toy_task(scorers={"m": unscored}),
-        toy_task(scorers={"m": unscored}, programs={"m": lambda completion, _: completion}),
+        toy_task(scorers={"m": unscored}, programs={"m": program}),
     )
     assert with_allowed_programs(plain, False) is plain
     assert "--allow_code_execution" in mistake(with_allowed_programs, running, False)
     scorer = with_allowed_programs(running, True).scorers["m"]
     row = Example(id="a", prompt=())
-    assert (scorer("assert 1 + 1 == 2", row), scorer("assert 1 + 1 == 3", row)) == (1, 0)
+    assert (scorer("def f(): return 2", row), scorer("def f(): return 3", row)) == (1, 0)
 
 
 def test_a_warning_counts_rows_that_were_trained_on(monkeypatch: pytest.MonkeyPatch):

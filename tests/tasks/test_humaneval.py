@@ -7,6 +7,7 @@ import pytest
 
 from selfdistill.evaluate.sandbox import with_sandbox
 from selfdistill.tasks.humaneval import TASK, program, until_stop
+from selfdistill.tasks.task import Program
 from selfdistill.types import Example
 from tests.support.mistakes import mistake
 
@@ -25,9 +26,12 @@ def test_a_completion_ends_at_the_first_stop():
     assert until_stop("") == ""
 
 
-def test_the_program_is_prompt_completion_tests():
-    assert program("    return 2 * x\ndef junk(:", DOUBLE) == (
-        "def double(x):\n    return 2 * x\ndef check(candidate):\n    assert candidate(3) == 6\n\ncheck(double)\n"
+def test_the_program_is_prompt_and_completion_and_is_held_to_the_tests():
+    assert program("    return 2 * x\ndef junk(:", DOUBLE) == Program(
+        source="def double(x):\n    return 2 * x\n",
+        setup="def double(x):\n\n    pass\n",
+        tests="def check(candidate):\n    assert candidate(3) == 6\n\ncheck(double)\n",
+        entry_point="double",
     )
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfdistill.errors import UserError, brief
 from selfdistill.evaluate.prior import HARNESS_PROMPT
 from selfdistill.evaluate.run import reported_result
-from selfdistill.evaluate.sandbox import run_python
+from selfdistill.evaluate.sandbox import check_program, wall
 from selfdistill.models.mode import evaluating
 from selfdistill.tasks.humaneval import STOPS, program
 from selfdistill.tasks.task import Task
@@ -31,9 +31,13 @@ METRICS = {
 HUMANEVAL = "humaneval"
 
 
-def _humaneval(row: Mapping[str, Any], completions: Sequence[str]) -> dict[str, float]:
+def _humaneval(row: Mapping[str, Any], completions: Sequence[str], confined: bool = True) -> dict[str, float]:
     example = Example(id=str(row.get("task_id", "")), prompt=(), reference=dict(row))
-    return {METRICS[HUMANEVAL]: float(run_python(program(completions[0], example)).passed)}
+    return {METRICS[HUMANEVAL]: float(bool(check_program(program(completions[0], example), confined=confined).passed))}
+
+
+def _unconfined_humaneval(row: Mapping[str, Any], completions: Sequence[str]) -> dict[str, float]:
+    return _humaneval(row, completions, confined=False)
 
 
 HUMANEVAL_CONFIG: dict[str, Any] = {
@@ -80,6 +84,7 @@ def evaluate_prior(
     limit: int | None = None,
     batch_size: int = 16,
     allow_code_execution: bool = False,
+    confined: bool = True,
     tasks: Iterable[str | dict[str, Any]] | None = None,
 ) -> EvalResult:
     """Runs the harness on a model in memory.
@@ -94,18 +99,21 @@ def evaluate_prior(
         limit: items per benchmark; in MMLU, per subject.
         batch_size: sequences that go through the model together.
         allow_code_execution: whether to run HumanEval's programs; otherwise that benchmark is left out.
+        confined: False to run them without a wall where the system has none (``sandbox.check_program``).
         tasks: the harness's tasks, by name or as a config; by default those in METRICS.
 
     Raises:
-        UserError: the harness is not installed, or can't get its data.
+        UserError: the harness is not installed, or can't get its data; or programs are to be run and can't be confined.
     """
     require_harness()
     from lm_eval.evaluator import simple_evaluate  # type: ignore[import-not-found]
     from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
 
+    facts: dict[str, Any] = {"program_wall": wall(confined)} if allow_code_execution else {}
     if tasks is None:
+        runs = {} if confined else {"process_results": _unconfined_humaneval}
         tasks = [name for name in METRICS if name != HUMANEVAL]
-        tasks += [HUMANEVAL_CONFIG] if allow_code_execution else []
+        tasks += [HUMANEVAL_CONFIG | runs] if allow_code_execution else []
     try:
         with evaluating(model):
             results = simple_evaluate(
@@ -122,11 +130,11 @@ def evaluate_prior(
             "without it use prior-quick."
         ) from error
     assert results is not None  # only other processes of a launcher get None
-    return result_from(dict(results))
+    return result_from(dict(results), facts)
 
 
-def result_from(results: Mapping[str, Any]) -> EvalResult:
-    """The harness's results as an EvalResult."""
+def result_from(results: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> EvalResult:
+    """The harness's results as an EvalResult, with further facts for its config."""
     samples = [
         sample
         for task, rows in results["samples"].items()
@@ -138,6 +146,7 @@ def result_from(results: Mapping[str, Any]) -> EvalResult:
         tuple(samples),
         HARNESS_PROMPT,
         {
+            **(facts or {}),
             "harness": {
                 "version": metadata.version("lm_eval"),
                 "task_versions": dict(results["versions"]),

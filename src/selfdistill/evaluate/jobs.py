@@ -154,7 +154,11 @@ def _score_prior(
             "prior: HumanEval is left out: it runs programs that the model writes. --allow_code_execution includes it."
         )
     result = evaluate_prior(
-        model, tokenizer, limit=options.data.limit, allow_code_execution=options.allow_code_execution
+        model,
+        tokenizer,
+        limit=options.data.limit,
+        allow_code_execution=options.allow_code_execution,
+        confined=not options.allow_unconfined_code,
     )
     return _evaluated(PRIOR, result)
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfdistill.errors import UserError
 from selfdistill.evaluate.attempts import one_row
 from selfdistill.evaluate.renderers import Renderer, renderer_for
+from selfdistill.evaluate.sandbox import wall_facts
 from selfdistill.method.lengths import context_length
 from selfdistill.method.rollout.engine import OnDone, RolloutEngine, Sampling, row_seeds
 from selfdistill.method.rollout.engines import BATCH_SIZE, describe, make_engine
@@ -98,6 +99,7 @@ def evaluate(
         max_new_tokens=sampling.max_new_tokens,
         facts={"rollout_engine": describe(engine)}
         | ({"seed": seed} if seeds else {})
+        | wall_facts(task)
         | ({"rows_short_of_context": short} if short else {}),
     )
     return EvalResult(samples=samples, config=config)

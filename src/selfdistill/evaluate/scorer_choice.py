@@ -62,7 +62,9 @@ def rows_to_score(name: str, options: EvalOptions, console: Console) -> TaskRows
     """
     data = options.data
     if name == HUMANEVAL:
-        task = with_allowed_programs(humaneval.TASK, options.allow_code_execution)
+        task = with_allowed_programs(
+            humaneval.TASK, options.allow_code_execution, confined=not options.allow_unconfined_code
+        )
     elif data.dataset_path is None and name not in TASKS and (hint := did_you_mean(name, MEASURES)):
         raise UserError(f"Unknown dataset name {name!r}.{hint}")
     else:
@@ -98,13 +100,17 @@ def with_chosen_judge(task: Task, options: JudgeOptions, console: Console) -> tu
     return task, None
 
 
-def with_allowed_programs(task: Task, allowed: bool) -> Task:
-    """The task, with its programs run in the sandbox. Raises UserError if it has programs and ``allowed`` is False."""
+def with_allowed_programs(task: Task, allowed: bool, *, confined: bool = True) -> Task:
+    """The task, with its programs run in the sandbox.
+
+    Raises:
+        UserError: it has programs and ``allowed`` is False, or ``confined`` is True and the system can't confine them.
+    """
     if not task.programs:
         return task
     if not allowed:
         raise UserError(f"{task.name} runs programs that the model writes: give --allow_code_execution.")
-    return with_sandbox(task)
+    return with_sandbox(task, confined=confined)
 
 
 def first_rows(rows: Sequence[Example], count: int | None) -> list[Example]:

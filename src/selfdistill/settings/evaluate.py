@@ -83,7 +83,9 @@ class EvalOptions:
     base_results: str | None = path()
     """output_dir of an earlier eval, such as the base model's. The change from it is tested row by row."""
     allow_code_execution: bool = False
-    """Allow programs written by the model to be run (HumanEval), each in a process of its own with limits."""
+    """Allow programs written by the model to be run (HumanEval), each in a process that can reach nothing else."""
+    allow_unconfined_code: bool = False
+    """With allow_code_execution: run the programs even where the system can't confine them (any but Linux)."""
     dtype: Dtype = "auto"
     """Dtype of the computation. auto: bfloat16 where the device is fast in it, else float32."""
     overwrite: bool = False
@@ -105,6 +107,8 @@ class EvalOptions:
                 raise UserError(f"--{flag} changes nothing for {', '.join(names)}. Leave it out.")
         if self.data.dataset_path and self.data.data_dir:
             raise UserError("--data_dir changes nothing beside --dataset_path. Leave it out.")
+        if self.allow_unconfined_code and not self.allow_code_execution:
+            raise UserError("--allow_unconfined_code changes nothing without --allow_code_execution. Leave it out.")
         self.decoding.check()
 
     def _users(self) -> dict[str, Sequence[str]]:
@@ -114,6 +118,7 @@ class EvalOptions:
             "base_model": [DRIFT],
             "base_results": [name for name in self.names if name != DRIFT],
             "allow_code_execution": [HUMANEVAL, PRIOR],
+            "allow_unconfined_code": [HUMANEVAL, PRIOR],
             "rollout_engine": [*tasks, HUMANEVAL, DRIFT],
             "chat_template_kwargs": [*tasks, HUMANEVAL, DRIFT],
         }

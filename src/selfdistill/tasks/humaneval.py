@@ -4,7 +4,7 @@ from pathlib import Path
 
 from selfdistill.data.readers import load_rows
 from selfdistill.errors import MissingDataError, UserError
-from selfdistill.tasks.task import Task, unscored
+from selfdistill.tasks.task import Program, Task, unscored
 from selfdistill.types import Example
 
 FILE = "prior/humaneval.jsonl"
@@ -19,10 +19,15 @@ def until_stop(completion: str) -> str:
     return completion[: min((at for stop in STOPS if (at := completion.find(stop)) >= 0), default=None)]
 
 
-def program(completion: str, example: Example) -> str:
-    """The whole program that runs to its end if the completion is right: prompt, completion, tests."""
+def program(completion: str, example: Example) -> Program:
+    """Prompt and completion as a program. Its tests may use the functions that the prompt defines in full."""
     row = example.reference
-    return f"{row['prompt']}{until_stop(completion)}\n{row['test']}\ncheck({row['entry_point']})\n"
+    return Program(
+        source=f"{row['prompt']}{until_stop(completion)}\n",
+        setup=f"{row['prompt']}\n    pass\n",
+        tests=f"{row['test']}\ncheck({row['entry_point']})\n",
+        entry_point=row["entry_point"],
+    )
 
 
 def _load(data_dir: Path | None) -> list[Example]:
@@ -48,7 +53,7 @@ TASK = Task(
     description="Python functions completed from their docstrings, run against tests.",
     source="HumanEval, local file prior/humaneval.jsonl in the data folder",
     licence="MIT",
-    revision="1",
+    revision="2",
     load_train=lambda _: [],
     load_eval=_load,
     scorers={"pass@1": unscored},

@@ -21,6 +21,19 @@ class BatchScorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program that a model wrote, and what it is held to. The two run in separate processes."""
+
+    source: str
+    """The program, which defines the function ``entry_point``."""
+    tests: str
+    """Code that calls the function by its name, and raises if it is wrong."""
+    entry_point: str
+    setup: str = ""
+    """Code that runs before the tests, such as functions that they use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A benchmark: where its rows come from and how a completion is scored."""
 
@@ -43,11 +56,11 @@ class Task:
     judged: Mapping[str, str] = field(default_factory=dict[str, str])
     """Rubric of each scorer that needs an LLM judge, by the scorer's name. In ``scorers`` it is ``unscored``, which
     an evaluation with a judge replaces."""
-    programs: Mapping[str, Callable[[str, Example], str]] = field(
-        default_factory=dict[str, Callable[[str, Example], str]]
+    programs: Mapping[str, Callable[[str, Example], Program]] = field(
+        default_factory=dict[str, Callable[[str, Example], Program]]
     )
     """For each scorer that runs a program, by the scorer's name: the function from a completion and its example to the
-    program, which scores 1 if it runs to its end. In ``scorers`` it is ``unscored``, which a sandbox replaces."""
+    program. In ``scorers`` it is ``unscored``, which a sandbox replaces."""
     prompt: Literal["chat", "plain text"] = "chat"
     """Whether a prompt is a chat, or bare text to be continued."""
     extract: Callable[[str], str] = str.strip
