@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from selfdistill.errors import UserError, brief, did_you_mean
 from selfdistill.method.methods import METHODS
 from selfdistill.method.templates import TEMPLATES, TemplateContext
-from selfdistill.models.tokens import MARK
+from selfdistill.models.bounded import BoundedError
+from selfdistill.models.tokens import MARK, chat_text
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import Example, Message, PromptPair
 
@@ -217,23 +218,15 @@ class PromptRenderer:
         return plain[len(before) : place] if before and between and plain.startswith(before) and place > 0 else ""
 
     def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        import jinja2
-
+        kwargs = self.chat_template_kwargs
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                list(messages),
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **self.chat_template_kwargs,
-            )
-        except (jinja2.TemplateError, TypeError) as error:  # for example Gemma 2's, which takes no system turn
+            return chat_text(self.tokenizer, list(messages), add_generation_prompt=add_generation_prompt, **kwargs)
+        except BoundedError as error:  # for example Gemma 2's, which takes no system turn
             roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
             raise UserError(
                 f"The chat template refuses turns of {roles}: {brief(error)}. Change the prompt or choose another "
                 "--template."
             ) from error
-        assert isinstance(rendered, str)
-        return rendered
 
     def _encode(self, text: str) -> Ids:
         (ids,) = self._encode_all([text])

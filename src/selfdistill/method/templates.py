@@ -6,11 +6,12 @@ after it, such as a tool's result, keep their place.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from selfdistill.errors import UserError, brief
+from selfdistill.models.bounded import Bounded, BoundedError
 from selfdistill.types import Example, Message, Template, message_text
 
 PAPER_TEMPLATE = (
@@ -73,12 +74,12 @@ def few_shot(example: Example, context: TemplateContext) -> list[Message]:
 
 def from_file(example: Example, context: TemplateContext) -> list[Message]:
     """Renders the last user turn with a Jinja file, which sees ``question``, ``demonstration`` and ``messages``."""
-    template = _compiled(context.file)
+    render = _renderer(context.file)
 
     def fill(*, question: str, demonstration: str) -> str:
         try:
-            return template.render(question=question, demonstration=demonstration, messages=list(example.prompt))
-        except Exception as error:  # whatever a user's template may run into
+            return render(question=question, demonstration=demonstration, messages=list(example.prompt))
+        except BoundedError as error:  # whatever a user's template may run into
             raise UserError(
                 f"{context.file}: {brief(error)}. Known names: question, demonstration, messages."
             ) from error
@@ -140,23 +141,33 @@ def _others(example: Example, context: TemplateContext) -> list[Example]:
     return others
 
 
-def _compiled(file: str | None) -> Any:
-    """The compiled Jinja template in ``file``. Raises UserError if it is missing, not UTF-8 or has a syntax error."""
+def _renderer(file: str | None) -> Bounded:
+    """Renders the Jinja template in ``file``. Raises UserError if it is missing, is not UTF-8 or can't be read."""
     path = Path(file or "").expanduser()
     if not path.is_file():
         raise UserError(f"template_file: {file} does not exist.")
-    return _compiled_version(path, path.stat().st_mtime_ns)
+    try:
+        return _renderer_of(path, path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"template_file: {file} can't be read: {error.strerror}.") from error
 
 
 @lru_cache(maxsize=8)
-def _compiled_version(path: Path, mtime_ns: int) -> Any:
-    import jinja2
-    import jinja2.sandbox
+def _renderer_of(path: Path, text: str) -> Bounded:
+    @cache
+    def compiled() -> Any:  # by the process that renders, since Jinja works out constants when it compiles
+        import jinja2
+        import jinja2.sandbox
 
-    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
-    try:
-        return environment.from_string(path.read_text(encoding="utf-8-sig"))
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"{path} line {error.lineno}: {error.message}. Correct the template.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
+        try:
+            return environment.from_string(text)
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(f"{path} line {error.lineno}: {error.message}. Correct the template.") from error
+
+    def render(**names: Any) -> str:
+        return compiled().render(**names)
+
+    return Bounded(render)

@@ -1,12 +1,14 @@
 """Special tokens: those that end a completion, and the one for padding."""
 
+import weakref
+from collections.abc import Callable
 from typing import Any, cast
 
-from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
+from selfdistill.models.bounded import Bounded, BoundedError
 
 MARK = "zq7mark"
 """Text that no chat template contains."""
@@ -52,10 +54,10 @@ def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     user = [{"role": "user", "content": "Hi"}]
     try:
-        asked = _render(tokenizer, user)
-        opened = _render(tokenizer, user, add_generation_prompt=True)
-        answered = _render(tokenizer, [*user, {"role": "assistant", "content": MARK}])
-    except (TemplateError, TypeError, ValueError):
+        asked = chat_text(tokenizer, user)
+        opened = chat_text(tokenizer, user, add_generation_prompt=True)
+        answered = chat_text(tokenizer, [*user, {"role": "assistant", "content": MARK}])
+    except BoundedError:
         return None
     after = answered.rpartition(MARK)[2].lstrip()
     ids = cast(list[int], tokenizer(after, add_special_tokens=False)["input_ids"]) if after else []
@@ -68,5 +70,31 @@ def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None if added.content in opened.removeprefix(asked) else ids[0]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[Any], **options: Any) -> str:
-    return cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **options))
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[Any], **options: Any) -> str:
+    """The text that the tokenizer's chat template makes of chat turns, within the limits of ``bounded``.
+
+    ``options``: passed to ``apply_chat_template``.
+
+    Raises:
+        BoundedError: the template refuses the turns, is broken, or reaches a limit.
+    """
+    template, render = _TEMPLATES.get(tokenizer, (None, None))
+    if render is None or template != tokenizer.chat_template:
+        render = Bounded(_rendering(weakref.ref(tokenizer)))
+        _TEMPLATES[tokenizer] = tokenizer.chat_template, render
+    return render(messages, **options)
+
+
+_TEMPLATES: "weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, Bounded]]" = weakref.WeakKeyDictionary()
+"""Each tokenizer's chat template, and the process that renders it."""
+
+
+def _rendering(tokenizer: "weakref.ref[PreTrainedTokenizerBase]") -> Callable[..., str]:
+    """Not a method of the tokenizer, which would keep it, and thereby its process, alive for good."""
+
+    def render(messages: list[Any], **options: Any) -> str:
+        alive = tokenizer()
+        assert alive is not None
+        return cast(str, alive.apply_chat_template(messages, tokenize=False, **options))
+
+    return render
