@@ -55,10 +55,7 @@ def test_it_is_refused_soon_and_does_nothing(
         (tmp_path / "t.jinja").write_text(template, encoding="utf-8")
         renderer = PromptRenderer(tokenizer, "file", template_file=str(tmp_path / "t.jinja"))
     started = time.monotonic()
-    if template == HOSTILE["deep"]:
-        assert "1" in renderer.teacher_text(row)
-    else:
-        mistake(renderer.teacher_text, row)
+    mistake(renderer.teacher_text, row)
     assert time.monotonic() - started < 10
     assert not canary.exists()
     assert row == before
