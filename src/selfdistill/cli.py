@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from selfdistill.errors import UserError
+from selfdistill.errors import UserError, printable
 
 
 class Command(NamedTuple):
@@ -53,13 +53,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; by default those of the process.
 
     Returns:
-        The exit code: 0 for success, 2 for a UserError (its message is printed), 3 if ``learn`` refused the new
-        weights, 130 if interrupted.
+        The exit code: 0 for success, 1 if some of what was to be printed could not be (as on a full disk; a reader that
+        went away does not count), 2 for a UserError (its message is printed), 3 if ``learn`` refused the new weights,
+        130 if interrupted.
 
     Raises:
         SystemExit: a flag is wrong (code 2), or help was asked for (code 0).
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    from selfdistill.progress import plain_output
+
+    with plain_output() as output:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        output.flush()
+    if code == 0 and output.failure is not None and not isinstance(output.failure, BrokenPipeError):
+        print(f"selfdistill: some of the output could not be written: {output.failure.strerror}.", file=sys.stderr)
+        return 1
+    return code
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())))
         return 0 if arguments else 2
@@ -71,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"selfdistill: {error}", file=sys.stderr)
+        print(f"selfdistill: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("selfdistill: interrupted", file=sys.stderr)
@@ -111,10 +123,10 @@ def _dispatch(command: str, arguments: Sequence[str]) -> int:
     options = parse(command, arguments)
     from importlib import import_module
 
-    from rich.console import Console
+    from selfdistill.progress import PlainConsole
 
     module = import_module(f"selfdistill.commands.{command}")
-    return module.run(options, Console(highlight=False)) or 0
+    return module.run(options, PlainConsole(highlight=False)) or 0
 
 
 def _defaults(options_class: type, arguments: Sequence[str]) -> Any:

@@ -1,7 +1,28 @@
 """The errors that users see, and helpers for their messages."""
 
 import difflib
+import re
+import reprlib
 from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters, but for tab and line feed."""
+
+
+class _ShortRepr(reprlib.Repr):
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """As in Repr, but in the dict's own order."""
+        if level <= 0:
+            return "{...}"
+        shown = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in islice(x, self.maxdict)]
+        return "{" + ", ".join([*shown, "..."] if len(x) > self.maxdict else shown) + "}"
+
+
+_SHORT = _ShortRepr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 200, 200, 200
+"""The ``repr`` of a value without its deeper and later parts, which may be many even in a small file."""
 
 
 class UserError(ValueError):
@@ -27,5 +48,13 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 def quoted(value: object, length: int = 30) -> str:
     """The ``repr`` of a value for a message, at most ``length`` characters long."""
-    text = repr(value)
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # an integer of too many digits
+        text = f"a {type(value).__name__} too long to show"
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """The text with a replacement character for each control character that a terminal would obey."""
+    return CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from selfdistill.chat import terminal
 from selfdistill.chat.columns import Answer, Updates
-from selfdistill.chat.terminal import TerminalChat, printable, talk
+from selfdistill.chat.terminal import TerminalChat, talk
+from selfdistill.errors import printable
 from tests.support.chat_fakes import FakeChat
 from tests.support.mistakes import mistake
 

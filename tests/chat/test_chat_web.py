@@ -42,7 +42,7 @@ def ask(
 ) -> tuple[http.client.HTTPResponse, str]:
     """A response and its body."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
-    connection.request(method, path, json.dumps(body), headers)
+    connection.request(method, server.path.rstrip("/") + path, json.dumps(body), headers)
     response = connection.getresponse()
     return response, response.read().decode()
 
@@ -93,6 +93,8 @@ def test_the_page_names_the_models_and_allows_nothing_from_elsewhere(server: Cha
         ({"Host": "localhost:7860", "Origin": "http://localhost:7860"}, 200),
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Length": "99999999"}, 413),
+        ({"Content-Length": "9" * 5000}, 413),
+        ({"Content-Length": "-1"}, 411),
     ],
 )
 def test_only_its_own_page_is_answered(
@@ -122,6 +124,23 @@ def test_requests_that_are_no_question(server: ChatServer, chat: FakeChat, body:
 @pytest.mark.parametrize(("method", "path"), [("GET", "/chat"), ("GET", "/etc/passwd"), ("POST", "/")])
 def test_there_is_nothing_else(server: ChatServer, method: str, path: str) -> None:
     assert ask(server, method, path, question())[0].status == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/chat", "//", "/wrong/", "/wrong/chat"])
+def test_without_the_token_there_is_nothing(server: ChatServer, chat: FakeChat, path: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    for method in ("GET", "POST"):
+        connection.request(method, path, json.dumps(question()), JSON)
+        response = connection.getresponse()
+        assert response.status == 404
+        assert server.path.strip("/") not in response.read().decode()
+    assert chat.heard == []
+
+
+def test_the_token_is_long_and_another_each_time() -> None:
+    with ChatServer(0) as first, ChatServer(0) as second:
+        assert first.path != second.path
+        assert len(first.path) > 20
 
 
 def test_what_the_user_can_mend_is_a_line_of_the_answer(
@@ -160,7 +179,7 @@ def open_stream(server: ChatServer) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
     headers = {"Host": "localhost", "Content-Length": len(body)} | JSON
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    connection.sendall(f"POST /chat HTTP/1.0\r\n{head}\r\n".encode() + body)
+    connection.sendall(f"POST {server.path}chat HTTP/1.0\r\n{head}\r\n".encode() + body)
     return connection
 
 

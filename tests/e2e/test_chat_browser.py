@@ -56,7 +56,7 @@ def server() -> Iterator[ChatServer]:
 def page(browser: Any, server: ChatServer) -> Any:
     server.chat = FakeChat(["A", "B"], [f"Hello {SCRIPT}", "Good day\nto you"])
     browser.get_log("browser")
-    browser.get(f"http://127.0.0.1:{server.server_port}/")
+    browser.get(f"http://127.0.0.1:{server.server_port}{server.path}")
     yield browser
     assert browser.get_log("browser") == []
 
@@ -89,8 +89,8 @@ def test_asks_no_other_host(page: Any) -> None:
     type_in(page, "Hi", Keys.ENTER)
     wait_for(page, "#status", ["Enter sends, Shift+Enter begins a new line."])
     names = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-    host = page.execute_script("return location.host")
-    assert names == [f"http://{host}/chat"]
+    address = page.execute_script("return location.href")
+    assert names == [f"{address}chat"]
 
 
 def test_what_was_said_goes_along_until_a_new_conversation(page: Any, server: Any) -> None:

@@ -1,6 +1,8 @@
 """``learn``, ``rollback`` and ``ledger`` with a scripted model in the model's place."""
 
+import hashlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +141,12 @@ def test_answers_that_are_gone_are_named(home: Home) -> None:
 
 def test_a_scorer_that_fails_on_earlier_answers_is_named(home: Home) -> None:
     scorer = home.folder / "mine.py"
-    scorer.write_text("def score(text, example): return float(text != 'wrong')\n")
+    stop = home.folder / "stop"
+    code = f"import os\ndef score(text, example): return 1 / (not os.path.exists({str(stop)!r}))\n"
+    scorer.write_text(code)
     home.teach("a", {"a": 20}, scorer=f"{scorer}:score")
     copy = home.memory / "versions" / "0001" / "skill" / "mine.py"
-    copy.write_text("def score(text, example): return 1 / 0\n")
+    stop.touch()
     said = mistake(home.teach, "b", {"a": 20, "b": 20})
     assert f"{copy}:score failed on" in said
     assert "lacks the answers" not in said
@@ -253,3 +257,44 @@ def test_an_interrupted_lesson_lets_go_of_the_lock(home: Home, monkeypatch: pyte
     assert (home.state()["current"], home.state()["versions"]) == (0, [])
     with ledger.locked(home.memory):
         pass
+
+
+def held_scorer(home: Home) -> Path:
+    """A skill is learned with a scorer of the user's; returns the file that the ledger keeps of it."""
+    scorer = home.folder / "mine.py"
+    scorer.write_text("def score(text, example): return float(text != 'wrong')\n")
+    home.teach("a", {"a": 20}, scorer=f"{scorer}:score")
+    return home.memory / "versions" / "0001" / "skill" / "mine.py"
+
+
+def test_a_scorer_that_was_changed_is_not_run(home: Home) -> None:
+    kept, canary = held_scorer(home), home.folder / "canary"
+    kept.write_text(f"open({str(canary)!r}, 'w')\n" + kept.read_text())
+    assert "was changed since a was learned, and is not run" in mistake(home.teach, "b", {"a": 20, "b": 20})
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("place", ["{folder}/evil.py:score", "../../../../evil.py:score", "link.py:score"])
+def test_a_scorer_that_lies_elsewhere_is_not_run(home: Home, place: str) -> None:
+    kept, canary = held_scorer(home), home.folder / "canary"
+    evil = home.folder / "evil.py"
+    evil.write_text(f"open({str(canary)!r}, 'w')\ndef score(text, example): return 1.0\n")
+    (kept.parent / "link.py").symlink_to(evil)
+    book = home.memory / "ledger.json"
+    data = json.loads(book.read_text())
+    data["versions"][0]["skill"] |= {
+        "scorer": place.format(folder=home.folder),
+        "scorer_sha256": hashlib.sha256(evil.read_bytes()).hexdigest(),
+    }
+    book.write_text(json.dumps(data))
+    assert "lies elsewhere" in mistake(home.teach, "b", {"a": 20, "b": 20})
+    assert not canary.exists()
+
+
+def test_a_skill_whose_name_is_a_path_is_refused(home: Home) -> None:
+    held_scorer(home)
+    book = home.memory / "ledger.json"
+    data = json.loads(book.read_text())
+    data["versions"][0]["skill"]["name"] = "../../outside"
+    book.write_text(json.dumps(data))
+    assert "'../../outside' is no name of a skill" in mistake(home.teach, "b", {"a": 20, "b": 20})

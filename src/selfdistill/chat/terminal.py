@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfdistill.chat.columns import Answer, Chat, Conversation
-from selfdistill.errors import UserError, did_you_mean
+from selfdistill.errors import UserError, did_you_mean, printable
 from selfdistill.tasks import get_task, resolve_data_dir
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example, Message, message_text
@@ -30,8 +30,6 @@ COMMANDS = {
 BESIDE = 80
 """Width of a terminal, in characters, from which two answers are shown side by side."""
 COLOURS = ("cyan", "yellow")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters, but for tab and line feed."""
 
 
 def talk(chat: Chat, console: Console, system: str | None = None) -> None:
@@ -42,7 +40,9 @@ def talk(chat: Chat, console: Console, system: str | None = None) -> None:
     """
     terminal = TerminalChat(chat, console, system, live=sys.stdin.isatty() and console.is_terminal)
     if not terminal.live:
-        for line in sys.stdin:
+        for number, line in enumerate(sys.stdin, start=1):
+            if re.search("[\ud800-\udfff]", line):  # how Python holds a byte that is not UTF-8
+                raise UserError(f"Line {number} of standard input is not UTF-8. Convert it to UTF-8.")
             if not terminal.take(line.rstrip("\r\n")):
                 return
         return
@@ -194,11 +194,6 @@ def evaluation_row(words: Sequence[str]) -> tuple[Task, Example]:
         if example.id.rpartition("/")[2] == words[1]:
             return task, example
     raise UserError(f"/row: {task.name} has no evaluation row {words[1]}. It has {len(examples)}, the first is 0.")
-
-
-def printable(text: str) -> str:
-    """The text with a replacement character for each control character that a terminal would obey."""
-    return CONTROL.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def _note(answer: Answer, over: bool) -> str:

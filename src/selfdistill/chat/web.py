@@ -1,4 +1,4 @@
-"""The chat as a web page, served on 127.0.0.1 only and to no page of another site.
+"""The chat as a web page, served on 127.0.0.1 only, to whoever knows its address, and to no page of another site.
 
 The page itself holds the conversation and sends it with each question, so a reload starts a new one and two tabs don't
 mix.
@@ -7,6 +7,7 @@ mix.
 import html
 import json
 import secrets
+import sys
 import threading
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, Field, ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from selfdistill.chat.columns import Chat
 from selfdistill.errors import UserError
@@ -64,12 +66,15 @@ class ChatServer(ThreadingHTTPServer):
     Args:
         port: 0 for any free one, which ``server_port`` then holds.
 
+    ``path`` is the page's, and begins with a token, which no other user of the machine can guess.
+
     Raises:
         UserError: the port can't be used.
     """
 
     chat: Chat
     page: str
+    facts: str
 
     def __init__(self, port: int) -> None:
         try:
@@ -78,6 +83,7 @@ class ChatServer(ThreadingHTTPServer):
             raise UserError(
                 f"--port {port} can't be used: {error.strerror}. Name another, or 0 for any free one."
             ) from error
+        self.path = f"/{secrets.token_urlsafe(16)}/"
         self.generating = threading.Lock()  # one answer at a time; other requests wait
         self.stopping = False
 
@@ -91,8 +97,10 @@ class ChatServer(ThreadingHTTPServer):
         """
         self.chat = chat
         values = json.dumps({"names": chat.names, "system": system or ""})
-        self.page = PAGE.read_text(encoding="utf-8").replace("%FACTS%", html.escape(values))
-        console.print(f"The chat is at http://{ADDRESS}:{self.server_port}  (ctrl-C ends it)", soft_wrap=True)
+        self.page = PAGE.read_text(encoding="utf-8")
+        self.facts = html.escape(values)
+        address = f"http://{ADDRESS}:{self.server_port}{self.path}"
+        console.print(f"The chat is at {escape(address)}  (ctrl-C ends it)", soft_wrap=True)
         try:
             self.serve_forever()
         except KeyboardInterrupt:
@@ -103,6 +111,11 @@ class ChatServer(ThreadingHTTPServer):
             with self.generating:  # wait for the current token: torch may crash if the process exits inside it
                 pass
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Prints nothing of a client that left; else as in the base class."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     timeout = 60
@@ -112,11 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Serves the page."""
         if not self._is_own():
             return
-        if self.path != "/":
-            self.send_error(404)
+        if not self._is_at(""):
+            self.send_error(404, explain="The whole address, with its token, is where the chat was started.")
             return
         nonce = secrets.token_urlsafe()
-        body = self._server.page.replace("%NONCE%", nonce).encode()
+        body = self._server.page.replace("%NONCE%", nonce).replace("%FACTS%", self._server.facts).encode()
         self._start("text/html; charset=utf-8", f"{POLICY}; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'")
         self.wfile.write(body)
 
@@ -125,16 +138,20 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_own():
             return
         length = self.headers.get("Content-Length", "")
-        if self.path != "/chat":
+        if not self._is_at("chat"):
             self.send_error(404)
         elif self.headers.get_content_type() != "application/json":  # a form of another site can't send this type
             self.send_error(415)
-        elif not length.isdecimal():
+        elif not (length.isascii() and length.isdecimal()):
             self.send_error(411)
-        elif int(length) > MAX_REQUEST:
+        elif len(length) > 10 or int(length) > MAX_REQUEST:  # int() takes no number of 5,000 digits
             self.send_error(413)
         else:
             self._answer(self.rfile.read(int(length)))
+
+    def _is_at(self, place: str) -> bool:
+        """Whether the request is for that place below the token."""
+        return secrets.compare_digest(self.path.encode(), f"{self._server.path}{place}".encode())
 
     def _is_own(self) -> bool:
         """True for a request of our own page. Refuses the request and returns False if another site's page made it.

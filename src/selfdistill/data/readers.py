@@ -3,18 +3,20 @@
 import csv
 import io
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from selfdistill.data.rows import KNOWN_COLUMNS, examples_from_rows, unknown_columns
-from selfdistill.errors import MissingDataError, UserError, brief, did_you_mean
+from selfdistill.errors import MissingDataError, UserError, brief, did_you_mean, quoted
 from selfdistill.types import Example
 
 Rows = list[dict[str, Any]]
 
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::([\w.+:%\[\]-]+))?")
+NEWLINE = b"\n"
 # Longest CSV cell in characters; the csv module's default limit is shorter than a long document.
 _CSV_CELL = 2**31 - 1
 
@@ -84,12 +86,21 @@ def find_file(path_or_id: str) -> Path | None:
     """
     if not path_or_id.strip():
         raise UserError("No file was named: give a file, an Arrow folder or a Hub id.")
+    try:
+        path = Path(path_or_id).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL in it, links in a circle, ~nobody
+        raise UserError(f"{path_or_id[:80]} can't be read: {brief(error, 8)}. Give another path.") from error
     path = Path(path_or_id).expanduser()
     endings = ", ".join(_READERS)
     if path.is_file() and path.suffix.lower() not in _READERS:
         raise UserError(
             f"{path_or_id} ends in {path.suffix or 'no ending'!r}: give a file ending in {endings}, or an Arrow folder."
         )
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path_or_id} is a pipe or a device. Give a file or an Arrow folder.")
     if path.exists():
         return path
     is_file_name = path.suffix.lower() in {*_READERS, ".txt", ".tsv", ".arrow", ".gz", ".zip"}
@@ -153,23 +164,40 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}.") from error
+    return _decoded(data, path.name)
+
+
+def _decoded(data: bytes, where: str, encoding: str = "utf-8-sig") -> str:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = f" line {data.count(NEWLINE, 0, error.start) + 1}" if NEWLINE in data else ""
         raise UserError(
-            f"{path.name} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}): save the file as UTF-8."
+            f"{where}{line} is not UTF-8 (byte 0x{data[error.start]:02x}): save the file as UTF-8."
         ) from error
 
 
 def _jsonl_rows(path: Path) -> Rows:
     rows: Rows = []
-    # Not splitlines(): it also splits at U+2028, which JSON allows inside a string.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             row = _json(line, f"{path.name} line {number}", "write one JSON object per line")
             rows.append(_object(row, f"{path.name} line {number}", "write one JSON object per line"))
     return rows
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, read one at a time, so that a long file is not held as text beside its rows.
+
+    Lines end at line feeds alone: JSON allows U+2028 inside a string. Raises UserError as ``read_text``.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                encoding = "utf-8-sig" if number == 1 else "utf-8"
+                yield _decoded(line.removesuffix(NEWLINE), f"{path.name} line {number}", encoding)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from error
 
 
 def _json_rows(path: Path) -> Rows:
@@ -184,13 +212,35 @@ def _json_rows(path: Path) -> Rows:
 
 def _json(text: str, where: str, remedy: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+    except _NotPlainError as error:
+        raise UserError(f"{where} {error}.") from error
     except json.JSONDecodeError as error:
         # A .jsonl error names its line by ``where``; a .json file needs the parser's line number.
         line = f" line {error.lineno}" if "\n" in text.strip() else ""
         raise UserError(f"{where}{line} column {error.colno} is not valid JSON ({error.msg}): {remedy}.") from error
     except (ValueError, RecursionError) as error:  # an integer with too many digits, or brackets nested too deep
         raise UserError(f"{where} holds JSON too large to read ({type(error).__name__}).") from error
+
+
+class _NotPlainError(ValueError):
+    """JSON that can be parsed, and yet does not say one thing."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise _NotPlainError(f"has the key {quoted(twice)} twice: keep one")
+    return made
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _NotPlainError(f"holds {text[:20]}, which is no finite number: give one, or null")
+    return value
 
 
 def _object(row: Any, where: str, remedy: str) -> dict[str, Any]:
@@ -241,7 +291,7 @@ def _parquet_rows(path: Path) -> Rows:
 
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:  # such as a date after year 9999
         raise UserError(f"{path} is not a readable Parquet file: write it again.") from error
 
 

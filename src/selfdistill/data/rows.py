@@ -1,5 +1,7 @@
 """Turns a user's row, in any of the accepted schemas, into an Example."""
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ DEMONSTRATION_COLUMNS = (
 REFERENCE_COLUMNS = ("reference", "answer", "golden_answer")
 """Columns for the reference answer; the first one that a row has is taken."""
 KNOWN_COLUMNS = ("prompt", "messages", *DEMONSTRATION_COLUMNS, *REFERENCE_COLUMNS)
+_HALF = re.compile(r"\\ud[89a-f]")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -85,7 +88,28 @@ def example_from_row(row: Mapping[str, Any], *, where: str, id: str, need_demons
         demonstration = _demonstration(columns[column], column, where)
     if need_demonstration and not demonstration:
         raise _no_demonstration("messages" in columns and "prompt" not in columns, where)
-    return Example(id=id, prompt=prompt, demonstration=demonstration, reference=_reference(columns, where))
+    example = Example(id=id, prompt=prompt, demonstration=demonstration, reference=_reference(columns, where))
+    _check_characters(example, where)
+    return example
+
+
+def _check_characters(example: Example, where: str) -> None:
+    """Raises UserError for half a character (a lone surrogate), which no file and no tokenizer takes; and for values
+    nested too deep to be walked through."""
+    try:
+        repr_of = json.dumps([*example.prompt, *example.demonstration, example.reference], default=str, skipkeys=True)
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{where} is nested too deep, or in itself. Make it flat.") from error
+    if _HALF.search(repr_of) and (half := _lone_half(repr_of)):
+        raise UserError(f"{where} holds {half}, half a character, which is no text. Write the file again as UTF-8.")
+
+
+def _lone_half(escaped: str) -> str | None:
+    """The first ``\\udXXX`` in JSON text that is not one of a pair."""
+    text = json.loads(escaped)
+    plain = json.dumps(text, ensure_ascii=False)
+    found = re.search("[\ud800-\udfff]", plain)
+    return f"\\u{ord(found[0]):04x}" if found else None
 
 
 def _turns(value: Any, *, role: str, what: str) -> tuple[Message, ...]:

@@ -17,9 +17,10 @@ from typing import Any
 from selfdistill import run_folder
 from selfdistill.checkpoints import lock
 from selfdistill.checkpoints.commit import place, sync_tree
-from selfdistill.errors import UserError
+from selfdistill.errors import UserError, quoted
 from selfdistill.records.ledger import LedgerRecord, Skill, Version
 from selfdistill.run_folder import LEDGER, REFUSED, SKILL, SKILL_ITEMS, STAGING, VERSIONS
+from selfdistill.settings.ledger import NAME
 from selfdistill.types import Example
 
 BASE = 0
@@ -118,6 +119,8 @@ def read(folder: Path) -> Ledger:
     ledger = Ledger(folder=folder, base=record.base, current=record.current, versions=versions)
     if any(version.parent >= version.number for version in ledger.versions):
         raise UserError(f"{path} is broken: a version is older than its parent. {remedy}")
+    if odd := next((v.skill.name for v in ledger.versions if not NAME.fullmatch(v.skill.name)), None):
+        raise UserError(f"{path} is broken: {quoted(odd)} is no name of a skill. {remedy}")
     ledger.lineage()  # raises if an ancestor is missing
     return ledger
 

@@ -144,6 +144,7 @@ def record(options: LearnOptions, lesson: Lesson, max_new_tokens: int, chat_temp
         task=None if own else options.source.dataset_name,
         scorer=scorer or ("exact_match" if own else None),
         max_new_tokens=options.new_skill.max_new_tokens or longest,
+        scorer_sha256=hashlib.sha256(file.read_bytes()).hexdigest() if file else None,
         chat_template_kwargs=chat_template_kwargs,
     )
 
@@ -183,10 +184,23 @@ def ready(skill: Skill, since: int, folder: Path) -> HeldSkill:
     return HeldSkill(skill, since, task, items)
 
 
+def _check_scorer(skill: Skill, kept: Path, named: Path) -> None:
+    """Raises UserError unless ``kept`` is the very file that was kept when the skill was learned: it is code to run."""
+    if named.name != str(named) or kept.is_symlink():
+        raise UserError(f"{kept.parent}: the scorer of {skill.name} lies elsewhere. Only a file in this folder is run.")
+    if not kept.is_file():
+        raise UserError(f"{kept} is gone. Put back the scorer of {skill.name}.")
+    if hashlib.sha256(kept.read_bytes()).hexdigest() != skill.scorer_sha256:
+        raise UserError(f"{kept} was changed since {skill.name} was learned, and is not run. Put back a copy of it.")
+
+
 def _scorer(skill: Skill, folder: Path) -> Scorer:
     if skill.scorer is not None:
-        own = scorer_file(skill.scorer) is not None
-        return scorer_from(str(folder / run_folder.SKILL / skill.scorer) if own else skill.scorer)[1]
+        file = scorer_file(skill.scorer)
+        if file is None:
+            return scorer_from(skill.scorer)[1]
+        _check_scorer(skill, folder / run_folder.SKILL / file.name, file)
+        return scorer_from(str(folder / run_folder.SKILL / skill.scorer))[1]
     task = TASKS.get(skill.task or "")
     if task is None or skill.metric not in task.scorers:
         raise UserError(

@@ -63,8 +63,13 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Returns ``base`` with the adapter in ``folder`` merged into it; all its weights are trainable.
 
     Raises:
-        UserError: weights of the adapter are missing, have a different shape, or match nothing in the base.
+        UserError: weights of the adapter are missing, pickled, of a different shape, or match nothing in the base.
     """
+    if (folder / "adapter_model.bin").is_file() and not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"The adapter in {folder} is in adapter_model.bin, a pickle, which may run code. In a place you trust, "
+            "load it with PEFT and save_pretrained it, which writes safetensors."
+        )
     config = cast(Any, PeftConfig.from_pretrained(str(folder)))
     config.inference_mode = True
     config.base_model_name_or_path = None  # otherwise PEFT warns if the base was moved

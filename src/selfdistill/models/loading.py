@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import sys
 import warnings
@@ -17,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from selfdistill.errors import UserError, brief
+from selfdistill.errors import UserError, brief, quoted
 from selfdistill.models.adapters import merged
 from selfdistill.models.attention import use_fast_attention
 from selfdistill.models.device import compute_dtype, device_named
@@ -95,6 +96,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
         UserError: there is no config, or it is not of a causal language model.
     """
     source = locate(name_or_path)
+    _check_files(name_or_path, source)
     try:
         if isinstance(source, Path) and source.is_file():
             return AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
@@ -168,6 +170,7 @@ def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedM
                 str(source),
                 dtype=dtype,
                 trust_remote_code=False,
+                use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # otherwise the library raises without naming them; refused below
                 **options,
@@ -183,6 +186,34 @@ def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedM
     if name == DEFAULT_MODEL:
         setattr(model.config, "_name_or_path", EMBEDDED_TITLE)  # noqa: B010
     return model.eval()
+
+
+def _check_files(name: str, source: Path | str) -> None:
+    """Raises UserError for a folder whose files would make the library run or fetch code, or read outside of it."""
+    if not isinstance(source, Path) or source.is_file() or is_adapter(source):
+        return
+    if not any(source.glob("*.safetensors")) and (pickled := next(source.glob("*.bin"), None)):
+        raise UserError(
+            f"--model_name {name}: its weights are in {pickled.name}, a pickle, which may run code. In a place you "
+            "trust, load it with transformers and save_pretrained it, which writes safetensors."
+        )
+    described = _json_in(source / "config.json")
+    for key in ("attn_implementation", "_attn_implementation"):
+        if "/" in str(described.get(key, "")):
+            raise UserError(f"--model_name {name}: {key} in its config.json names code to be fetched. Delete it there.")
+    shards = _json_in(source / "model.safetensors.index.json").get("weight_map")
+    for shard in set(map(str, shards.values())) if isinstance(shards, dict) else ():
+        if Path(shard).name != shard:
+            raise UserError(f"--model_name {name}: its index names {quoted(shard)}, outside the folder. Correct it.")
+
+
+def _json_in(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none, whose error the library tells."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_loaded(name: str, loading_info: Any) -> None:

@@ -27,6 +27,8 @@ class Skill:
     """Value of ``--scorer``, with a .py file named as in the skill's folder; None for the task's own scorer."""
     max_new_tokens: int
     """Maximum length of a completion in evaluations, in tokens."""
+    scorer_sha256: str | None = None
+    """SHA-256 of the scorer's .py file; None without one."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
     """Passed to the chat template in every evaluation."""
 

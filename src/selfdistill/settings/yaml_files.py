@@ -1,6 +1,7 @@
 """Settings from YAML files and from --set, with names and types checked before anything runs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,10 +67,12 @@ def parse_assignments(
             raise UserError(f"{flag} {text}: {name} has a flag of its own. Give --{name} {value}.")
         if name not in known:
             raise UserError(f"{flag} {text}: unknown setting {name!r}.{did_you_mean(name, known)}")
+        if _nested(value):
+            raise UserError(f"{flag} {text[:80]}: the value is nested too deep. Make it flat.")
         try:
             result[name] = YAML(typ="safe").load(value)
-        except YAMLError as error:
-            raise UserError(f"{flag} {text}: the value is not YAML. Quote it.") from error
+        except (YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"{flag} {text[:80]}: the value is not YAML. Quote it.") from error
     return result
 
 
@@ -111,7 +114,10 @@ def _read(path: str) -> dict[str, tuple[Any, int]]:
         raise UserError(f"--config {path}: no such file or recipe.{did_you_mean(path, [*siblings, *recipe_names()])}")
     try:
         text = file.read_text(encoding="utf-8-sig")
+        if len(text) > MOST_CHARACTERS or _nested(text):
+            raise UserError(f"{path} is too long or nested too deep for settings. Write name: value on each line.")
         node = YAML(typ="rt").compose(text)
+        _check_size(node, path)
         mapping = YAML(typ="safe").load(text)
     except DuplicateKeyError as error:
         mark = error.problem_mark
@@ -122,9 +128,39 @@ def _read(path: str) -> dict[str, tuple[Any, int]]:
         raise UserError(f"{path}{place}: not YAML ({error.problem}).") from error
     except OSError as error:
         raise UserError(f"--config {path} can't be read ({error.strerror}).") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UserError:
+        raise
+    except (YAMLError, ValueError, RecursionError) as error:  # such as 5,000 digits, or brackets in brackets
         raise UserError(f"{path} is not YAML text. Write settings as name: value, one on each line.") from error
     if not isinstance(mapping, Mapping):
         raise UserError(f"{path}: write settings as name: value, one on each line.")
     lines = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
     return {str(key): (value, lines.get(str(key), 1)) for key, value in mapping.items()}
+
+
+MOST_CHARACTERS, MOST_DEPTH = 1 << 20, 100
+"""Longest text, and deepest brackets, of a file of settings. The parser takes minutes over deeper ones."""
+MOST_VALUES = 100_000
+"""Values in a file of settings, each counted as often as aliases repeat it."""
+
+
+def _check_size(node: Any, path: str) -> None:
+    """Raises UserError for a file whose aliases multiply: a few lines can stand for more values than fit in memory."""
+    sizes: dict[int, int] = {}
+
+    def size(part: Any) -> int:
+        if id(part) not in sizes:
+            sizes[id(part)] = MOST_VALUES + 1  # met again below itself, it would have no end
+            inner = part.value if isinstance(getattr(part, "value", None), list) else []
+            children = [child for item in inner for child in (item if isinstance(item, tuple) else (item,))]
+            sizes[id(part)] = 1 + sum(map(size, children))
+        return sizes[id(part)]
+
+    if node is not None and size(node) > MOST_VALUES:
+        raise UserError(f"{path}: its aliases stand for more than {MOST_VALUES:,} values. Write the settings out.")
+
+
+def _nested(text: str) -> bool:
+    """Whether lists and maps in a line lie deeper in each other than MOST_DEPTH."""
+    steps = accumulate((char in "[{") - (char in "]}") for char in text)
+    return max(steps, default=0) > MOST_DEPTH or "- " * MOST_DEPTH in text

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import inspect
+import json
 import math
 import re
 import sys
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from selfdistill.errors import UserError, brief, did_you_mean, quoted
+from selfdistill.models.bounded import Bounded, BoundedError
 from selfdistill.tasks.task import Scorer
 from selfdistill.tasks.tooluse import reference_score
 from selfdistill.types import Example
@@ -22,7 +24,7 @@ _WORD_BEFORE = re.compile(r"\b(?:Answer|ANSWER|Correct|CORRECT|Option|OPTION|Cho
 _LETTER = r"([A-HJ-Z]|I(?!\s+[a-z]))(?![\w'’])"
 # "The answer is (B)", "Answer: **B**", "the correct option is B", "option B is correct"
 _STATED = re.compile(
-    r"\b(?:answer|correct (?:option|choice))[\s*_]*(?:is)?[\s:=*_(\[\"'`$]*(?:(?:option|choice)\s+\(?)?"
+    r"\b(?:answer|correct (?:option|choice))[\s*_]*+(?:is)?[\s:=*_(\[\"'`$]*+(?:(?:option|choice)\s+\(?)?"
     rf"{_LETTER}|\b(?:option|choice)\s+\(?{_LETTER}\)?\s+is\s+(?:correct|right)\b"
 )
 # A letter by itself, but not the words "A" and "I" in running text.
@@ -152,21 +154,33 @@ def regex(pattern: str) -> Scorer:
     equals the reference (any of its answers if it is a list), both stripped, and None if the row has no reference.
 
     Raises:
-        UserError: the pattern is not a regular expression.
+        UserError: the pattern is not a regular expression. Scoring raises it if the pattern takes too long.
     """
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise UserError(f"--scorer regex:{pattern[:40]} is not a regular expression: {error}.") from error
 
-    def score(completion: str, example: Example) -> float | None:
+    def found(completion: str) -> str:
+        """JSON of the first group of the last match; of true if there is no group, of null without a match."""
         if not compiled.groups:
-            return float(compiled.search(completion) is not None)
-        wanted = answer_texts(example.reference)
-        if not wanted:
-            return None
+            return json.dumps(True if compiled.search(completion) else None)
         matches = list(compiled.finditer(completion))
-        return float(bool(matches) and (matches[-1][1] or "").strip() in wanted)
+        return json.dumps((matches[-1][1] or "").strip() if matches else None)
+
+    bounded = Bounded(found)
+
+    def score(completion: str, example: Example) -> float | None:
+        wanted = answer_texts(example.reference) if compiled.groups else set[str]()
+        if compiled.groups and not wanted:
+            return None
+        try:
+            match = json.loads(bounded(completion))
+        except BoundedError as error:
+            raise UserError(
+                f"--scorer regex:{pattern[:40]} on {_row(example)}: {error}. Simplify it, such as repeats in repeats."
+            ) from error
+        return float(match is True or match in wanted)
 
     return score
 
