@@ -19,6 +19,7 @@ from selfdistill.data.readers import load_rows
 from selfdistill.data.rows import examples_from_rows
 from selfdistill.errors import UserError
 from selfdistill.records.evaluations import EvalRecord, SampleRecord
+from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions
 from selfdistill.settings.yaml_files import options_from_file
 from selfdistill.tasks.scorers import NAMED
@@ -45,8 +46,8 @@ TURN = st.fixed_dictionaries(
 ) | st.fixed_dictionaries({"role": st.just("assistant"), "tool_calls": VALUE})
 ROW = st.dictionaries(COLUMNS | st.just("answer") | TEXT, VALUE | st.lists(TURN, max_size=4), max_size=4)
 SEEDS = {
-    "rows.jsonl": b'{"prompt": "What is \\u00e9?", "demonstration": "x", "answer": 1.5}\n{"messages": [{"role": "user", '
-    b'"content": "a"}, {"role": "assistant", "content": "b"}]}\n',
+    "rows.jsonl": b'{"prompt": "What is \\u00e9?", "demonstration": "x", "answer": 1.5}\n{"messages": '
+    b'[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
     "rows.json": b'[{"prompt": "a", "completion": "b", "answer": ["c", null, true]}]',
     "rows.csv": b'prompt,demonstration,answer\n"a, b","c ""d""",1\ne,f,2\n',
 }
@@ -63,15 +64,16 @@ SAMPLE = {
 }  # fmt: skip
 
 
+STUMBLES = [b"", b"\0", b"[" * 200, b'"', b"\xff", b"\xed\xa0\x80", b"NaN", b"9" * 5000, b"&a [*a]", b"- " * 50]
+STUMBLES += [b"\\ud800", b"1e999", b"{}", b"\n", b"!!python/name:os.system"]
+
+
 def mutated(data: bytes, draw: random.Random) -> bytes:
     """A few bytes flipped, left out, doubled, or replaced by what parsers stumble over."""
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(data) + 1)
         size = draw.randint(0, 8)
-        new = draw.choice(
-            [b"", bytes([draw.randrange(256)]), data[at : at + size] * 2, b"\0", b"[" * 200, b'"', b"\xff", b"\xed\xa0\x80",
-             b"NaN", b"9" * 5000, b"&a [*a]", b"- " * 50, b"\\ud800", b"1e999", b"{}", b"\n", b"!!python/name:os.system"]
-        )  # fmt: skip
+        new = draw.choice([bytes([draw.randrange(256)]), data[at : at + size] * 2, *STUMBLES])
         data = data[:at] + new + data[at + size :]
     return data
 
@@ -170,7 +172,7 @@ def test_the_seeds_are_good(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         assert read(tmp_path / name)
     (tmp_path / "c.yaml").write_bytes(SETTINGS)
-    assert options_from_file(TrainOptions, str(tmp_path / "c.yaml")).config
+    assert flat.flatten(options_from_file(TrainOptions, str(tmp_path / "c.yaml")))["seed"] == 3
     (tmp_path / "t.json").write_text(json.dumps(RESULT))
     assert run_folder.read_record(tmp_path / "t.json", EvalRecord, "").accuracy == 0.5
     (tmp_path / "t.samples.jsonl").write_text(json.dumps(SAMPLE) + "\n")
