@@ -62,7 +62,7 @@ def test_every_part_by_hand(tiny_model):
         "teacher_pass": 0,
         "fragmentation": 0,
         "loss": 24 * 140 * 40 + 40 * 16 * 8 + 4 * 16 * (8 * 10),
-        "rollouts": 8 * (2 * 2 * 8 * 4 * (6 + 6 + 10) + 28 * 40),
+        "rollouts": 8 * (2 * 2 * 8 * 4 * (6 + 6 + 10) + 28 * 40) + 4000,
         "program": 700 * 2**20,
         "host": 0,
         "checkpoint": 4000 + 8000 + 4000,  # weights, moments, average
@@ -214,13 +214,23 @@ def test_an_anchor_beside_demonstrations_is_as_long_as_it_may_become(tiny_model:
     assert activations(config, *rows, method="sft", anchor_share=0.25) == (6 + 10) + (5 + 4) + (5 + 3)
 
 
-def test_the_copy_for_decoding_is_a_cpus(tiny_model: Any) -> None:
-    config, args = tiny_model().config, MethodConfig()
+@pytest.mark.parametrize(
+    ("dtype", "prompts", "copies"), [("bfloat16", 1, 1), ("float32", 4, 1), ("float32", 3, 0)]
+)  # so few rows gain nothing by it in fp32
+def test_the_copy_for_decoding_is_a_cpus(tiny_model: Any, dtype: str, prompts: int, copies: int) -> None:
+    config = tiny_model().config
+    args = MethodConfig(per_device_train_batch_size=prompts, gradient_accumulation_steps=1)
     here, there = (
-        check(config, pair(5), dtype="bfloat16", device=torch.device(name)).estimate(args) for name in ("cpu", "cuda")
+        check(config, pair(5), dtype=dtype, device=torch.device(name)).estimate(args) for name in ("cpu", "cuda")
     )
-    assert here.rollouts - there.rollouts == here.weights
-    assert here.rollouts > there.rollouts
+    assert here.rollouts - there.rollouts == copies * here.weights
+
+
+def test_a_copy_for_decoding_that_is_too_large_is_not_made(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = check(tiny_model().config, pair(5)).estimate(MethodConfig())
+    monkeypatch.setattr(memory, "PACKED_BYTES", found.weights - 1)
+    without = check(tiny_model().config, pair(5)).estimate(MethodConfig())
+    assert found.rollouts - without.rollouts == found.weights
 
 
 def test_another_rank_is_another_adapter(tiny_model: Any) -> None:

@@ -17,7 +17,7 @@ from selfdistill.method.needs import target_reads
 from selfdistill.method.optimizers import optimizer_name, state_bytes
 from selfdistill.method.remedies import Change, remedies
 from selfdistill.method.rollout.engine import BATCH_SIZE
-from selfdistill.method.rollout.projections import PACKED_BYTES
+from selfdistill.method.rollout.projections import FEWEST_PACKED_ROWS, PACKED_BYTES
 from selfdistill.method.targets import TARGETS
 from selfdistill.models.adapters import lora
 from selfdistill.models.device import compute_dtype
@@ -148,7 +148,7 @@ def estimate(
         loss=_loss(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
         + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
         rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
-        + (_packed(weight_bytes, bytes_per_weight) if sampled and on_cpu else 0),
+        + (_packed(weight_bytes, bytes_per_weight, sampled) if on_cpu else 0),
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
         host=0 if on_cpu else PROGRAM_BYTES + at_host,
         checkpoint=num_trainable * bytes_per_weight + lower_halves + states + kept,
@@ -214,9 +214,10 @@ def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int)
     return batch * (cache * (2 * prompt + completion) + 28 * text.vocab_size)
 
 
-def _packed(weights: int, width: int) -> int:
+def _packed(weights: int, width: int, sampled: int) -> int:
     """Bytes of the packed copy of the weights that decoding reads on a CPU."""
-    return weights if width == 2 and weights <= PACKED_BYTES else 0
+    fewest = FEWEST_PACKED_ROWS[torch.float32 if width == 4 else torch.bfloat16]
+    return weights if sampled >= fewest and weights <= PACKED_BYTES else 0
 
 
 class MemoryCheck:

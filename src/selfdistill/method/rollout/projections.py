@@ -1,7 +1,8 @@
 """Linear layers regrouped for decoding: layers that share an input become one product, and on a CPU weights are packed.
 
 With few rows a product is limited by the time to read its weights, which oneDNN reads faster from its own block layout.
-Packing copies all weights once per call of an engine and pays off after a few tokens.
+Packing copies all weights once per call of an engine and pays off after a few tokens. It needs bf16 or fp32; in fp32
+the layers themselves are as fast for the fewest rows, and run then.
 """
 
 import functools
@@ -17,7 +18,11 @@ from selfdistill.models.output_head import decoder, output_head
 Projection = Callable[[Tensor], Sequence[Tensor]]
 """Maps [..., K] to the outputs [..., N] of one or several linear layers with the same input."""
 PACKED_BYTES = 2**30
-"""Maximum size of the weights to pack, in bytes: a second copy of larger ones may not fit into memory."""
+"""Maximum size of the weights to pack, in bytes: a second copy of larger ones may not fit into memory. In fp32 that is
+half as many weights."""
+FEWEST_PACKED_ROWS = {torch.bfloat16: 1, torch.float32: 4}
+"""The dtypes that are packed, and the minimum number of rows for which a packed product is faster than the layer's. MKL
+packs fp32, too, but in two to nine times the bytes and for one number of rows, while finished sequences leave."""
 FEWEST_TOKENS = 8
 """Minimum token limit of a completion for which packing pays off."""
 
@@ -55,10 +60,17 @@ def make_projections(model: Any, batch_size: int, max_new_tokens: int) -> Projec
     """
     head = output_head(model)
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    pays = max_new_tokens >= FEWEST_TOKENS and size <= PACKED_BYTES and _can_pack(head)
+    fewest = FEWEST_PACKED_ROWS.get(head.dtype, 0)
+    pays = max_new_tokens >= FEWEST_TOKENS and batch_size >= fewest and size <= PACKED_BYTES and _can_pack(head)
 
     def made(*layers: nn.Module) -> Projection:
-        return _packed(layers, batch_size) if pays and _alike(layers) else lambda x: [layer(x) for layer in layers]
+        def plain(x: Tensor) -> Sequence[Tensor]:
+            return [layer(x) for layer in layers]
+
+        if not (pays and _alike(layers, head.dtype)):
+            return plain
+        packed = _packed(layers, batch_size)
+        return lambda x: packed(x) if _num_rows(x) >= fewest else plain(x)
 
     body: Any = decoder(model)
     layers = []
@@ -75,25 +87,30 @@ def make_projections(model: Any, batch_size: int, max_new_tokens: int) -> Projec
     packed_head = _packed_weight(head, None, batch_size) if pays else None
 
     def last(x: Tensor) -> list[Tensor]:
-        return [x @ head.T if packed_head is None else packed_head(x)]
+        return [x @ head.T if packed_head is None or _num_rows(x) < fewest else packed_head(x)]
 
     return Projections(layers=layers, head=last)
 
 
-def _alike(layers: Sequence[Any]) -> bool:
-    """Whether all are plain bf16 linear layers, and all or none have a bias."""
-    plain = all(type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16 for layer in layers)
+def _num_rows(x: Tensor) -> int:
+    """Number of vectors in x [..., K]."""
+    return x.numel() // x.shape[-1]
+
+
+def _alike(layers: Sequence[Any], dtype: torch.dtype) -> bool:
+    """Whether all are plain linear layers of this dtype, and all or none have a bias."""
+    plain = all(type(layer) is nn.Linear and layer.weight.dtype == dtype for layer in layers)
     return plain and len({layer.bias is None for layer in layers}) == 1
 
 
 def _can_pack(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _packing_works()
+    return weight.device.type == "cpu" and weight.dtype in FEWEST_PACKED_ROWS and _packing_works(weight.dtype)
 
 
 @functools.cache
-def _packing_works() -> bool:
+def _packing_works(dtype: torch.dtype) -> bool:
     """Tries it out, because these internal operators of torch may change and not every processor supports them."""
-    x, weight = torch.eye(4, 64, dtype=torch.bfloat16), torch.ones(32, 64, dtype=torch.bfloat16)
+    x, weight = torch.eye(4, 64, dtype=dtype), torch.ones(32, 64, dtype=dtype)
     try:
         return torch.equal(_packed_weight(weight, None, 4)(x), x @ weight.T)
     except (AttributeError, RuntimeError, TypeError):
