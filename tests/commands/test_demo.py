@@ -8,6 +8,7 @@ import pytest
 from selfdistill.commands import demo as demo_command
 from selfdistill.evaluate import results, task_rows
 from selfdistill.method.trainer import SDFTTrainer
+from selfdistill.training import duration
 from selfdistill.training import run as training_run
 from selfdistill.types import EvalConfig, EvalResult, Example, ScoredSample
 from tests.support.study_home import printed
@@ -43,6 +44,22 @@ def test_a_sample_says_how_it_was_scored(score: float | None, said: str) -> None
     shown = printed(lambda console: demo_command._show_samples(result, result, console))
     assert said in shown
     assert "Why?" in shown
+
+
+def test_it_says_beforehand_how_long_it_takes_here(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows are scored twice, then one step is taken; on the model's tokens, which are bytes."""
+    asked: list[int] = []
+
+    def measured(model: Any, sequences: Any) -> duration.Speed:
+        asked.extend(sequences)
+        return duration.Speed(0.0, dict.fromkeys(sequences, 1.0))
+
+    monkeypatch.setattr(duration, "measured", measured)
+    monkeypatch.setattr(duration, "machine", lambda device: f"an abacus, {device}")
+    said = home.run(*demo(home)).out
+    assert asked == [2]
+    assert "This takes about 2 minutes on this machine (an abacus, cpu)." in said  # 2 x 48 steps
+    assert said.index("This takes about") < said.index("Scoring M on 2 evaluation rows")
 
 
 def test_a_demo_without_rows_to_score_is_refused_before_anything_is_loaded(home: TinyHome) -> None:

@@ -26,7 +26,8 @@ SDFT = "sdft-cpu"
 
 
 def run(options: DemoOptions, console: Console) -> None:
-    """Evaluates, trains, evaluates again, prints a table and sample completions, and writes the report.
+    """Says how long it takes, evaluates, trains, evaluates again, prints a table and sample completions, and writes the
+    report.
 
     Raises:
         UserError: an option or setting is wrong, the output folder is in use, or the model can't be trained.
@@ -42,6 +43,7 @@ def run(options: DemoOptions, console: Console) -> None:
     from selfdistill.report.collect import collect
     from selfdistill.report.write import write_report
     from selfdistill.tasks import resolve_data_dir
+    from selfdistill.training import duration
     from selfdistill.training.prepare import require_memory
     from selfdistill.training.run import (
         check_overwrite,
@@ -61,10 +63,15 @@ def run(options: DemoOptions, console: Console) -> None:
     rows = TaskRows(prepared.task, first_rows(evaluation, options.limit))
     decoding = DecodingOptions(chat_template_kwargs=prepared.config.chat_template_kwargs)
     model, tokenizer = load_student(prepared), prepared.files.tokenizer
-    trainer = make_trainer(settled(prepared, model, console), model, console)
+    prepared = settled(prepared, model, console)
+    trainer = make_trainer(prepared, model, console)
     if options.overwrite:  # last, when nothing can be refused any more
         empty_folder(folder)
 
+    scoring = duration.scoring_work(prepared, len(rows.examples), rows.task.max_new_tokens)
+    work = duration.total([scoring, duration.training_work(prepared), scoring])
+    takes = duration.in_words(duration.seconds(work, duration.measured(model, work.decoding)))
+    console.print(f"This takes {takes} on this machine ({duration.machine(model.device)}).")
     name = settings.recipe.model.model_name
     console.print(f"Scoring {escape(name)} on {len(rows.examples)} evaluation rows ...")
     before = score_rows(model, tokenizer, rows, decoding, console)
