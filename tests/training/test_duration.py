@@ -44,10 +44,12 @@ def test_epochs_are_steps(options: Any) -> None:
     assert training_work(prepared).tokens == 3 * 12 * 3 * 14
 
 
-def test_a_base_that_is_not_trained_saves_a_pass_and_activations_made_again_cost_one(options: Any) -> None:
-    rows = pair(10, demonstration=4), pair(10, demonstration=4)
-    for settings, passes in ({"lora_r": 2}, 2), ({"activation_checkpointing": True}, 4):
-        assert training_work(run(options, *rows, method="sft", **settings)).tokens == 60 * passes * 14
+@pytest.mark.parametrize(("settings", "passes"), [({"lora_r": 2}, 2), ({"activation_checkpointing": True}, 4)])
+def test_a_base_that_is_not_trained_saves_a_pass_and_activations_made_again_cost_one(
+    options: Any, settings: dict[str, Any], passes: int
+) -> None:
+    prepared = run(options, pair(10, demonstration=4), method="sft", **settings)
+    assert training_work(prepared).tokens == 60 * passes * 14
 
 
 def test_the_student_samples_and_the_teacher_scores(options: Any) -> None:

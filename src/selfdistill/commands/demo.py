@@ -17,7 +17,11 @@ from selfdistill.settings.yaml_files import options_from_file
 from selfdistill.types import EvalResult, message_text
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from selfdistill.evaluate.scorer_choice import TaskRows
     from selfdistill.records.evaluations import EvalRecord
+    from selfdistill.training.prepare import Prepared
 
 NUM_SAMPLES = 3
 """Rows whose completions before and after training are printed."""
@@ -43,7 +47,6 @@ def run(options: DemoOptions, console: Console) -> None:
     from selfdistill.report.collect import collect
     from selfdistill.report.write import write_report
     from selfdistill.tasks import resolve_data_dir
-    from selfdistill.training import duration
     from selfdistill.training.prepare import require_memory
     from selfdistill.training.run import (
         check_overwrite,
@@ -68,10 +71,7 @@ def run(options: DemoOptions, console: Console) -> None:
     if options.overwrite:  # last, when nothing can be refused any more
         empty_folder(folder)
 
-    scoring = duration.scoring_work(prepared, len(rows.examples), rows.task.max_new_tokens)
-    work = duration.total([scoring, duration.training_work(prepared), scoring])
-    takes = duration.in_words(duration.seconds(work, duration.measured(model, work.decoding)))
-    console.print(f"This takes {takes} on this machine ({duration.machine(model.device)}).")
+    console.print(_how_long(prepared, model, rows))
     name = settings.recipe.model.model_name
     console.print(f"Scoring {escape(name)} on {len(rows.examples)} evaluation rows ...")
     before = score_rows(model, tokenizer, rows, decoding, console)
@@ -89,6 +89,16 @@ def run(options: DemoOptions, console: Console) -> None:
     if options.config == DemoOptions.config:
         command = f"selfdistill demo --config {SDFT} --output_dir DIR"
         console.print(f"To train on the same rows by self-distillation: [bold]{command}[/bold]")
+
+
+def _how_long(prepared: "Prepared", model: "PreTrainedModel", rows: "TaskRows") -> str:
+    """A sentence about the time that scoring, training and scoring again take here."""
+    from selfdistill.training import duration
+
+    scoring = duration.scoring_work(prepared, len(rows.examples), rows.task.max_new_tokens)
+    work = duration.total([scoring, duration.training_work(prepared), scoring])
+    takes = duration.in_words(duration.seconds(work, duration.measured(model, work.decoding)))
+    return f"This takes {takes} on this machine ({duration.machine(model.device)})."
 
 
 def _settings(options: DemoOptions) -> TrainOptions:

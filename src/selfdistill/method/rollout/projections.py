@@ -1,8 +1,8 @@
 """Linear layers regrouped for decoding: layers that share an input become one product, and on a CPU weights are packed.
 
 With few rows a product is limited by the time to read its weights, which oneDNN reads faster from its own block layout.
-Packing copies all weights once per call of an engine and pays off after a few tokens. It needs bf16 or fp32; in fp32
-the layers themselves are as fast for the fewest rows, and run then.
+Packing copies all weights once per call of an engine and pays off after a few tokens. Weights in bf16 and fp32 are
+packed; where an fp32 product has very few rows, the layers themselves are as fast, and run as they are.
 """
 
 import functools
