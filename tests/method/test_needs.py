@@ -94,8 +94,8 @@ def test_the_message_says_what_would_have_to_be_so():
 def test_the_start_model_is_no_reference_where_it_is_the_teacher(target: Any):
     """Reinvoke's teacher is the base model on the student's prompt: a mix of the two is the teacher."""
     assert ignored_settings(MethodConfig(method="reinvoke", target=target)) == ["target"]
-    for settings in ({"target": "mix", "target_reference": "student"}, {"target": "budget"}):
-        assert ignored_settings(MethodConfig(method="reinvoke", **settings)) == []
+    assert ignored_settings(MethodConfig(method="reinvoke", target="mix", target_reference="student")) == []
+    assert ignored_settings(MethodConfig(method="reinvoke", target="budget")) == []
 
 
 def test_a_live_teachers_start_model_has_a_home():

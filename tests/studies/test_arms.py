@@ -49,6 +49,12 @@ def test_fields_of_the_trainers_config_win_over_those_shared() -> None:
     assert setting(arm, "set") == ("adam_beta2=0.95", "adam_beta2=0.9", "use_cpu=true")
 
 
+def test_arms_that_differ_in_what_the_student_is_held_to() -> None:
+    shared, own = arms(methods="sdft", arm=("nearer: target=budget, target_budget=0.05",), target="contrast")
+    assert (setting(shared, "target"), setting(own, "target")) == ("contrast", "budget")
+    assert trainer_config(own.options, 8).target_budget == 0.05
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -86,6 +92,9 @@ def test_a_setting_of_the_study_that_an_arm_has_no_use_for_is_left_out_of_that_a
     [
         {"divergence": "jsd", "divergence_beta": 0.25},
         {"divergence_support": "top_k", "divergence_top_k": 50, "divergence_tail": True},
+        {"target": "mix", "target_weight": 0.25, "target_reference": "student"},
+        {"target": "budget", "target_budget": 0.5, "vocab_clip": 0.05},
+        {"token_weight": "late", "token_weight_half_life": 8.0},
     ],
 )
 def test_what_counts_only_beside_a_setting_that_is_left_out_is_left_out_too(settings: dict[str, Any]) -> None:
