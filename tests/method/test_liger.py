@@ -32,7 +32,7 @@ class FakeLiger:
         swiglu: bool = True,
         model: Any = None,
     ) -> None:
-        self.given.append({"rope": rope, "swiglu": swiglu})
+        self.given.append({"rope": rope, "swiglu": swiglu, "losses": cross_entropy or fused_linear_cross_entropy})
         if fused_linear_cross_entropy or cross_entropy:
             model.forward = MethodType(lambda *_, **__: pytest.fail("Liger's loss is in the model"), model)
         for layer in model.model.layers if swiglu else ():
@@ -131,7 +131,7 @@ def test_a_training_step_runs_ligers_modules(tmp_path: Path, fake: FakeLiger, mo
 
 def test_what_is_chosen_reaches_liger(tmp_path: Path, fake: FakeLiger) -> None:
     make_trainer(tmp_path, use_liger_kernel=True, liger_kernel_config={"swiglu": False}).train()
-    assert fake.given == [{"rope": True, "swiglu": False}]
+    assert fake.given == [{"rope": True, "swiglu": False, "losses": False}]
     assert fake.runs == 0
 
 
