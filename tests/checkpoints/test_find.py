@@ -125,6 +125,7 @@ def test_later_checkpoints_and_records_are_set_aside(tmp_path: Path) -> None:
     (tmp_path / "rollouts.jsonl").touch()
     (tmp_path / "run_config.json").write_text("{}")
     made = set_aside(tmp_path, 2, ["metrics.jsonl", "rollouts.jsonl"], beside=["run_config.json", "none.json"])
+    assert made is not None
     assert made == tmp_path / "earlier-1"
     assert {path.name for path in made.iterdir()} == {
         *("checkpoint-10", "checkpoint-4", "metrics.jsonl", "run_config.json")

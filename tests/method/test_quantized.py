@@ -60,11 +60,17 @@ def test_a_frozen_teacher_is_the_model_without_the_adapter(tmp_path: Path, folde
     assert (learned - taught).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("quantize", ["4bit", "8bit"])
-def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path: Path, folder: str, quantize: Quantize) -> None:
+def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path: Path, folder: str, quantize: Quantize, dtype: str) -> None:
     def ends(place: Path, **settings: Any) -> dict[str, torch.Tensor]:
         trainer = make_trainer(
-            place, model=adapted(folder, quantize), save_strategy="steps", save_steps=1, optim="adamw_torch", **settings
+            place,
+            model=adapted(folder, quantize, dtype),
+            save_strategy="steps",
+            save_steps=1,
+            optim="adamw_torch",
+            **settings,
         )
         trainer.train(resume_from_checkpoint=(settings["max_steps"] == 3 and (place / "checkpoint-2").is_dir()) or None)
         return weights(trainer.model)
