@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from selfdistill.method import targets
 from selfdistill.method.targets import TARGETS, references, target_log_probs
 from tests.support.dense_oracle import logs
 
@@ -130,6 +131,19 @@ def test_nothing_within_the_budget_is_nearer_to_the_teacher(tokens, vocabulary, 
         other = (found + size * noise).log_softmax(-1)
         worse = (kl(other, p) >= kl(found, p) - 1e-3) | (kl(other, q) > budget)
         assert worse.all()
+
+
+def test_the_search_is_short(monkeypatch):
+    """Of eight steps of bisection alone one would not come so near."""
+    monkeypatch.setattr(targets, "MOST_STEPS", 8)
+    q, p = (random_logs(200, 500, seed, 3.0) for seed in (1, 2))
+    for budget in (0.01, 0.5, 3.0):
+        torch.testing.assert_close(
+            kl(target_log_probs("budget", q, p, budget=budget), q),
+            torch.full((200,), budget).double(),
+            atol=1e-3,
+            rtol=0,
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

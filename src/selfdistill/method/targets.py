@@ -51,8 +51,8 @@ def budget(student: Tensor, teacher: Tensor, *, budget: float) -> Tensor:
     Lagrange's condition makes it an exponential tilt of the student: log t = log q + s g - log Z(s), with g = log p -
     log q. Of all distributions with as large a mean of g it is also the one nearest to the student (iSDFT). With E and
     Var under t, KL(t || q) = s E[g] - log Z(s) grows with s at the rate s Var[g], from 0 to KL(p || q). So s is 1 where
-    that is within the budget; elsewhere Newton's method finds it, kept within a bracket that is halved whenever a step
-    of Newton's does not halve what is missing.
+    that is within the budget; elsewhere Newton's method finds it, within a bracket that is halved where a step of
+    Newton's would leave it.
     """
     if not budget >= 0:
         raise ValueError(f"budget must be at least 0, not {budget}")
@@ -61,7 +61,7 @@ def budget(student: Tensor, teacher: Tensor, *, budget: float) -> Tensor:
     base = torch.where(teacher > -math.inf, student, -math.inf)
     gain = torch.where(base > -math.inf, teacher - base, 0.0)
     share, tolerance = student.new_ones(*student.shape[:-1], 1), min(TOLERANCE, max(1e-3 * budget, 1e-6))
-    low, high, missed = torch.zeros_like(share), share.clone(), torch.full_like(share, math.inf)
+    low, high = torch.zeros_like(share), torch.ones_like(share)
     for _ in range(MOST_STEPS):
         tilted = base + share * gain
         log_z = tilted.logsumexp(-1, keepdim=True)
@@ -74,9 +74,8 @@ def budget(student: Tensor, teacher: Tensor, *, budget: float) -> Tensor:
             break
         low, high = torch.where(excess < 0, share, low), torch.where(excess < 0, high, share)
         newton = share - excess / (share * variance)
-        slow = ~((newton > low) & (newton < high)) | (excess.abs() > missed / 2)  # NaN and infinity, too
-        share = torch.where(done, share, torch.where(slow, (low + high) / 2, newton))
-        missed = excess.abs()
+        inside = (newton > low) & (newton < high)  # not if it is NaN or infinite
+        share = torch.where(done, share, torch.where(inside, newton, (low + high) / 2))
     return torch.where(share == 1, teacher, base + share * gain).log_softmax(-1)
 
 
