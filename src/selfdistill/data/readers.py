@@ -1,5 +1,6 @@
 """Reads rows from files, Arrow folders and Hub datasets."""
 
+import contextlib
 import csv
 import io
 import json
@@ -88,12 +89,10 @@ def find_file(path_or_id: str) -> Path | None:
         raise UserError("No file was named: give a file, an Arrow folder or a Hub id.")
     try:
         path = Path(path_or_id).expanduser()
-        path.stat()
-    except FileNotFoundError:
-        pass
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
     except (OSError, ValueError, RuntimeError) as error:  # too long a name, a NUL in it, links in a circle, ~nobody
         raise UserError(f"{path_or_id[:80]} can't be read: {brief(error, 8)}. Give another path.") from error
-    path = Path(path_or_id).expanduser()
     endings = ", ".join(_READERS)
     if path.is_file() and path.suffix.lower() not in _READERS:
         raise UserError(

@@ -97,10 +97,10 @@ def _check_characters(example: Example, where: str) -> None:
     """Raises UserError for half a character (a lone surrogate), which no file and no tokenizer takes; and for values
     nested too deep to be walked through."""
     try:
-        repr_of = json.dumps([*example.prompt, *example.demonstration, example.reference], default=str, skipkeys=True)
+        escaped = json.dumps([*example.prompt, *example.demonstration, example.reference], default=str, skipkeys=True)
     except (RecursionError, ValueError) as error:
         raise UserError(f"{where} is nested too deep, or in itself. Make it flat.") from error
-    if _HALF.search(repr_of) and (half := _lone_half(repr_of)):
+    if _HALF.search(escaped) and (half := _lone_half(escaped)):
         raise UserError(f"{where} holds {half}, half a character, which is no text. Write the file again as UTF-8.")
 
 
