@@ -88,3 +88,18 @@ def test_a_child_that_is_killed_is_an_error_and_begins_again() -> None:
     with pytest.raises(BoundedError, match="too much time or memory"):
         made()
     assert made() == "x"
+
+
+def test_a_child_without_calls_ends_and_the_next_call_begins_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "IDLE", 0.2)
+    before = set(psutil.Process().children())
+    made = Bounded(lambda: "x")
+    made()
+    (child,) = set(psutil.Process().children()) - before
+    for _ in range(200):
+        if child.status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.05)
+    assert child.status() == psutil.STATUS_ZOMBIE
+    assert made() == "x"
+    assert not child.is_running()

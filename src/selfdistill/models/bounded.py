@@ -21,6 +21,8 @@ MOST_BYTES = 1 << 24
 """Longest text that a call may return, as UTF-8."""
 MEMORY = 1 << 30
 """Bytes of address space that the child may take in addition to what it begins with; Linux only."""
+IDLE = 4.0
+"""Seconds without a call after which the child ends. While it lives, memory that this process changes exists twice."""
 _LENGTH = struct.Struct("=cQ")
 _SAID, _FAILED, _USER_ERROR = b"t", b"e", b"u"
 
@@ -30,7 +32,7 @@ class BoundedError(ValueError):
 
 
 class Bounded:
-    """A function that runs in a forked child, which begins at the first call and lives as long as this object.
+    """A function that runs in a forked child, which ends soon after a call if no other follows.
 
     The child is a copy of this process as it then was, so that the function may use whatever this process has loaded.
     Where a process can't be forked (Windows) the function runs in this process, without limits.
@@ -46,6 +48,7 @@ class Bounded:
         self._stop: weakref.finalize[..., Any] | None = None
         self._ends = (-1, -1)
         self._owner = -1
+        self._used = 0.0
 
     def __call__(self, *arguments: Any, **named: Any) -> str:
         """The function's text.
@@ -58,10 +61,14 @@ class Bounded:
             return _in_this_process(self._function, arguments, named)
         request = pickle.dumps((arguments, named))
         with self._lock:
+            # half of IDLE, because the child may be about to end
+            if self._stop is not None and time.monotonic() - self._used > IDLE / 2:
+                self._stop()
             if self._stop is None or not self._stop.alive or self._owner != os.getpid():
                 self._start()
             try:
                 kind, answer = self._ask(request)
+                self._used = time.monotonic()
             except BaseException:
                 assert self._stop is not None
                 self._stop()
@@ -136,7 +143,8 @@ def _end(child: int, ends: tuple[int, int], owner: int) -> None:
 
 
 def _serve(function: Callable[..., str], calls: int, answers: int, seconds: float) -> NoReturn:
-    """The child: answers calls until the parent hangs up. It never returns, and never runs what the parent would."""
+    """The child: answers calls until none comes for a while, or the parent hangs up. It never returns, and never runs
+    what the parent would."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -146,7 +154,7 @@ def _serve(function: Callable[..., str], calls: int, answers: int, seconds: floa
         os.closerange(first + 1, second)
         os.closerange(second + 1, min(os.sysconf("SC_OPEN_MAX"), 1 << 20))
         _limit_memory()
-        while head := os.read(calls, _LENGTH.size):
+        while select.select([calls], [], [], IDLE)[0] and (head := os.read(calls, _LENGTH.size)):
             _, size = _LENGTH.unpack(head)
             request = bytearray()
             while len(request) < size:
