@@ -77,8 +77,7 @@ def test_every_file_and_folder_is_synced_before_the_rename(tmp_path: Path, monke
 
 @pytest.mark.parametrize("killed", [False, True], ids=["full", "killed"])
 def test_a_new_folder_is_whole_or_not_there(tmp_path: Path, killed: bool) -> None:
-    number = 0
-    newest = ""
+    number, newest = 0, ""
     for number, disk in enumerate(faults(killed)):
         parent = tmp_path / str(number)
         commit(parent / "checkpoint-1", files("one"))
@@ -104,7 +103,7 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path, killed: bool) -> Non
 
 @pytest.mark.parametrize("killed", [False, True], ids=["full", "killed"])
 def test_a_folder_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path, killed: bool) -> None:
-    last = ""
+    number = 0
     for number, disk in enumerate(faults(killed)):
         parent = tmp_path / str(number)
         commit(parent / "checkpoint-1", files("old"))
@@ -118,7 +117,7 @@ def test_a_folder_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path,
         last = content(parent / "checkpoint-1")
         assert last in ("old", "new")
         assert [path.name for path in parent.iterdir()] == ["checkpoint-1"]
-    assert last == "new"
+    assert content(tmp_path / str(number) / "checkpoint-1") == "new"
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["full", "killed"])
@@ -147,7 +146,11 @@ def test_the_model_of_a_folder_is_never_taken_for_whole_while_it_is_not(tmp_path
 
 def test_files_that_the_new_model_lacks_are_deleted(tmp_path: Path) -> None:
     install(tmp_path, files("old"))
-    install(tmp_path, lambda folder: (folder / "model").touch())
+
+    def write(folder: Path) -> None:
+        (folder / "model").write_text("new")
+
+    install(tmp_path, write)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["manifest.json", "model"]
 
 
