@@ -83,4 +83,4 @@ def test_where_none_fits_the_limit_is_named(tmp_path: Path) -> None:
 
 def test_one_row_has_no_other(tmp_path: Path) -> None:
     message = mistake(make_trainer, tmp_path, rows=ROWS[:1], target="contrast")
-    assert message.startswith("target=contrast shows the teacher another row's demonstration, but 1 rows have one.")
+    assert message.startswith("target=contrast needs two rows with a demonstration, the data has 1.")

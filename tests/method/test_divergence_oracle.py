@@ -18,6 +18,7 @@ from tests.support.dense_oracle import (
     TRANSFORMS,
     VARIANTS,
     Case,
+    chunk_target,
     logs,
     make_case,
     oracle,
@@ -169,6 +170,18 @@ def test_no_tensor_of_tokens_by_vocabulary(options):
     with LargestTensor() as dense:  # the measure does see such a tensor where there is one
         oracle(Case(*leaves)).sum().backward()
     assert dense.numel == TOKENS * VOCABULARY
+
+
+@pytest.mark.parametrize(("target", "references"), [("mix", 1), ("budget", 0), ("contrast", 2)])
+def test_no_such_tensor_for_a_target(target, references):
+    cases = [make_case(TOKENS, VOCABULARY, seed=seed) for seed in range(1 + references)]
+    leaves = [tensor.float().requires_grad_() for tensor in cases[0].tensors]
+    others = [(case.teacher_hidden.float(), case.teacher_head.float()) for case in cases[1:]]
+    numbers = {"mix": {"weight": 0.5}, "budget": {"budget": 0.1}}.get(target, {})
+    with LargestTensor() as chunked:
+        held = chunk_target(target, others, **numbers)
+        chunked_divergence(*leaves, chunk_size=CHUNK, target=held).sum().backward()
+    assert chunked.numel <= max(VOCABULARY * 7, VOCABULARY * CHUNK, TOKENS * 7)
 
 
 @pytest.mark.parametrize(("rows", "vocabulary"), [(100, 2**23 // 100), (64, 2**23 // 3)])

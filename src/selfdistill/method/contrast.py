@@ -37,8 +37,8 @@ class OtherDemonstrations:
         self._rows = {pair.example.id: pair for pair in rows if pair.example.demonstration}
         if len(self._rows) < 2:
             raise UserError(
-                f"target=contrast shows the teacher another row's demonstration, but {len(self._rows)} rows have one. "
-                "Give at least two, or another target."
+                f"target=contrast needs two rows with a demonstration, the data has {len(self._rows)}. Add rows, or "
+                "take another target."
             )
         self._order = list(self._rows)
         self._place = {id: index for index, id in enumerate(self._order)}

@@ -96,7 +96,7 @@ def chunked_divergence(
         result = divergence(log_q, log_p, kind=kind, beta=beta, vocab_clip=vocab_clip)
         return result if clip is None else result.clamp(max=clip)
 
-    closed = DIVERGENCES[kind].gradient if support is clip is vocab_clip is softcap is None else None
+    closed = DIVERGENCES[kind].gradient if {support, clip, vocab_clip, softcap} == {None} else None
     gradient = by_autograd(values) if closed is None else closed(logit_scale / temperature, target)
     return chunked(values, gradient, student_hidden, student_head, constant, weights, chunk_size)
 
