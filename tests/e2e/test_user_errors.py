@@ -88,7 +88,7 @@ def test_no_output_folder(home: TinyHome) -> None:
 
 
 def test_resume_without_checkpoint(home: TinyHome) -> None:
-    assert "checkpoint" in train(home, "--resume")
+    assert "holds no run to go on with" in train(home, "--resume")
 
 
 @pytest.mark.parametrize(
