@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
@@ -51,11 +52,11 @@ def lora(
 
 def adapt(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """Adds an adapter to the model, in place, with weights in the dtype that the model computes in. In fp32, which is
-    PEFT's way for a bf16 model, every input of an adapter would be copied."""
+    PEFT's way for a bf16 model, every input of an adapter would be copied; beside a float16 model it is."""
     adapted = cast(PeftModel, get_peft_model(model, config, autocast_adapter_dtype=False))
     for parameter in adapted.parameters():
         if parameter.requires_grad:  # beside quantized weights PEFT makes it fp32
-            parameter.data = parameter.data.to(model.dtype)
+            parameter.data = parameter.data.to(torch.float32 if model.dtype == torch.float16 else model.dtype)
     return adapted
 
 
