@@ -26,6 +26,7 @@ import tempfile
 from typing import Any
 
 from common import finish, in_child, make_parser, resident
+from gpu_check.models import SHAPES as QWEN
 
 RUNS: dict[str, dict[str, Any]] = {
     "sft full": {"method": "sft"},
@@ -46,16 +47,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 49152,
         "tie_word_embeddings": True,
     },
-    "qwen2.5-0.5b": {
-        "model_type": "qwen2",
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
+    "qwen2.5-0.5b": {"model_type": "qwen2", **QWEN["0.5B"]},
 }
 """Configs of models that are made with random weights, by name."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import TrainerCallback
 
 from flops import Shape, step_flops
 from gpu_check.machine import peak_flops
@@ -27,7 +27,6 @@ from gpu_check.report import Report
 from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.memory import MemoryCheck, MemoryEstimate, available
-from selfdistill.method.optimizers import optimizer_name
 from selfdistill.method.rollout.engine import BATCH_SIZE
 from selfdistill.method.rollout.engines import ENGINES
 from selfdistill.method.trainer import SDFTTrainer
@@ -134,23 +133,10 @@ def lacking(run: Run, device: torch.device) -> str | None:
     there = available(device)
     if run.estimate.peak > there:
         return f"it takes {run.estimate.peak / GIB:.1f} GiB by our estimate, {there / GIB:.1f} are available"
-    host, free_there = host_bytes(run), available(torch.device("cpu"))
+    host, free_there = run.estimate.host, available(torch.device("cpu"))
     if device.type != "cpu" and host > free_there:
         return f"it takes {host / GIB:.1f} GiB of the host's memory, {free_there / GIB:.1f} are available"
     return None
-
-
-def host_bytes(run: Run) -> int:
-    """Bytes that a run keeps in the host's memory beside its program, at most: the fp32 average of a teacher that lives
-    there, in pinned blocks whose sizes torch rounds up to powers of two, and moments of 8 bits if all are paged out."""
-    if run.lora_r is not None:
-        return 0
-    with torch.device("meta"):
-        numbers = [parameter.numel() for parameter in AutoModelForCausalLM.from_config(run.config).parameters()]
-    average = sum(1 << (4 * number - 1).bit_length() for number in numbers)
-    return (average if run.args.teacher_home == "host" else 0) + (
-        2 * sum(numbers) if "paged" in optimizer_name(run.args) else 0
-    )
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -160,7 +146,6 @@ def _facts(run: Run) -> dict[str, Any]:
         "prompt_tokens": run.sizes.prompt,
         "completion_tokens": run.sizes.completion,
         "estimate_bytes": run.estimate.as_dict(),
-        "host_bytes": host_bytes(run),
     }
 
 

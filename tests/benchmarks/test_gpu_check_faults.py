@@ -16,7 +16,6 @@ from selfdistill.method.divergence import chunked_divergence
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.rollout.engines import ENGINES
 from selfdistill.method.teacher import Teacher
-from selfdistill.method.trainer import SDFTTrainer
 
 Section = Callable[[Report], None]
 
@@ -91,7 +90,8 @@ def test_draws_that_ignore_the_random_number(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_resumed_run_without_its_masters_and_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SDFTTrainer, "_load_weights", lambda trainer, folder: None)
+    monkeypatch.setattr(MasterWeights, "load_state_dict", lambda masters, state: None)
+    monkeypatch.setattr(Teacher, "load_state_dict", lambda teacher, state: None)
     assert wrong_parts(runs.resume, tmp_path) == {"fp32", "bf16 with masters"}
 
 

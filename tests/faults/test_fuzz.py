@@ -7,8 +7,9 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +25,9 @@ from selfdistill.settings.train import TrainOptions
 from selfdistill.settings.yaml_files import options_from_file
 from selfdistill.tasks.scorers import NAMED
 from selfdistill.types import Example
+from tests.support.mistakes import refusal
 
+Loaded = TypeVar("Loaded")
 COUNT = int(os.environ.get("SELFDISTILL_FUZZ", "60"))
 SHORT = settings(
     max_examples=COUNT,
@@ -78,16 +81,25 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return data
 
 
-def ends_well(act: Any) -> None:
-    """Runs it: a UserError is fine, any other error fails the test, as does more than 10 s."""
-    started = time.monotonic()
+def outcome(act: Callable[[], Loaded]) -> Loaded | None:
+    """What it loads; None for a UserError, which says something in at most 40 words. Any other error fails the test, as
+    does more than 10 s."""
+    started, loaded = time.monotonic(), None
     try:
-        act()
+        loaded = act()
     except UserError as error:
         told = str(error)
         assert told.strip()
         assert len(told.split()) <= 40
     assert time.monotonic() - started < 10
+    return loaded
+
+
+def are_rows(examples: list[Example] | None) -> bool:
+    """Whether rows were refused, or each that was loaded has a prompt of turns that say something."""
+    return examples is None or all(
+        example.prompt and all(turn["role"] and "content" in turn for turn in example.prompt) for example in examples
+    )
 
 
 def read(path: Path) -> list[Example]:
@@ -98,25 +110,30 @@ def read(path: Path) -> list[Example]:
     return examples
 
 
+def is_typed(record: EvalRecord) -> bool:
+    """Whether the numbers of a record that was loaded are numbers."""
+    return isinstance(record.num_total, int) and isinstance(record.accuracy, float | int | None)
+
+
 @SHORT
 @given(row=ROW)
 def test_rows(row: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    ends_well(lambda: read(tmp_path / "rows.jsonl"))
+    assert are_rows(outcome(lambda: read(tmp_path / "rows.jsonl")))
 
 
 @SHORT
 @given(name=st.sampled_from(sorted(SEEDS)), draw=st.randoms(use_true_random=False))
 def test_files_of_rows(name: str, draw: random.Random, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(mutated(SEEDS[name], draw))
-    ends_well(lambda: read(tmp_path / name))
+    assert are_rows(outcome(lambda: read(tmp_path / name)))
 
 
 @SHORT
 @given(data=st.binary(max_size=300), ending=st.sampled_from(["jsonl", "json", "csv", "parquet"]))
 def test_bytes(data: bytes, ending: str, tmp_path: Path) -> None:
     (tmp_path / f"rows.{ending}").write_bytes(data)
-    ends_well(lambda: read(tmp_path / f"rows.{ending}"))
+    assert are_rows(outcome(lambda: read(tmp_path / f"rows.{ending}")))
 
 
 @SHORT
@@ -131,23 +148,27 @@ def test_parquet(draw: random.Random, tmp_path: Path) -> None:
     for _ in range(draw.randint(1, 6)):
         data[draw.randrange(len(data))] = draw.randrange(256)
     (tmp_path / "rows.parquet").write_bytes(data)
-    ends_well(lambda: read(tmp_path / "rows.parquet"))
+    assert are_rows(outcome(lambda: read(tmp_path / "rows.parquet")))
 
 
 @SHORT
 @given(draw=st.randoms(use_true_random=False))
 def test_settings(draw: random.Random, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(mutated(SETTINGS, draw))
-    ends_well(lambda: options_from_file(TrainOptions, str(tmp_path / "c.yaml")).check())
+    found = outcome(lambda: options_from_file(TrainOptions, str(tmp_path / "c.yaml")))
+    refused = found is None or refusal(found.check)
+    assert refused or 0 <= flat.flatten(found)["learning_rate"] <= 1
 
 
 @SHORT
 @given(name=st.sampled_from(sorted(SEEDS)), draw=st.randoms(use_true_random=False))
 def test_results(name: str, draw: random.Random, tmp_path: Path) -> None:
     (tmp_path / "t.json").write_bytes(mutated(json.dumps(RESULT).encode(), draw))
-    ends_well(lambda: run_folder.read_record(tmp_path / "t.json", EvalRecord, "Put back a copy of it."))
+    record = outcome(lambda: run_folder.read_record(tmp_path / "t.json", EvalRecord, "Put back a copy of it."))
+    assert record is None or is_typed(record)
     (tmp_path / "t.samples.jsonl").write_bytes(mutated(json.dumps(SAMPLE).encode() + b"\n", draw))
-    ends_well(lambda: list(run_folder.read_records(tmp_path / "t.samples.jsonl", SampleRecord)))
+    samples = outcome(lambda: list(run_folder.read_records(tmp_path / "t.samples.jsonl", SampleRecord)))
+    assert samples is None or all(isinstance(sample, SampleRecord) for sample in samples)
 
 
 @SHORT
@@ -155,7 +176,8 @@ def test_results(name: str, draw: random.Random, tmp_path: Path) -> None:
 def test_records_of_other_types(value: Any, tmp_path: Path) -> None:
     for key in RESULT:
         (tmp_path / "t.json").write_text(json.dumps(RESULT | {key: value}))
-        ends_well(lambda: run_folder.read_record(tmp_path / "t.json", EvalRecord, "Put back a copy of it."))
+        record = outcome(lambda: run_folder.read_record(tmp_path / "t.json", EvalRecord, "Put back a copy of it."))
+        assert record is None or is_typed(record)
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))

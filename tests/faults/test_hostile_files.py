@@ -207,7 +207,9 @@ def test_settings_that_are_refused(text: str, tmp_path: Path, canary: Path) -> N
 
 @pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000, "!!python/name:os.system"])
 def test_assignments_that_are_refused(value: str) -> None:
-    mistake(parse_assignments, [f"weight_decay={value}"], ["weight_decay"])
+    told = mistake(parse_assignments, [f"weight_decay={value}"], ["weight_decay"])
+    assert told.startswith("--set weight_decay=")
+    assert len(told) < 300
 
 
 # -- scorers ------------------------------------------------------------------------------------------------------

@@ -196,6 +196,13 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert all(torch.equal(weights(again)[name], tensor) for name, tensor in saved.items())
 
 
+def test_what_a_killed_run_had_no_time_to_delete_is_deleted(tmp_path: Path) -> None:
+    """Here the last step is done, so that no save follows."""
+    make_trainer(tmp_path, **RUN, save_steps=1).train()
+    make_trainer(tmp_path, **RUN, save_steps=1, save_total_limit=2).train(resume_from_checkpoint=True)
+    assert {folder.name for folder in tmp_path.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
+
+
 def test_a_run_that_was_killed_before_its_last_line_gets_it(tmp_path: Path) -> None:
     make_trainer(tmp_path, **RUN, save_steps=2).train()
     path, whole = tmp_path / "metrics.jsonl", untimed(tmp_path)

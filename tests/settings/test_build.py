@@ -6,7 +6,7 @@ import pytest
 
 from selfdistill.settings import flat
 from selfdistill.settings.build import BuildOptions
-from tests.support.mistakes import mistake
+from tests.support.mistakes import mistake, refusal
 
 MEDICAL = {"task": "medical", "output_dir": "out", "source": "rows.jsonl"}
 WIKI = {"task": "wiki", "output_dir": "out", "articles": "folder", "model_name": "m"}
@@ -26,7 +26,7 @@ def check(given: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_taken(given: dict[str, Any]):
-    check(given)
+    assert refusal(check, given) is None
 
 
 @pytest.mark.parametrize(

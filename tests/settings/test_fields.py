@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from selfdistill.settings.fields import JsonObject, at_least, check_fields, number, path
-from tests.support.mistakes import mistake
+from tests.support.mistakes import mistake, refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Toy:
     ],
 )
 def test_what_is_in_range_passes(values: dict[str, Any]):
-    check_fields(Toy(**values))
+    assert refusal(check_fields, Toy(**values)) is None
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,9 @@ def test_the_first_field_that_is_wrong_is_named():
 
 
 def test_choices_that_are_a_table_elsewhere_are_left_to_it():
-    check_fields(Toy(kind="c"), open_choices=("kind",))  # pyright: ignore[reportArgumentType]
+    toy = Toy(kind="c")  # pyright: ignore[reportArgumentType]
+    assert refusal(check_fields, toy) is not None
+    assert refusal(check_fields, toy, open_choices=("kind",)) is None
 
 
 @dataclass(frozen=True, kw_only=True)

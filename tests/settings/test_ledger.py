@@ -7,7 +7,7 @@ import pytest
 
 from selfdistill.settings import flat
 from selfdistill.settings.ledger import LearnOptions, RollbackOptions
-from tests.support.mistakes import mistake
+from tests.support.mistakes import mistake, refusal
 
 
 def learn(**given: Any) -> LearnOptions:
@@ -47,7 +47,7 @@ def test_the_model_is_the_ledgers_own_unless_one_is_named():
     ],
 )
 def test_what_is_taken(given: dict[str, Any]):
-    learn(**given).check()
+    assert refusal(learn(**given).check) is None
 
 
 OWN = {"dataset_path": "r.jsonl"}

@@ -7,7 +7,7 @@ import pytest
 
 from selfdistill.settings import flat
 from selfdistill.settings.study import CompareOptions, ContinualOptions, decoding_of
-from tests.support.mistakes import mistake
+from tests.support.mistakes import mistake, refusal
 
 
 def compare(**given: Any) -> CompareOptions:
@@ -40,7 +40,7 @@ def test_stages_are_as_they_were_named():
     ],
 )
 def test_comparisons_that_are_taken(given: dict[str, Any]):
-    compare(**given).check()
+    assert refusal(compare(**given).check) is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_comparisons_that_are_refused(given: dict[str, Any], message: str):
 
 @pytest.mark.parametrize("given", [{}, {"replay": 0.5, "keep_models": "all"}, {"teacher_anchor": "base"}])
 def test_sequences_that_are_taken(given: dict[str, Any]):
-    continual(**given).check()
+    assert refusal(continual(**given).check) is None
 
 
 @pytest.mark.parametrize(

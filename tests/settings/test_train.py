@@ -9,7 +9,7 @@ from selfdistill import cli
 from selfdistill.settings import flat
 from selfdistill.settings.method import MethodConfig
 from selfdistill.settings.train import DemoOptions, PreflightOptions, TrainOptions, method_config
-from tests.support.mistakes import mistake
+from tests.support.mistakes import mistake, refusal
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def preflight(**given: Any) -> PreflightOptions:
     ],
 )
 def test_what_is_taken(given: dict[str, Any]):
-    train(**given).check()
+    assert refusal(train(**given).check) is None
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,20 @@ def test_a_host_teacher_and_8_bit_moments_save_what_they_should(plans: dict[str,
     assert short["masters_and_optimizer"] < 4.6 * weights
 
 
+def test_what_the_host_keeps_of_a_7b_model(plans: dict[str, list[dict[str, Any]]]) -> None:
+    """Four bytes per number, each tensor's rounded up to a power of two: queries and output; keys and values; three of
+    the gated block; biases of queries; biases of keys and values; two norms. Then moments of 8 bits, in blocks of 256
+    with an fp32 scale, and of 32 bits for embeddings."""
+    layer = 2 * 2**26 + 2 * 2**23 + 3 * 2**29 + 2**14 + 2 * 2**11 + 2 * 2**14
+    average = 28 * layer + 2 * 2**32 + 2**14  # embeddings, head, last norm
+    of = {setting["name"]: setting["parts"] for setting in plans["h200"]}
+    kept = of["all weights, ema teacher, on the host, micro-batch 2, activations recomputed"]
+    assert kept["host"] == memory.PROGRAM_BYTES + average
+    paged = of["all weights, ema teacher, on the host, paged_adamw_8bit, micro-batch 2, activations recomputed"]
+    embeddings, weights = 152_064 * 3584, 7_615_616_512
+    assert paged["host"] - kept["host"] == round(2 * (4 * embeddings + (weights - embeddings) * (1 + 4 / 256)))
+
+
 def test_a_command_is_one_that_train_parses(plans: dict[str, list[dict[str, Any]]]) -> None:
     for settings in plans.values():
         for setting in settings:

@@ -100,6 +100,7 @@ def estimate(
     *,
     weight_bytes: int,
     num_trainable: int,
+    num_pinned: int | None = None,
     bytes_per_weight: int,
     adapter: bool,
     lengths: Sequence[int],
@@ -113,6 +114,8 @@ def estimate(
         args: the settings.
         weight_bytes: of the model without an adapter.
         num_trainable: number of trained parameters.
+        num_pinned: the same, each tensor's number rounded up to a power of two, as torch rounds blocks of pinned
+            memory; by default ``num_trainable``.
         bytes_per_weight: size of the dtype that the model computes in.
         adapter: whether a LoRA adapter is trained.
         lengths: tokens of each row that the student reads in training: prompt and longest possible completion.
@@ -125,39 +128,42 @@ def estimate(
     tokens = sum(sorted(lengths)[-int(micro_batch) :])
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps
     sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
-    per_layer = _activations(text, bytes_per_weight, adapter)
-    if args.activation_checkpointing:
-        activations = per_layer * 2 + text.num_hidden_layers * text.hidden_size * bytes_per_weight
-    else:
-        activations = per_layer * (text.num_hidden_layers + 1)  # one more for gradients of the layer in backward
     teacher, teacher_pass = _teacher_bytes(args, bytes_per_weight, on_cpu)
     lower_halves = num_trainable * (2 if bytes_per_weight == 2 else 0)
     embeddings = 0 if adapter else text.vocab_size * text.hidden_size
     states, states_on_device = (
         state_bytes(optimizer_name(args), num_trainable, embeddings, on_cpu=there) for there in (True, on_cpu)
     )
-    kept = num_trainable * _teacher_bytes(args, bytes_per_weight, on_cpu=True)[0]
-    at_host = max(weight_bytes, states - states_on_device + kept - num_trainable * teacher)
+    kept, _ = _teacher_bytes(args, bytes_per_weight, on_cpu=True)
+    at_host = max(weight_bytes, states - states_on_device + (kept - teacher) * (num_pinned or num_trainable))
     needed = MemoryEstimate(
         weights=weight_bytes + (num_trainable * bytes_per_weight if adapter else 0),
         masters_and_optimizer=lower_halves + states_on_device,
         gradients=num_trainable * 4,
         teacher=num_trainable * teacher,
         teacher_pass=num_trainable * teacher_pass,
-        activations=tokens * activations,
+        activations=tokens * _activations(text, args, bytes_per_weight, adapter),
         loss=_loss(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
         + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
         rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
         + (_packed(weight_bytes, bytes_per_weight, sampled) if on_cpu else 0),
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
         host=0 if on_cpu else PROGRAM_BYTES + at_host,
-        checkpoint=num_trainable * bytes_per_weight + lower_halves + states + kept,
+        checkpoint=num_trainable * bytes_per_weight + lower_halves + states + num_trainable * kept,
     )
     return needed if on_cpu else replace(needed, fragmentation=round(FRAGMENTATION * needed.passing))
 
 
-def _activations(text: Any, width: int, adapter: bool) -> int:
-    """Bytes per token that autograd saves for one pre-norm gated block; ``width``: bytes per number."""
+def _activations(text: Any, args: MethodConfig, width: int, adapter: bool) -> int:
+    """Bytes per token that autograd saves for all layers; ``width``: bytes per number."""
+    block = _of_a_block(text, width, adapter)
+    if args.activation_checkpointing:
+        return block * 2 + text.num_hidden_layers * text.hidden_size * width
+    return block * (text.num_hidden_layers + 1)  # one more for gradients of the layer in backward
+
+
+def _of_a_block(text: Any, width: int, adapter: bool) -> int:
+    """Bytes per token that autograd saves for one pre-norm gated block."""
     hidden, inner, attended, kv = _widths(text)
     norms = 2 * 4 * hidden  # an fp32 copy of the input of each of the two norms
     if not adapter:  # also the norms' outputs, before and after scaling; queries, keys, values; four of the gated block
@@ -266,6 +272,7 @@ class MemoryCheck:
             args,
             weight_bytes=size.weight_bytes(self._width, change.quantize or self._quantize),
             num_trainable=size.trainable,
+            num_pinned=size.pinned,
             bytes_per_weight=self._width,
             adapter=rank is not None,
             lengths=lengths,
@@ -314,8 +321,9 @@ class MemoryCheck:
                 layers = linear_layers(model)
                 if rank is not None:
                     model = lora(model, r=rank, alpha=rank, dropout=0.0)
-            trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            self._sizes[rank] = _Size(parameters=number, trainable=trainable, layers=layers)
+            trained = [p.numel() for p in model.parameters() if p.requires_grad]
+            pinned = sum(1 << (count - 1).bit_length() for count in trained)
+            self._sizes[rank] = _Size(parameters=number, trainable=sum(trained), pinned=pinned, layers=layers)
         return self._sizes[rank]
 
 
@@ -326,6 +334,8 @@ class _Size:
     parameters: int
     """Without an adapter; tied ones count once."""
     trainable: int
+    pinned: int
+    """As ``num_pinned`` of ``estimate``."""
     layers: list[nn.Linear]
     """Layers that can be quantized."""
 

@@ -53,12 +53,17 @@ def make_optimizer(
         from bitsandbytes.optim.optimizer import GlobalOptimManager
 
         manager: Any = GlobalOptimManager.get_instance()
-        for parameter, master in ((p, master) for _, p, master in masters.items()):
-            if any(parameter is module.weight for module in model.modules() if isinstance(module, nn.Embedding)):
-                manager.override_config(master, "optim_bits", 32)
+        for master in embeddings(masters, model):
+            manager.override_config(master, "optim_bits", 32)
     # schedule-free optimizers count steps by themselves
     on_masters = masters.stepping(optimizer_class, at_once="schedule_free" in name)
     return on_masters(list(groups), **arguments)
+
+
+def embeddings(masters: MasterWeights, model: nn.Module) -> list[nn.Parameter]:
+    """The masters of the model's embeddings."""
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    return [master for _, parameter, master in masters.items() if any(parameter is weight for weight in weights)]
 
 
 def state_bytes(name: str, num_weights: int, num_embeddings: int, *, on_cpu: bool) -> int:

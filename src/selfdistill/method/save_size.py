@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from selfdistill.checkpoints.find import FEWEST
 from selfdistill.checkpoints.space import check_space
-from selfdistill.method.optimizers import optimizer_name, state_bytes
+from selfdistill.method.optimizers import embeddings, optimizer_name, state_bytes
 from selfdistill.method.trainer_state import teachers_state
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def checkpoint_bytes(trainer: "SDFTTrainer") -> int:
     masters = trainer.step.masters
     trained = sum(parameter.numel() for parameter in masters.parameters.values())
     size += _bytes(masters.state_dict().values()) + _bytes(teachers_state(trainer).values())
-    return size + state_bytes(optimizer_name(trainer.args), trained, 0, on_cpu=True)
+    exact = sum(master.numel() for master in embeddings(masters, trainer.model))
+    return size + state_bytes(optimizer_name(trainer.args), trained, exact, on_cpu=True)
 
 
 def check_save_space(trainer: "SDFTTrainer") -> None:

@@ -118,13 +118,17 @@ class Checkpoints:
             What the run had used up and added up so far; None at the start.
 
         Raises:
-            UserError: the rows come in another order than before.
+            UserError: the rows come in another order than before, or a checkpoint that may go can't be deleted.
         """
         trainer, before = cast(Any, self._trainer), self._before
         records = () if self.source else RECORDS
         set_aside(trainer.run_log.folder, trainer.state.global_step, records, beside=(run_folder.RUN_CONFIG,))
         if before is None:
             return None
+        try:
+            self._retain()  # a run that was killed may not have come to it
+        except OSError as error:
+            raise UserError(f"{trainer.run_log.folder}: an old checkpoint can't be deleted: {brief(error)}.") from error
         trainer._tr_loss.fill_(_number(before.loss))
         trainer._total_loss_scalar = _number(before.total_loss)
         trainer._globalstep_last_logged = before.last_logged
@@ -186,15 +190,19 @@ class Checkpoints:
             trainer.run_log.sync()
             commit(folder, self._write)
             self._verified.add(folder.name)
-            if trainer.args.save_total_limit is not None:
-                best = trainer.state.best_model_checkpoint
-                limit = trainer.args.save_total_limit
-                retain(folder.parent, limit, best=Path(best) if best else None, verified=self._verified)
+            self._retain()
         except (OSError, SafetensorError, DamagedError) as error:
             raise UserError(
                 f"{folder} can't be written: {brief(error)}. Once that is mended, --resume goes on from the checkpoint "
                 "before it."
             ) from error
+
+    def _retain(self) -> None:
+        """Deletes the checkpoints that ``save_total_limit`` is over."""
+        trainer = self._trainer
+        if (limit := trainer.args.save_total_limit) is not None:
+            best = trainer.state.best_model_checkpoint
+            retain(trainer.run_log.folder, limit, best=Path(best) if best else None, verified=self._verified)
 
     def _write(self, folder: Path) -> None:
         trainer: Any = self._trainer

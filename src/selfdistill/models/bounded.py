@@ -85,9 +85,9 @@ class Bounded:
         try:
             data = memoryview(_LENGTH.pack(_SAID, len(request)) + request)
             while data:
-                if not select.select([], [write_end], [], max(0.0, end - time.monotonic()))[1]:
+                if not _ready(write_end, select.POLLOUT, end - time.monotonic()):
                     raise too_long
-                data = data[os.write(write_end, data[:4096]) :]  # a block that select has promised to take
+                data = data[os.write(write_end, data[:4096]) :]  # a block that poll has promised to take
             head = _read(read_end, _LENGTH.size, end, too_long)
             kind, size = _LENGTH.unpack(head)
             if size > MOST_BYTES:
@@ -122,13 +122,21 @@ def _in_this_process(function: Callable[..., str], arguments: Any, named: Any) -
 def _read(descriptor: int, size: int, end: float, too_long: BoundedError) -> bytes:
     blocks = bytearray()
     while len(blocks) < size:
-        if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+        if not _ready(descriptor, select.POLLIN, end - time.monotonic()):
             raise too_long
         block = os.read(descriptor, min(size - len(blocks), 1 << 20))
         if not block:
             raise EOFError
         blocks += block
     return bytes(blocks)
+
+
+def _ready(descriptor: int, event: int, seconds: float) -> bool:
+    """Waits until a descriptor can be read or written, or was closed at the other end; False after ``seconds``. poll
+    takes any descriptor, select those below 1,024 only."""
+    waiting = select.poll()
+    waiting.register(descriptor, event)
+    return bool(waiting.poll(max(0.0, seconds) * 1000))
 
 
 def _end(child: int, ends: tuple[int, int], owner: int) -> None:
@@ -154,7 +162,7 @@ def _serve(function: Callable[..., str], calls: int, answers: int, seconds: floa
         os.closerange(first + 1, second)
         os.closerange(second + 1, min(os.sysconf("SC_OPEN_MAX"), 1 << 20))
         _limit_memory()
-        while select.select([calls], [], [], IDLE)[0] and (head := os.read(calls, _LENGTH.size)):
+        while _ready(calls, select.POLLIN, IDLE) and (head := os.read(calls, _LENGTH.size)):
             _, size = _LENGTH.unpack(head)
             request = bytearray()
             while len(request) < size:
