@@ -157,7 +157,7 @@ def test_activations_are_what_autograd_keeps(tiny_model, tmp_path, dtype, lora_r
         return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
     config = tiny_model(head_dim=16, **sizes).config
-    expected = memory._activations(config, dtype.itemsize, adapter=lora_r is not None)
+    expected = memory._of_a_block(config, dtype.itemsize, adapter=lora_r is not None)
     assert (kept(4) - kept(2)) / 2 / 128 == pytest.approx(expected, rel=0.03)
 
 
