@@ -1,10 +1,13 @@
 """The command line: parses arguments, calls a command and turns its result into an exit code."""
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from selfdistill.errors import UserError, printable
+from selfdistill.errors import DiskError, TerminatedError, UserError, is_out_of_memory, printable
 
 
 class Command(NamedTuple):
@@ -54,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 for success, 1 if some of what was to be printed could not be (as on a full disk; a reader that
-        went away does not count), 2 for a UserError (its message is printed), 3 if ``learn`` refused the new weights,
-        130 if interrupted.
+        went away does not count), that of a UserError (its message is printed; 2, unless ``errors`` says another), 3 if
+        ``learn`` refused the new weights, 5 for what the system could not read or write, 130 if interrupted, 143 if
+        terminated.
 
     Raises:
         SystemExit: a flag is wrong (code 2), or help was asked for (code 0).
@@ -81,13 +85,44 @@ def _main(arguments: list[str]) -> int:
         print(f"selfdistill {__version__}")
         return 0
     try:
-        return _dispatch(arguments[0], arguments[1:])
+        with _terminating():
+            return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"selfdistill: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("selfdistill: interrupted", file=sys.stderr)
-        return 130
+        return _failed(str(error), error.exit_code)
+    except (KeyboardInterrupt, TerminatedError) as stop:
+        by_hand = isinstance(stop, KeyboardInterrupt)
+        return _failed("interrupted" if by_hand else "terminated", 128 + (signal.SIGINT if by_hand else signal.SIGTERM))
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{place}{error.strerror}. Mend that, and give the same command again.", DiskError.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _failed("the memory is full. Close other programs, or take a smaller model or batch.", 2)
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"selfdistill: {printable(message)}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _terminating() -> Generator[None]:
+    """Context in which SIGTERM raises TerminatedError, as SIGINT raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(command: str, arguments: Sequence[str]) -> Any:

@@ -27,11 +27,54 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 200, 200
 
 class UserError(ValueError):
     """Something the user can fix. The message says what was wrong, where, and what to do, in at most 40 words. The
-    command line prints it without a traceback and exits with code 2."""
+    command line prints it without a traceback and exits with ``exit_code``."""
+
+    exit_code = 2
+
+
+class NumbersError(UserError):
+    """Numbers that training can't go on with, since they are not finite."""
+
+    exit_code = 4
+
+
+class DiskError(UserError):
+    """Something that can't be written or deleted."""
+
+    exit_code = 5
+
+
+class DamagedFilesError(UserError):
+    """Files that are not as they were written."""
+
+    exit_code = 6
+
+
+class StoppedError(UserError):
+    """A command that was told to stop, and has kept what is done.
+
+    Args:
+        message: what was kept, and how to go on.
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class TerminatedError(BaseException):
+    """SIGTERM: as KeyboardInterrupt, it ends a command wherever it is."""
 
 
 class MissingDataError(UserError):
     """Data that a task or command can use were not found."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the computer or of a GPU is full."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def brief(error: object, words: int = 15) -> str:

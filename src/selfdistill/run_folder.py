@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfdistill.errors import UserError
+from selfdistill.errors import DamagedFilesError, UserError
 
 _Record = TypeVar("_Record")
 
@@ -243,6 +243,10 @@ def read_jsonl(path: Path) -> Iterator[Any]:
                 yield json.loads(line)
 
 
+class _OtherFormatError(ValueError):
+    """A record of another version of this program."""
+
+
 WRITE_AGAIN = "Run the command that wrote it again."
 """Remedy for an unreadable record."""
 
@@ -271,7 +275,7 @@ def read_records(path: Path, kind: type[_Record]) -> list[_Record]:
 def as_record(value: Any, kind: type[_Record]) -> _Record:
     """Converts a JSON value to a record. Raises ValueError if it is not a record of this kind and format."""
     if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"its format is {value['format']}, this program reads {FORMAT}")
+        raise _OtherFormatError(f"its format is {value['format']}, this program reads {FORMAT}")
     return _adapter(kind).validate_python(value)
 
 
@@ -332,7 +336,8 @@ def _unreadable(path: Path, error: Exception, remedy: str) -> UserError:
         reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     elif isinstance(error, FileNotFoundError):
         reason = "there is no such file"
-    return UserError(f"{path} can't be read ({reason}). {remedy}")
+    is_whole = isinstance(error, FileNotFoundError | PermissionError | _OtherFormatError)
+    return (UserError if is_whole else DamagedFilesError)(f"{path} can't be read ({reason}). {remedy}")
 
 
 def _line(row: Any) -> str:

@@ -1,7 +1,11 @@
 """The command line: help, exit codes, names that are misspelt, ``~``, files with settings."""
 
+import errno
+import os
+import signal
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import pytest
 from selfdistill import __version__, cli
 from selfdistill.cli import COMMANDS
 from selfdistill.commands import recipes as recipes_command
+from selfdistill.errors import DamagedFilesError, DiskError, NumbersError, StoppedError, TerminatedError
 from tests.support.options import OPTIONS
 from tests.support.tiny_home import TinyHome
 
@@ -89,6 +94,59 @@ def test_interrupted_is_130(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(recipes_command, "run", interrupted)
     assert home.run("recipes") == (130, "", "selfdistill: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (NumbersError("Not finite."), 4, "Not finite."),
+        (DiskError("Full."), 5, "Full."),
+        (DamagedFilesError("Damaged."), 6, "Damaged."),
+        (StoppedError("Stopped.", signal.SIGTERM), 143, "Stopped."),
+        (TerminatedError(), 143, "terminated"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/x"),
+            5,
+            "out/x: No space left on device. Mend that, and give the same command again.",
+        ),
+        (MemoryError(), 2, "the memory is full. Close other programs, or take a smaller model or batch."),
+    ],
+)
+def test_each_kind_of_error_has_its_code(
+    home: TinyHome, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(recipes_command, "run", fail)
+    assert home.run("recipes") == (code, "", f"selfdistill: {said}\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault of ours"), ConnectionResetError(104, "reset"), OSError("odd")])
+def test_faults_of_the_program_are_told_in_full(
+    home: TinyHome, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(recipes_command, "run", fail)
+    with pytest.raises(type(error)) as caught:
+        home.run("recipes")
+    assert caught.value is error
+
+
+def test_a_signal_to_terminate_ends_a_command_and_is_then_what_it_was(
+    home: TinyHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def wait(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(recipes_command, "run", wait)
+    assert home.run("recipes") == (143, "", "selfdistill: terminated\n")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_a_command_returns_is_the_exit_code(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:

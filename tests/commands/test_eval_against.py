@@ -77,4 +77,4 @@ def test_base_results_that_are_not_there_or_of_another_task(home: TinyHome) -> N
 def test_broken_base_results_are_a_users_error(home: TinyHome) -> None:
     home.run(*score("rows.jsonl", output="base"))
     (home.folder / "base" / "custom.json").write_text("{")
-    assert "base/custom.json can't be read" in home.refused(*score("rows.jsonl", "--base_results=base"))
+    assert "base/custom.json can't be read" in home.refused(*score("rows.jsonl", "--base_results=base"), code=6)

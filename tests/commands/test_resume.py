@@ -190,7 +190,7 @@ def test_a_model_that_would_not_fit_is_refused_before_training(home: TinyHome, m
     assert home.run(*train()).code == 0
     size = (home.folder / "out" / "model.safetensors").stat().st_size
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    said = home.refused(*train(output="new"))
+    said = home.refused(*train(output="new"), code=5)
     assert said.startswith("The trained model takes ")
     assert said.endswith("but new has 1.0 kB free. Free some, or name another --output_dir.")
     assert abs(float(said.split()[4]) * 1000 - size) < 4000

@@ -1,5 +1,6 @@
 """The memory estimate against tensors that are really held, and what a run that does not fit is told."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,14 +315,15 @@ def test_what_lies_on_the_host_and_on_the_disk(tiny_model: Any) -> None:
     """n weights in bf16: read through the host first; a checkpoint holds them, lower halves, moments and average."""
     config = tiny_model().config
     n = sum(p.numel() for p in tiny_model().parameters())
+    pinned = sum(2 ** math.ceil(math.log2(p.numel())) for p in tiny_model().parameters())  # as torch rounds each block
 
     def parts(**settings: Any) -> memory.MemoryEstimate:
         made = check(config, pair(3), dtype="bfloat16", device=torch.device("cuda"))
         return made.estimate(MethodConfig(**settings))
 
     assert parts().host == memory.PROGRAM_BYTES + 2 * n
-    assert parts(teacher_home="host").host == memory.PROGRAM_BYTES + 4 * n
-    assert parts(teacher_home="host", optim="paged_adamw_32bit").host == memory.PROGRAM_BYTES + 4 * n + 8 * n
+    assert parts(teacher_home="host").host == memory.PROGRAM_BYTES + 4 * pinned
+    assert parts(teacher_home="host", optim="paged_adamw_32bit").host == memory.PROGRAM_BYTES + 4 * pinned + 8 * n
     assert parts().checkpoint == parts(teacher_home="host").checkpoint == n * (2 + 2 + 8 + 4)
     assert parts(teacher="frozen").checkpoint == n * (2 + 2 + 8 + 2)
 

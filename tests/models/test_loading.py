@@ -133,6 +133,17 @@ def test_a_missing_weight_is_named_and_not_made_up(folder: Path):
     assert message == f"--model_name {folder}: its files hold no weight {UP}. Copy the whole model again."
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_named(folder: Path, value: float):
+    def spoil(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        weights[UP][-1, -1] = value
+        return weights
+
+    change_weights(folder, spoil)
+    message = mistake(loading.load_model, str(folder))
+    assert message.startswith(f"--model_name {folder}: {UP} holds numbers that are not finite.")
+
+
 def test_weights_whose_names_have_a_wrong_prefix_are_missing(folder: Path):
     change_weights(folder, lambda weights: {f"wrapped.{name}": value for name, value in weights.items()})
     message = mistake(loading.load_model, str(folder))

@@ -78,10 +78,10 @@ class TinyHome:
         printed = self._capsys.readouterr()
         return Said(code, printed.out, printed.err)
 
-    def refused(self, *argv: str) -> str:
-        """Runs a command that must fail as a user's mistake; its one message, which has at most 40 words."""
+    def refused(self, *argv: str, code: int = 2) -> str:
+        """Runs a command that must end with an error for users; its one message, which has at most 40 words."""
         said = self.run(*argv)
-        assert said.code == 2, said
+        assert said.code == code, said
         assert "Traceback" not in said.err + said.out
         assert said.err.startswith("selfdistill: "), said.err
         assert said.err.count("\n") == 1, said.err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.manifest import DamagedError, Manifest, digests, files_in, verify
-from selfdistill.errors import UserError
+from selfdistill.errors import DiskError, UserError
 from selfdistill.run_folder import MANIFEST, STAGING, TRASH, sync
 
 LAST = ("adapter_config.json", "config.json")
@@ -146,7 +146,7 @@ def tidy(parent: Path) -> None:
             else:
                 staging.unlink()
     except OSError as error:
-        raise UserError(f"{error.filename} can't be deleted ({error.strerror}). Delete it yourself.") from error
+        raise DiskError(f"{error.filename} can't be deleted ({error.strerror}). Delete it yourself.") from error
 
 
 def _make_empty(folder: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfdistill import run_folder
-from selfdistill.errors import UserError
+from selfdistill.errors import DiskError, UserError
 from selfdistill.run_folder import LOCK
 
 
@@ -22,7 +22,8 @@ def locked(folder: Path, setting: str = "--output_dir") -> Generator[None]:
         setting: what named it, for the message.
 
     Raises:
-        UserError: another process or thread holds the lock, or the folder can't be written.
+        UserError: another process or thread holds the lock.
+        DiskError: the folder can't be written.
     """
     from filelock import FileLock, Timeout
 
@@ -35,7 +36,7 @@ def locked(folder: Path, setting: str = "--output_dir") -> Generator[None]:
             f"{setting} {folder}: another command is using it. Wait until it has finished, or name another folder."
         ) from error
     except OSError as error:
-        raise UserError(f"{setting} {folder} can't be written ({error.strerror}). Name another folder.") from error
+        raise DiskError(f"{setting} {folder} can't be written ({error.strerror}). Name another folder.") from error
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from selfdistill.errors import UserError
+from selfdistill.errors import DiskError
 
 
 def check_space(folder: Path, needed: int, what: str, remedy: str) -> None:
@@ -16,12 +16,12 @@ def check_space(folder: Path, needed: int, what: str, remedy: str) -> None:
         remedy: the end of the message.
 
     Raises:
-        UserError: there is too little.
+        DiskError: there is too little.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise UserError(f"{what} {in_words(needed)}, but {folder} has {in_words(free)} free. {remedy}")
+        raise DiskError(f"{what} {in_words(needed)}, but {folder} has {in_words(free)} free. {remedy}")
 
 
 def in_words(size: int) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from selfdistill import run_folder
 from selfdistill.checkpoints import lock
 from selfdistill.checkpoints.commit import place, sync_tree
-from selfdistill.errors import UserError, quoted
+from selfdistill.errors import DamagedFilesError, UserError, quoted
 from selfdistill.records.ledger import LedgerRecord, Skill, Version
 from selfdistill.run_folder import LEDGER, REFUSED, SKILL, SKILL_ITEMS, STAGING, VERSIONS
 from selfdistill.settings.ledger import NAME
@@ -230,9 +230,9 @@ def read_items(folder: Path, skill: Skill) -> list[Example]:
         rows = list(run_folder.read_jsonl(path))
         examples = [Example(**row | {name: tuple(row.get(name, ())) for name in _TURNS}) for row in rows]
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} can't be read ({type(error).__name__}). Put back a copy of it.") from error
+        raise DamagedFilesError(f"{path} can't be read ({type(error).__name__}). Put back a copy of it.") from error
     if fingerprint(examples) != skill.items_sha256:
-        raise UserError(f"{path} was changed since {skill.name} was learned. Put back a copy of it.")
+        raise DamagedFilesError(f"{path} was changed since {skill.name} was learned. Put back a copy of it.")
     return examples
 
 

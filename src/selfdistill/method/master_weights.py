@@ -120,6 +120,8 @@ class MasterWeights:
             at_once: call it once for all, for an optimizer that keeps numbers of its own per step.
         """
         gradients = {name: master.grad for name, master in self.masters.items() if master.grad is not None}
+        if not gradients:
+            return
         for name in gradients:
             self.masters[name].grad = None
         for piece in [list(gradients)] if at_once else self._pieces(list(gradients)):

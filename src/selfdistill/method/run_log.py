@@ -39,12 +39,15 @@ class RunLog:
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, rollouts_per_step: int | None) -> None:
         self.folder = folder
         self.tokens_seen = 0
+        self.skipped_steps = 0
+        """Steps that changed nothing, since their gradients were not finite."""
         self._tokenizer = tokenizer
         self._rollouts_per_step = rollouts_per_step
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)
         self._rollouts: dict[int, RolloutRecord] = {}
         self._on_device: list[tuple[Tensor, Callable[[list[float]], None]]] = []  # [n], and what takes its n values
+        self._step: list[tuple[Sample, Tensor]] = []  # the present step's, with the values [n] of their loss tokens
         self._lines: dict[str, int] = defaultdict(int)
         self._seconds_before = 0.0
         self._is_closed = False
@@ -69,8 +72,8 @@ class RunLog:
         before = before or RunState(tokens_seen=0, seconds=0.0)
         self._started = time.perf_counter() - before.seconds
         self._seconds_before = before.seconds
-        self.tokens_seen = before.tokens_seen
-        for kept in (self._sums, self._counts, self._rollouts, self._on_device):
+        self.tokens_seen, self.skipped_steps = before.tokens_seen, before.skipped_steps
+        for kept in (self._sums, self._counts, self._rollouts, self._on_device, self._step):
             kept.clear()  # left by an interrupted step
         self._sums.update({name: math.nan if total is None else total for name, total in before.sums.items()})
         self._counts.update(before.counts)
@@ -87,6 +90,7 @@ class RunLog:
         self._fetch()
         return RunState(
             tokens_seen=self.tokens_seen,
+            skipped_steps=self.skipped_steps,
             seconds=self.wall_seconds,
             sums=dict(self._sums),
             counts=dict(self._counts),
@@ -119,6 +123,7 @@ class RunLog:
 
     def add_samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Records the completions of optimizer step ``step`` (from 1): lengths and truncation of all, some in full."""
+        self._step.clear()
         for sample in samples:
             self._add("completion_tokens", len(sample.rollout.completion_ids))
             self._add("truncated_share", sample.rollout.finish_reason == "length")
@@ -128,6 +133,7 @@ class RunLog:
 
     def add_part(self, part: Part, loss: PartLoss) -> None:
         """Records the per-token values of a part. Means are over all tokens, so micro-batches do not affect them."""
+        self._step += zip(part.samples, loss.per_token.split(part.counts), strict=True)
         self._add_sum(METRIC_OF[part.target], loss.per_token)
         for name, weights in (("importance_weight", loss.importance), ("token_weight", loss.token_weights)):
             if weights is not None:
@@ -136,6 +142,10 @@ class RunLog:
         for sample, values in zip(part.samples, loss.per_token.split(part.counts), strict=True):
             if id(sample.rollout) in self._rollouts:
                 self._on_device.append((values, partial(self._set_values, id(sample.rollout), field)))
+
+    def rows_not_finite(self) -> list[str]:
+        """Ids of the present step's rows that have a token whose divergence or cross-entropy is not finite."""
+        return [sample.pair.example.id for sample, values in self._step if not torch.isfinite(values).all()]
 
     def add_tokens(self, micro_batch: MicroBatch) -> None:
         """Adds the prompt and completion tokens that the student read in a micro-batch to ``tokens_seen``."""
@@ -147,7 +157,8 @@ class RunLog:
         means = {name: self._sums[name] / count for name, count in self._counts.items() if count}
         self._sums.clear()
         self._counts.clear()
-        return means | {"tokens_seen": self.tokens_seen, "wall_seconds": self.wall_seconds}
+        totals = {"tokens_seen": self.tokens_seen, "wall_seconds": self.wall_seconds}
+        return means | totals | ({"skipped_steps": self.skipped_steps} if self.skipped_steps else {})
 
     def write_metrics(self, step: int, logs: dict[str, float]) -> None:
         """Appends a line to metrics.jsonl, unless the summary of the run stands there already."""

@@ -6,7 +6,6 @@ masters to the model), and the callback's ``on_step_end`` (teacher update). Some
 stops if transformers does not call one of them (``hooks``).
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from selfdistill import run_folder
 from selfdistill.checkpoints.commit import install, tidy
 from selfdistill.checkpoints.lock import locked
-from selfdistill.errors import UserError
+from selfdistill.errors import NumbersError, UserError
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.fingerprints import of_data, of_model
@@ -32,6 +31,7 @@ from selfdistill.method.rollout.engines import describe
 from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
 from selfdistill.method.run_log import RunLog
 from selfdistill.method.save_size import check_save_space
+from selfdistill.method.skipping import Skipping
 from selfdistill.method.step import Step
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.method.trainer_state import Checkpoints
@@ -124,6 +124,7 @@ class SDFTTrainer(Trainer):
         self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
         self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step)
         self.step.on_part = self.run_log.add_part
+        self.skipping = Skipping(self.step.masters)
         self.num_rows = len(train_pairs)
         self._facts = dict(facts or {})
         self._pairs, self._anchors = train_pairs, anchors
@@ -149,7 +150,8 @@ class SDFTTrainer(Trainer):
 
         Raises:
             UserError: no checkpoint is whole, or it was made with other settings or data; another run uses the output
-                folder; a checkpoint can't be written or would not fit on the disk; a gradient is not finite.
+                folder; a checkpoint can't be written or would not fit on the disk.
+            NumbersError: the gradients of three steps in a row were not finite; such a step changes nothing.
             RuntimeError: the installed transformers does not call a hook that this trainer depends on.
         """
         with locked(self.run_log.folder):
@@ -157,6 +159,7 @@ class SDFTTrainer(Trainer):
             self.run_config = self._make_run_config()
             self.checkpoints.open(resume_from_checkpoint, self.run_config, allow_changes=allow_changes)
             self.step.begin()
+            self.skipping.begin()
             self._hooks.forget()
             source = self.checkpoints.source
             with self.step.masters.attached():
@@ -210,20 +213,18 @@ class SDFTTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         self._hooks.called("_clip_grad_norm")
-        masters = [master for _, _, master in self.step.masters.items()]
-        return nn.utils.clip_grad_norm_(masters, self.args.max_grad_norm)
+        return self.skipping.clip(self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         self._hooks.called("_get_grad_norm")
-        if grad_norm is None:
-            gradients = [m.grad for _, _, m in self.step.masters.items() if m.grad is not None]
-            grad_norm = nn.utils.get_total_norm(gradients)
-        if not math.isfinite(grad_norm):
-            raise UserError(
-                f"Step {self.state.global_step + 1}: the gradient norm is {float(grad_norm)}. Training stops before it "
-                "spoils the weights. Lower learning_rate, or resume from a checkpoint with another seed."
-            )
-        return grad_norm
+        norm = self.skipping.gradient_norm() if grad_norm is None else grad_norm
+        number, log = self.state.global_step + 1, self.run_log
+        try:
+            log.skipped_steps += self.skipping.decide(norm, number, log.rows_not_finite, self.checkpoints.on_warning)
+        except NumbersError:
+            log.write_rollouts()
+            raise
+        return norm
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Floating-point operations of a micro-batch; see ``Step.flops``."""

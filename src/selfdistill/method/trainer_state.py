@@ -24,7 +24,7 @@ from selfdistill import run_folder
 from selfdistill.checkpoints.commit import commit
 from selfdistill.checkpoints.find import newest_valid, number_of, retain, set_aside
 from selfdistill.checkpoints.manifest import DamagedError, verify
-from selfdistill.errors import UserError, brief
+from selfdistill.errors import DamagedFilesError, DiskError, UserError, brief
 from selfdistill.method.fingerprints import changes, in_words, order_of
 from selfdistill.method.random_state import random_state, restore_random_state
 from selfdistill.method.state_tree import load_tree, save_tree
@@ -101,7 +101,9 @@ class Checkpoints:
         if found.newest is None and not found.damaged:
             raise UserError(f"{folder} holds no checkpoint to resume from. Start without resume_from_checkpoint.")
         if found.newest is None:
-            raise UserError(f"{folder} holds no whole checkpoint. {found.damaged[0]}. Start anew in another folder.")
+            raise DamagedFilesError(
+                f"{folder} holds no whole checkpoint. {found.damaged[0]}. Start anew in another folder."
+            )
         for damaged in found.damaged:
             self.on_warning(f"{damaged}. The run goes on from {found.newest.name}.")
         return found.newest
@@ -128,7 +130,7 @@ class Checkpoints:
         try:
             self._retain()  # a run that was killed may not have come to it
         except OSError as error:
-            raise UserError(f"{trainer.run_log.folder}: an old checkpoint can't be deleted: {brief(error)}.") from error
+            raise DiskError(f"{trainer.run_log.folder}: an old checkpoint can't be deleted: {brief(error)}.") from error
         trainer._tr_loss.fill_(_number(before.loss))
         trainer._total_loss_scalar = _number(before.total_loss)
         trainer._globalstep_last_logged = before.last_logged
@@ -192,7 +194,7 @@ class Checkpoints:
             self._verified.add(folder.name)
             self._retain()
         except (OSError, SafetensorError, DamagedError) as error:
-            raise UserError(
+            raise DiskError(
                 f"{folder} can't be written: {brief(error)}. Once that is mended, --resume goes on from the checkpoint "
                 "before it."
             ) from error
@@ -299,7 +301,7 @@ def _verified(checkpoint: Path) -> Path:
     try:
         verify(checkpoint)
     except DamagedError as error:
-        raise UserError(f"{checkpoint}: {error}. Resume from another checkpoint.") from error
+        raise DamagedFilesError(f"{checkpoint}: {error}. Resume from another checkpoint.") from error
     return checkpoint
 
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from selfdistill.errors import UserError, brief, quoted
+from selfdistill.errors import DamagedFilesError, UserError, brief, quoted
 from selfdistill.models.adapters import merged
 from selfdistill.models.attention import use_fast_attention
 from selfdistill.models.device import compute_dtype, device_named
@@ -64,8 +64,9 @@ def load_model(
         quantize: bits of the weights of linear layers, which then can't be trained; None for those of ``dtype``.
 
     Raises:
-        UserError: the model can't be found, loaded or quantized, is no causal language model, or has weights that are
-            missing or of the wrong shape. The message names --model_name.
+        UserError: the model can't be found, loaded or quantized, or is no causal language model. The message names
+            --model_name.
+        DamagedFilesError: weights are missing, of the wrong shape, or not finite.
     """
     place = device_named(device)
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
@@ -76,6 +77,7 @@ def load_model(
         check_quantizable(name_or_path, locate(name_or_path), quantize)
         options |= quantized(quantize, compute_dtype(dtype, place), place)
         model = differentiable(_load(name_or_path, compute_dtype(dtype, place), options))
+    _check_finite(name_or_path, model)
     if attn_implementation is None:
         use_fast_attention(model)
     return model
@@ -217,13 +219,31 @@ def _json_in(file: Path) -> dict[str, Any]:
 
 
 def _check_loaded(name: str, loading_info: Any) -> None:
-    """Raises UserError if a weight would be random, because the files lack it or hold it in another shape."""
+    """Raises DamagedFilesError if a weight would be random, because the files lack it or hold it in another shape."""
     for key, in_file, in_model in sorted(loading_info["mismatched_keys"]):
-        raise UserError(
+        raise DamagedFilesError(
             f"--model_name {name}: {key} has the shape {list(in_file)} in its file, and {list(in_model)} by its "
             "config.json. One of the two is another model's."
         )
     for key in sorted(loading_info["missing_keys"]):
         others = len(loading_info["missing_keys"]) - 1
         more = f" ({others} more are missing)" if others else ""
-        raise UserError(f"--model_name {name}: its files hold no weight {key}{more}. Copy the whole model again.")
+        raise DamagedFilesError(
+            f"--model_name {name}: its files hold no weight {key}{more}. Copy the whole model again."
+        )
+
+
+@torch.no_grad()
+def _check_finite(name: str, model: PreTrainedModel) -> None:
+    """Raises DamagedFilesError if a weight is not a finite number."""
+    tensors = {key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    if not tensors:
+        return
+    least_and_most = [torch.stack(torch.aminmax(tensor)) for tensor in tensors.values() if tensor.numel()]
+    finite = torch.stack([torch.isfinite(pair).all() for pair in least_and_most]).tolist()
+    for key, is_finite in zip((key for key, tensor in tensors.items() if tensor.numel()), finite, strict=True):
+        if not is_finite:
+            raise DamagedFilesError(
+                f"--model_name {name}: {key} holds numbers that are not finite. Its training went wrong, or the file "
+                "is damaged: take another copy or an earlier checkpoint."
+            )

@@ -79,6 +79,8 @@ class RunState:
 
     tokens_seen: int
     """Tokens that passed through the student in training."""
+    skipped_steps: int = 0
+    """Steps that changed nothing, since their gradients were not finite."""
     seconds: float
     """Duration of training in seconds, without evaluations between steps."""
     sums: dict[str, float | None] = field(default_factory=dict[str, float | None])

@@ -28,6 +28,7 @@ MEANINGS = {
     "completion_tokens": "Mean length of the sampled completions, in tokens.",
     "truncated_share": "Share of completions that reached the token limit before they ended.",
     "tokens_seen": "Tokens that passed through the student in training so far.",
+    "skipped_steps": "Steps so far that changed nothing, since their gradients were not finite.",
     "wall_seconds": "Seconds since training began.",
     "position": "Mean divergence at each position of the completion. High values at the start concern the choice of "
     "format, high values later the rest of the answer.",

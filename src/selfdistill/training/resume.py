@@ -21,6 +21,7 @@ from selfdistill.method.trainer_state import RECORDS
 from selfdistill.records.runs import RunConfig, run_in
 from selfdistill.training.prepare import Prepared
 from selfdistill.training.run import empty_folder
+from selfdistill.training.stop import stoppable
 
 
 def begun_run(prepared: Prepared) -> RunConfig | None:
@@ -66,6 +67,7 @@ def train(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
     """Trains from the newest whole checkpoint in the output folder, or from the start, and saves the model.
 
     Raises:
+        StoppedError: a signal ended the run, which is saved.
         UserError: another command uses the folder, something in it can't be deleted, the model would not fit on the
             disk, or as ``SDFTTrainer.train`` raises it.
     """
@@ -83,7 +85,8 @@ def train(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
         else:
             for name in RECORDS:  # of a run that was stopped before its first checkpoint
                 run_folder.forget_after(folder / name, 0)
-        trainer.train(resume_from_checkpoint=bool(checkpoints), allow_changes=run.allow_changes)
+        with stoppable(trainer, console):
+            trainer.train(resume_from_checkpoint=bool(checkpoints), allow_changes=run.allow_changes)
         trainer.save_model()
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.commit import install
-from selfdistill.errors import UserError
+from selfdistill.errors import DiskError, UserError
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import counts, deviations
 from selfdistill.method.profile_trace import ProfileTrace
@@ -194,7 +194,7 @@ def empty_folder(folder: Path) -> None:
     folder may be a link; links inside it are deleted, but not their targets.
 
     Raises:
-        UserError: something in it can't be deleted.
+        DiskError: something in it can't be deleted.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ def empty_folder(folder: Path) -> None:
             else:
                 path.unlink()
     except OSError as error:
-        raise UserError(f"--overwrite: {error.filename} can't be deleted ({error.strerror}).") from error
+        raise DiskError(f"--overwrite: {error.filename} can't be deleted ({error.strerror}).") from error
 
 
 def save_whole(model: PreTrainedModel, prepared: Prepared, folder: Path) -> None:
