@@ -164,6 +164,34 @@ def micro_batches(samples: Sequence[Sample], count: int, pad_token_id: int, devi
     return [_micro_batch(group, pad_token_id, device) for group in groups]
 
 
+def halved(micro_batch: MicroBatch, pad_token_id: int, device: torch.device) -> MicroBatch:
+    """The micro-batch with each part in two, which forward and backward passes take one after the other.
+
+    The weights of the tokens, and what other models have scored, stay. A part of one sample stays as it is.
+    """
+    pieces = (half for whole in micro_batch.parts for half in _halves(whole, pad_token_id, device))
+    return MicroBatch(parts=tuple(pieces))
+
+
+def _halves(whole: Part, pad: int, device: torch.device) -> list[Part]:
+    samples = whole.samples
+    middle, tokens = len(samples) // 2, sum(whole.counts[: len(samples) // 2])
+    if not middle:
+        return [whole]
+    halves: list[Part] = []
+    for chosen, place in ((samples[:middle], slice(None, tokens)), (samples[middle:], slice(tokens, None))):
+        half = part(whole.target, chosen, pad, device)
+        if whole.teacher_hidden is not None:
+            half = replace(
+                half,
+                teacher_hidden=whole.teacher_hidden[place],
+                teacher_head=whole.teacher_head,
+                references=tuple((hidden[place], head) for hidden, head in whole.references),
+            )
+        halves.append(half)
+    return halves
+
+
 def _micro_batch(samples: list[Sample], pad: int, device: torch.device) -> MicroBatch:
     targets: dict[Target, None] = dict.fromkeys(sample.target for sample in samples)
     parts = (part(target, [s for s in samples if s.target == target], pad, device) for target in targets)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.method.batch import MicroBatch, Part, Sample, loss_positions, micro_batches, weigh
+from selfdistill.method.batch import MicroBatch, Part, Sample, halved, loss_positions, micro_batches, weigh
 from selfdistill.method.contrast import OtherDemonstrations
 from selfdistill.method.lengths import context_length
 from selfdistill.method.master_weights import MasterWeights
@@ -198,13 +198,16 @@ class Step:
 
     # -- from samples to gradients -----------------------------------------------------------------------------------
 
-    def micro_batches(self, samples: Sequence[Sample], count: int) -> list[MicroBatch]:
+    def micro_batches(self, samples: Sequence[Sample], count: int, *, halvings: int = 0) -> list[MicroBatch]:
         """Splits the step's samples into exactly ``count`` micro-batches, some of which may be empty, and scores them.
+        ``halvings``: how often their parts are halved before.
 
         The teachers score the whole step here, before any gradient exists: their weights in the dtype to compute in and
         the gradients are never in memory together. What is kept is hidden states [N, H'] and the teacher's output head.
         """
-        batches = micro_batches(samples, count, self._pad_id, self.model.device)
+        batches = [
+            self.halved(batch, halvings) for batch in micro_batches(samples, count, self._pad_id, self.model.device)
+        ]
         for teacher in self.teachers.values():
             teacher.wait()
         scored: dict[Target, Iterator[Part]] = {
@@ -243,19 +246,29 @@ class Step:
             for index, part in enumerate(parts)
         ]
 
-    def learn(self, micro_batch: MicroBatch, backward: Callable[[Tensor], Any] = Tensor.backward) -> Tensor:
+    def halved(self, micro_batch: MicroBatch, times: int = 1) -> MicroBatch:
+        """The micro-batch with its parts halved ``times`` times; a part is what one backward pass takes."""
+        for _ in range(times):
+            micro_batch = halved(micro_batch, self._pad_id, self.model.device)
+        return micro_batch
+
+    def learn(
+        self, micro_batch: MicroBatch, backward: Callable[[Tensor], Any] = Tensor.backward, *, report: bool = True
+    ) -> Tensor:
         """Runs forward and backward passes of a micro-batch and returns its share of the step's loss, a scalar in nats.
 
-        An empty micro-batch returns 0 and adds no gradient.
+        An empty micro-batch returns 0 and adds no gradient. ``report``: call ``on_part`` for each part at the end.
         """
-        total = torch.zeros((), device=self.model.device)
+        total, done = torch.zeros((), device=self.model.device), list[tuple[Part, PartLoss]]()
         with without_noise(self.model):
             for part in micro_batch.parts:
                 loss = self.loss(part)
                 with self.timer.phase("backward"):
                     backward(loss.total)
                 total += loss.total.detach()
-                self.on_part(part, loss)
+                done.append((part, replace(loss, total=loss.total.detach())))
+        for part, loss in done if report else ():
+            self.on_part(part, loss)
         return total
 
     def loss(self, part: Part) -> PartLoss:

@@ -26,7 +26,8 @@ from selfdistill.method.hooks import Hooks
 from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
 from selfdistill.method.optimizers import make_optimizer, optimizer_name
-from selfdistill.method.rollout.engine import RolloutEngine
+from selfdistill.method.out_of_memory import Pieces
+from selfdistill.method.rollout.engine import InProcessEngine, RolloutEngine
 from selfdistill.method.rollout.engines import describe
 from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
 from selfdistill.method.run_log import RunLog
@@ -124,7 +125,9 @@ class SDFTTrainer(Trainer):
         self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
         self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step)
         self.step.on_part = self.run_log.add_part
-        self.skipping = Skipping(self.step.masters)
+        if isinstance(self.step.engine, InProcessEngine):
+            self.step.engine.on_warning = self._warn
+        self.pieces, self.skipping = Pieces(self.step, self._warn), Skipping(self.step.masters)
         self.num_rows = len(train_pairs)
         self._facts = dict(facts or {})
         self._pairs, self._anchors = train_pairs, anchors
@@ -182,12 +185,12 @@ class SDFTTrainer(Trainer):
         number = self.state.global_step
         samples = self.step.rollout([pair for batch in batches for pair in batch], number)
         self.run_log.add_samples(number + 1, samples)
-        return self.step.micro_batches(samples, len(batches)), None
+        return self.pieces.micro_batches(samples, len(batches)), None
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Runs forward and backward passes of one micro-batch; returns its share of the step's loss."""
         self._hooks.called("training_step")
-        loss = self.step.learn(inputs, self.accelerator.backward)
+        loss = self.pieces.learn(inputs, self.accelerator.backward)
         self.run_log.add_tokens(inputs)
         return loss
 
@@ -220,11 +223,14 @@ class SDFTTrainer(Trainer):
         norm = self.skipping.gradient_norm() if grad_norm is None else grad_norm
         number, log = self.state.global_step + 1, self.run_log
         try:
-            log.skipped_steps += self.skipping.decide(norm, number, log.rows_not_finite, self.checkpoints.on_warning)
+            log.skipped_steps += self.skipping.decide(norm, number, log.rows_not_finite, self._warn)
         except NumbersError:
             log.write_rollouts()
             raise
         return norm
+
+    def _warn(self, text: str) -> None:
+        self.checkpoints.on_warning(text)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Floating-point operations of a micro-batch; see ``Step.flops``."""
@@ -252,7 +258,7 @@ class SDFTTrainer(Trainer):
         before = self.checkpoints.begin()
         finished = self.checkpoints.is_finished
         for name in self.run_log.begin(self.state.global_step, self.run_config, before, is_finished=finished):
-            self.checkpoints.on_warning(f"{name} has lost lines of steps up to {self.state.global_step}.")
+            self._warn(f"{name} has lost lines of steps up to {self.state.global_step}.")
 
     def end_step(self) -> None:
         """Called after an optimizer step: updates the teacher and writes the step's rollouts."""

@@ -2,15 +2,18 @@
 
 import hashlib
 import inspect
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from selfdistill.models.within_memory import within_memory
 from selfdistill.types import Rollout
 
 BATCH_SIZE = 64
@@ -90,6 +93,12 @@ class InProcessEngine:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.pad_token_id = pad_token_id
         self.batch_size = batch_size
+        self.on_warning: Callable[[str], None] = partial(warnings.warn, stacklevel=2)
+
+    def shrink(self, size: int) -> None:
+        """Decodes at most ``size`` prompts together from now on, since memory was full."""
+        self.batch_size = size
+        self.on_warning(f"Memory was full: {size} completions at most are sampled together, with the same result.")
 
     def sync(self) -> None:
         """Does nothing: every call reads the module's current weights."""
@@ -133,6 +142,7 @@ def in_batches(
     batch_size: int,
     complete: Callable[[list[Sequence[int]], Sampling], list[Rollout]],
     on_done: OnDone | None = None,
+    shrink: Callable[[int], None] | None = None,
 ) -> list[Rollout]:
     """Completes ``prompts`` in batches and returns the rollouts in the order of the prompts.
 
@@ -144,28 +154,46 @@ def in_batches(
         batch_size: prompts per batch at most.
         complete: completes one batch, given its prompts and the sampling with their seeds and token limit.
         on_done: called with the number of completions after each batch.
+        shrink: called with the size of the batches from then on when memory is full; without it the error is raised.
 
     Raises:
         ValueError: a prompt fills the model's context, or the number of seeds is wrong.
     """
     sampling = with_seeds(sampling, len(prompts))
     rollouts: dict[int, Rollout] = {}
-    for indices, limit in _batches(prompts, sampling, batch_size):
-        seeds = None if sampling.seeds is None else tuple(sampling.seeds[index] for index in indices)
-        own = replace(sampling, max_new_tokens=limit, seeds=seeds)
-        rollouts |= zip(indices, complete([prompts[index] for index in indices], own), strict=True)
-        if on_done:
-            on_done(len(indices))
+
+    def attempt() -> None:
+        left = [index for index in range(len(prompts)) if index not in rollouts]
+        for indices, limit in _batches(prompts, left, sampling, batch_size):
+            seeds = None if sampling.seeds is None else tuple(sampling.seeds[index] for index in indices)
+            own = replace(sampling, max_new_tokens=limit, seeds=seeds)
+            rollouts.update(zip(indices, complete([prompts[index] for index in indices], own), strict=True))
+            if on_done:
+                on_done(len(indices))
+
+    def smaller() -> bool:
+        nonlocal batch_size
+        batch_size = min(batch_size, len(prompts) - len(rollouts)) // 2
+        if shrink is not None and batch_size:
+            shrink(batch_size)
+        return batch_size > 0
+
+    if shrink is None:
+        attempt()
+    else:
+        within_memory(attempt, smaller)
     return [rollouts[index] for index in range(len(prompts))]
 
 
-def _batches(prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int) -> Iterator[tuple[list[int], int]]:
-    """Yields the indices of each batch's prompts, and its token limit."""
+def _batches(
+    prompts: Sequence[Sequence[int]], chosen: Sequence[int], sampling: Sampling, batch_size: int
+) -> Iterator[tuple[list[int], int]]:
+    """Yields the indices of each batch's prompts, and its token limit. ``chosen``: indices of the prompts to take."""
     limits = [sampling.limit(len(prompt)) for prompt in prompts]
     for index, limit in enumerate(limits):
         if limit < 1:
             raise ValueError(f"prompt {index} has {len(prompts[index])} tokens, the model reads {sampling.context}")
-    order = sorted(range(len(prompts)), key=lambda index: (limits[index], -len(prompts[index])))
+    order = sorted(chosen, key=lambda index: (limits[index], -len(prompts[index])))
     start = 0
     while start < len(order):
         limit = limits[order[start]]

@@ -28,7 +28,7 @@ class GenerateEngine(InProcessEngine):
     ) -> list[Rollout]:
         """As in RolloutEngine. Logprobs are at the sampling temperature, before top_p."""
         with evaluating(self.model), neutral_generation_config(self.model):
-            return in_batches(prompts, sampling, self.batch_size, self._complete, on_done)
+            return in_batches(prompts, sampling, self.batch_size, self._complete, on_done, self.shrink)
 
     def _complete(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Rollout]:
         width = max(len(prompt) for prompt in prompts)

@@ -62,7 +62,12 @@ class OwnEngine(InProcessEngine):
             complete = self._complete if self._recorder is None else partial(self._complete_recorded, self._recorder)
             try:
                 return in_batches(
-                    prompts, sampling, self.batch_size, lambda batch, own: complete(batch, own, decoder), on_done
+                    prompts,
+                    sampling,
+                    self.batch_size,
+                    lambda batch, own: complete(batch, own, decoder),
+                    on_done,
+                    self.shrink,
                 )
             finally:
                 if self._recorder is not None:
