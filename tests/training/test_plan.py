@@ -1,6 +1,7 @@
 """What fits which GPU, from a config alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from selfdistill.method import memory
 from selfdistill.method.memory import MemoryCheck
 from selfdistill.settings.plan import PlanOptions
 from selfdistill.settings.train import method_config
-from selfdistill.training.plan import CARDS, candidates
+from selfdistill.training import cards
+from selfdistill.training.cards import CARDS, card_named
+from selfdistill.training.plan import candidates
 from selfdistill.types import Example, PromptPair
 from tests.support.mistakes import mistake
 
@@ -51,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plans(folder: Path) -> dict[str, list[dict[str, Any]]]:
     config = AutoConfig.from_pretrained(folder)
     return {
-        gpu: [candidate.as_dict() for candidate in candidates(PlanOptions(gpu=gpu), config)]  # type: ignore[arg-type]
+        gpu: [candidate.as_dict() for candidate in candidates(PlanOptions(gpu=gpu), config, CARDS[gpu])]  # type: ignore[arg-type]
         for gpu in ("h200", "h100", "4090")
     }
 
@@ -138,6 +141,7 @@ def test_the_table_names_the_mildest_command(folder: Path) -> None:
     text = shown.get()
     assert "selfdistill train --model_name" in text or "Nothing fits" in text
     assert "nothing of it was measured" in text
+    assert "of the host's memory." in text
 
 
 def test_a_price_without_a_length_is_refused() -> None:
@@ -187,10 +191,59 @@ def test_the_page_on_scaling_shows_what_plan_says(folder: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
     config = AutoConfig.from_pretrained(folder)
     for gpu, card in CARDS.items():
-        best = candidates(PlanOptions(gpu=gpu), config)[0]  # type: ignore[arg-type]
+        best = candidates(PlanOptions(gpu=gpu), config, card)[0]  # type: ignore[arg-type]
         shown = (
             f"| {best.name} | {best.parts.peak / GIB:.1f} | {best.seconds_per_step:.1f} |"
             if best.fits
             else "| nothing | | |"
         )
         assert f"| {gpu} | {card.memory:g} {shown}" in page
+
+
+def test_several_cards_share_the_prompts_and_exchange_their_gradients(folder: Path) -> None:
+    """Four cards of 8 prompts each: a quarter of the work, and 3/4 of 4 bytes a weight twice through the link."""
+    config = AutoConfig.from_pretrained(folder)
+    (one, four) = (candidates(PlanOptions(gpus=gpus), config, CARDS["h200"])[0] for gpus in (1, 4))
+    assert one.name == four.name
+    assert four.command.startswith("torchrun --nproc_per_node 4 -m selfdistill train ")
+    assert "--gradient_accumulation_steps 2 " in four.command  # of micro-batches of 4
+    assert four.parts.peak <= one.parts.peak
+    assert four.seconds["student"] == pytest.approx(one.seconds["student"] / 4)
+    weights = 7_615_616_512  # of Qwen2.5-7B with a vocabulary of 152,064
+    assert one.seconds["exchange"] == 0
+    assert four.seconds["exchange"] == pytest.approx(2 * 3 / 4 * 4 * weights / 450e9, rel=1e-3)
+
+
+def test_this_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "available", lambda _: 5 * GIB)
+    card = card_named("cpu")
+    assert card.memory == 5
+    assert card.device == "cpu"
+    assert 0.001 < card.flops < 50
+    assert 0.0005 < card.bandwidth < 5
+    config = AutoConfig.for_model("qwen2", **QWEN_1_5B)
+    found = candidates(PlanOptions(gpu="cpu", prompts=2, max_prompt_length=64, max_completion_length=64), config, card)
+    assert {candidate.parts.host for candidate in found} == {0}
+    assert not any("host" in candidate.name or "paged" in candidate.name for candidate in found)
+    assert any(candidate.name.startswith("QLoRA") for candidate in found)
+
+
+def test_apples_gpu_is_planned_for_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert "Plan on the Mac" in mistake(card_named, "mps")
+    config = AutoConfig.for_model("qwen2", **QWEN_1_5B)
+    mac = replace(CARDS["t4"], device="mps", memory=24.0)
+    names = [candidate.name for candidate in candidates(PlanOptions(gpu="mps", prompts=2), config, mac)]
+    assert names
+    assert not any("QLoRA" in name or "8bit" in name or "host" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (PlanOptions(gpu="cpu", gpus=2), "--gpus 2: cpu is this machine"),
+        (PlanOptions(gpus=64), "--gpus 64 is more than --prompts 32"),
+    ],
+)
+def test_more_cards_than_there_is_use_for(options: PlanOptions, words: str) -> None:
+    assert words in mistake(options.check)

@@ -16,12 +16,9 @@ from selfdistill.method.memory import MemoryCheck, MemoryEstimate
 from selfdistill.method.remedies import LORA_R
 from selfdistill.settings.method import MethodConfig
 from selfdistill.settings.plan import PlanOptions
+from selfdistill.training.cards import BANDWIDTH_SHARE, EFFICIENCY, Card
 from selfdistill.types import Example, PromptPair
 
-EFFICIENCY = 0.43
-"""Share of a card's peak that large bf16 products reach."""
-BANDWIDTH_SHARE = 0.9
-"""Share of a card's memory bandwidth that is reached."""
 TRAINED = ("all weights", "LoRA", "QLoRA")
 """What is trained: all weights, an adapter, or an adapter beside weights of 4 bits."""
 SPARE = 0.07
@@ -30,32 +27,6 @@ KERNELS_PER_LAYER = 29
 """Kernels that decoding a token launches in each layer."""
 LAUNCH_SECONDS = 6.5e-6
 """Time to launch a kernel."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """A GPU, by its maker's data sheet."""
-
-    memory: float
-    """GiB that a program can use."""
-    flops: float
-    """Peak of dense bf16 products, in TFLOP/s; of fp32 ones where a card has no bf16."""
-    bandwidth: float
-    """Memory bandwidth, in TB/s."""
-    link: float
-    """Bandwidth to the host, in GB/s."""
-    bf16: bool = True
-
-
-CARDS: dict[str, Card] = {
-    "h200": Card(memory=139.5, flops=989, bandwidth=4.8, link=50),
-    "h100": Card(memory=78.0, flops=989, bandwidth=3.35, link=50),
-    "a100-80": Card(memory=78.0, flops=312, bandwidth=2.0, link=25),
-    "a100-40": Card(memory=38.5, flops=312, bandwidth=1.55, link=25),
-    "l40s": Card(memory=44.0, flops=362, bandwidth=0.86, link=25),
-    "4090": Card(memory=23.2, flops=165, bandwidth=1.0, link=25),
-    "t4": Card(memory=14.4, flops=8, bandwidth=0.32, link=12, bf16=False),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +58,14 @@ class Candidate:
         }
 
 
-def candidates(options: PlanOptions, config: Any) -> list[Candidate]:
+def candidates(options: PlanOptions, config: Any, card: Card) -> list[Candidate]:
     """Candidate settings, those that fit first, each part in order of how little it departs from the paper's run.
 
     Args:
-        options: model, card and lengths.
+        options: model, number of cards, and lengths.
         config: the model's transformers config.
+        card: what to train on.
     """
-    card = CARDS[options.gpu]
     prompt = (0,) * options.max_prompt_length
     row = PromptPair(
         example=Example(id="", prompt=({"role": "user", "content": ""},)), student_ids=prompt, teacher_ids=prompt
@@ -102,15 +73,15 @@ def candidates(options: PlanOptions, config: Any) -> list[Candidate]:
     checks = {
         trained: MemoryCheck(
             config,
-            [row] * options.prompts,
+            [row] * _prompts(options),
             dtype="bfloat16" if card.bf16 else "float32",
             lora_r=None if trained == "all weights" else LORA_R,
-            device=torch.device("cuda"),
+            device=torch.device(card.device),
             quantize="4bit" if trained == "QLoRA" else None,
         )
         for trained in TRAINED
     }
-    found = [_candidate(options, config, card, checks[choice.trained], choice) for choice in _choices(options)]
+    found = [_candidate(options, config, card, checks[choice.trained], choice) for choice in _choices(options, card)]
     return sorted(found, key=lambda candidate: not candidate.fits)  # a stable order
 
 
@@ -133,14 +104,22 @@ class _Choice:
         return ", ".join(words + (["activations recomputed"] if self.checkpointing else []))
 
 
-def _choices(options: PlanOptions) -> Iterator[_Choice]:
+def _prompts(options: PlanOptions) -> int:
+    """Prompts per step and card."""
+    return -(-options.prompts // options.gpus)
+
+
+def _choices(options: PlanOptions, card: Card) -> Iterator[_Choice]:
     """Yields the paper's run first and what departs most from it last. What changes no number comes before 8-bit
     moments, then a frozen teacher, then LoRA, then 4-bit weights beside it."""
-    sizes = [size for size in (4, 2, 1) if size <= options.prompts]
-    eight_bits = ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit")
-    for trained, teacher in itertools.product(TRAINED, ("ema", "frozen")):
+    sizes = [size for size in (4, 2, 1) if size <= _prompts(options)]
+    has_bits = card.device != "mps"  # bitsandbytes has nothing for Apple's GPUs
+    eight_bits = ("adamw_torch_fused", *(["adamw_8bit"] if has_bits else []))
+    eight_bits += ("paged_adamw_8bit",) if card.device == "cuda" else ()
+    homes = ("device", "host") if card.device == "cuda" else ("device",)
+    for trained, teacher in itertools.product(TRAINED if has_bits else TRAINED[:2], ("ema", "frozen")):
         for optim in eight_bits if trained == "all weights" else eight_bits[:1]:
-            for home, checkpointing, size in itertools.product(("device", "host"), (False, True), sizes):
+            for home, checkpointing, size in itertools.product(homes, (False, True), sizes):
                 yield _Choice(
                     trained=trained,
                     teacher=teacher,
@@ -159,7 +138,7 @@ def _candidate(options: PlanOptions, config: Any, card: Card, check: MemoryCheck
         template="prior_turn",
         max_completion_length=options.max_completion_length,
         per_device_train_batch_size=choice.micro_batch,
-        gradient_accumulation_steps=-(-options.prompts // choice.micro_batch),
+        gradient_accumulation_steps=-(-_prompts(options) // choice.micro_batch),
         activation_checkpointing=choice.checkpointing,
     )
     parts = check.estimate(args)
@@ -178,9 +157,10 @@ def _candidate(options: PlanOptions, config: Any, card: Card, check: MemoryCheck
     words = [f"--{name} {value}" for name, value in flags.items() if value not in (None, getattr(defaults, name, None))]
     words += [f"--max_completion_length {options.max_completion_length}"]  # train's default depends on the rows
     words += ["--activation_checkpointing"] if choice.checkpointing else []
+    program = "selfdistill" if options.gpus == 1 else f"torchrun --nproc_per_node {options.gpus} -m selfdistill"
     return Candidate(
         name=choice.name,
-        command=f"selfdistill train {' '.join(words)} --dataset_path ROWS --output_dir DIR",
+        command=f"{program} train {' '.join(words)} --dataset_path ROWS --output_dir DIR",
         parts=parts,
         seconds=_seconds(options, config, card, choice, parts, check.num_parameters()),
         fits=parts.peak <= card.memory * 2**30 * (1 - SPARE),
@@ -193,7 +173,8 @@ def _seconds(
     """Seconds of a step by phase, every completion being as long as allowed."""
     text = config.get_text_config(decoder=True)
     flops, bandwidth = card.flops * 1e12 * EFFICIENCY, card.bandwidth * 1e12 * BANDWIDTH_SHARE
-    tokens = options.prompts * (options.max_prompt_length + options.max_completion_length)
+    prompts = _prompts(options)
+    tokens = prompts * (options.max_prompt_length + options.max_completion_length)
     launches = (KERNELS_PER_LAYER * text.num_hidden_layers + 25) * LAUNCH_SECONDS
     a_token = max(launches, parts.weights / bandwidth)
     adapter = choice.trained != "all weights"
@@ -203,11 +184,11 @@ def _seconds(
     student = (4 if adapter else 6) + (2 if choice.checkpointing else 0)
     # 4-bit weights are written and read once more in 16 bits by every forward and backward pass
     dequantized = 4.5 * weights / bandwidth if choice.trained == "QLoRA" else 0.0
-    micro_batches, passes = -(-options.prompts // choice.micro_batch), 3 if choice.checkpointing else 2
+    micro_batches, passes = -(-prompts // choice.micro_batch), 3 if choice.checkpointing else 2
     return {
-        "rollout": 2 * weights * options.prompts * options.max_prompt_length / flops
-        + options.max_completion_length * a_token,
+        "rollout": 2 * weights * prompts * options.max_prompt_length / flops + options.max_completion_length * a_token,
         "teacher": 2 * weights * tokens / flops + upload + micro_batches * dequantized,
         "student": student * weights * tokens / flops + micro_batches * passes * dequantized,
+        "exchange": 2 * (1 - 1 / options.gpus) * weights * trained * 4 / (card.peers * 1e9),
         "optimizer": moved / bandwidth,
     }
