@@ -13,6 +13,7 @@ from selfdistill import run_folder
 from selfdistill.commands import ledger as ledger_command
 from selfdistill.commands import rollback
 from selfdistill.ledger import folder as ledger
+from selfdistill.ledger.lesson import held_skills
 from selfdistill.settings.ledger import LedgerOptions, RollbackOptions
 from tests.support.ledger_home import Home, told
 from tests.support.mistakes import mistake
@@ -130,13 +131,13 @@ def test_a_scorers_file_is_copied(home: Home) -> None:
     assert home.teach("b", {"a": 0, "b": 20})[0] == 3
     copy = home.memory / "versions" / "0001" / "skill" / "mine.py"
     copy.unlink()
-    assert str(copy) in mistake(home.teach, "c", {"a": 20})
+    assert "0001: skill/mine.py is missing. Put back a copy of it" in mistake(home.teach, "c", {"a": 20})
 
 
 def test_answers_that_are_gone_are_named(home: Home) -> None:
     home.teach("a", {"a": 20})
     (home.memory / "versions" / "0001" / "eval" / "a.samples.jsonl").unlink()
-    assert "lacks the answers for skill a" in mistake(home.teach, "b", {"a": 20, "b": 20})
+    assert "0001: eval/a.samples.jsonl is missing" in mistake(home.teach, "b", {"a": 20, "b": 20})
 
 
 def test_a_scorer_that_fails_on_earlier_answers_is_named(home: Home) -> None:
@@ -270,7 +271,8 @@ def held_scorer(home: Home) -> Path:
 def test_a_scorer_that_was_changed_is_not_run(home: Home) -> None:
     kept, canary = held_scorer(home), home.folder / "canary"
     kept.write_text(f"open({str(canary)!r}, 'w')\n" + kept.read_text())
-    assert "was changed since a was learned, and is not run" in mistake(home.teach, "b", {"a": 20, "b": 20})
+    assert "0001: skill/mine.py has " in mistake(home.teach, "b", {"a": 20, "b": 20})
+    assert "was changed since a was learned, and is not run" in mistake(held_skills, ledger.read(home.memory))
     assert not canary.exists()
 
 
@@ -287,7 +289,8 @@ def test_a_scorer_that_lies_elsewhere_is_not_run(home: Home, place: str) -> None
         "scorer_sha256": hashlib.sha256(evil.read_bytes()).hexdigest(),
     }
     book.write_text(json.dumps(data))
-    assert "lies elsewhere" in mistake(home.teach, "b", {"a": 20, "b": 20})
+    assert "0001: ledger.json says something else of it" in mistake(home.teach, "b", {"a": 20, "b": 20})
+    assert "lies elsewhere" in mistake(held_skills, ledger.read(home.memory))
     assert not canary.exists()
 
 

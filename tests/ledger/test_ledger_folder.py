@@ -76,6 +76,12 @@ def book(tmp_path) -> ledger.Ledger:
     return add(add(made, "bad", refused=True), "b")
 
 
+def roll_back(book: ledger.Ledger, to: int | None) -> ledger.Ledger:
+    after = ledger.rolled_back(book, to)
+    ledger.write(after)
+    return after
+
+
 def statuses(book: ledger.Ledger) -> list[str]:
     return [book.status(number) for number in range(len(book.versions) + 1)]
 
@@ -101,16 +107,16 @@ def test_the_file_tells_a_script_what_is_held(book):
 
 
 def test_rollback_and_what_is_learned_after_it(book):
-    back = ledger.roll_back(book, None)
+    back = roll_back(book, None)
     assert (back.current, held(back)) == (1, ["a"])
     assert statuses(back) == ["previous", "current", "refused", "rolled back"]
     again = add(back, "c")
     assert (again.current, again.version(4).parent, held(again)) == (4, 1, ["a", "c"])
     assert statuses(again)[3] == "rolled back"
     assert (book.folder / "versions" / "0003" / "model.safetensors").is_file()
-    forth = ledger.roll_back(again, 3)  # a rolled back version can be brought back
+    forth = roll_back(again, 3)  # a rolled back version can be brought back
     assert held(forth) == ["a", "b"]
-    assert held(ledger.roll_back(forth, 0)) == []
+    assert held(roll_back(forth, 0)) == []
     assert ledger.read(book.folder).current == 0
 
 
@@ -119,13 +125,13 @@ def test_rollback_and_what_is_learned_after_it(book):
 )
 def test_versions_that_can_not_be_rolled_back_to(book: ledger.Ledger, to: int, message: str) -> None:
     (book.place(1) / "model.safetensors").unlink()
-    assert re.search(message, mistake(ledger.roll_back, book, to))
+    assert re.search(message, mistake(ledger.rolled_back, book, to))
     assert ledger.read(book.folder) == book
 
 
 def test_nothing_came_before_the_base(tmp_path):
     book = ledger.begin(tmp_path, None, "base")
-    assert "nothing came before" in mistake(ledger.roll_back, book, None)
+    assert "nothing came before" in mistake(ledger.rolled_back, book, None)
 
 
 def crash(*_, **__):
@@ -160,7 +166,7 @@ def test_a_crash_while_the_record_is_replaced_leaves_the_old_state(book, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(run_folder.os, "replace", crash)
         with pytest.raises(KeyboardInterrupt):
-            ledger.roll_back(book, 1)
+            roll_back(book, 1)
     assert ledger.read(book.folder) == book
     assert not list(book.folder.glob(".ledger.json.*"))
 

@@ -21,6 +21,10 @@ from selfdistill.types import EvalConfig, EvalResult, ScoredSample
 from tests.support.tiny import byte_tokenizer, random_model
 
 
+def _save(model: Any, prepared: Any, place: Path) -> None:
+    (place / "model.safetensors").write_bytes(b"data")
+
+
 class Home:
     """A folder with data, and the ledger ``memory``.
 
@@ -45,7 +49,7 @@ class Home:
         monkeypatch.setattr(lessons, "load_student", lambda _: self)
         monkeypatch.setattr(lessons, "make_trainer", self._trainer)
         monkeypatch.setattr(lessons, "score_rows", self._score)
-        monkeypatch.setattr(lessons, "save_whole", lambda model, prepared, place: (place / "model.safetensors").touch())
+        monkeypatch.setattr(lessons, "save_whole", _save)
         monkeypatch.setattr(write, "write_files", self._report)
 
     def data(self, name: str, count: int = 40, answer: str = "answer") -> str:

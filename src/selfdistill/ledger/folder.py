@@ -16,7 +16,7 @@ from typing import Any
 
 from selfdistill import run_folder
 from selfdistill.checkpoints import lock
-from selfdistill.checkpoints.commit import place, sync_tree
+from selfdistill.checkpoints.commit import place
 from selfdistill.errors import DamagedFilesError, UserError, quoted
 from selfdistill.records.ledger import LedgerRecord, Skill, Version
 from selfdistill.run_folder import LEDGER, REFUSED, SKILL, SKILL_ITEMS, STAGING, VERSIONS
@@ -171,25 +171,23 @@ def stage(ledger: Ledger) -> Path:
 
 
 def commit(ledger: Ledger, staged: Path, version: Version) -> Ledger:
-    """Moves the staged folder to its final place and records the version, which becomes current unless it is refused.
+    """Moves the staged folder, which is sealed, to its final place and records the version, which becomes current
+    unless it is refused.
 
     Returns:
         The new state of the ledger.
     """
     current = ledger.current if version.refused else version.number
     after = replace(ledger, current=current, versions=(*ledger.versions, version))
-    sync_tree(staged)
     run_folder.make_folder(after.place(version.number).parent)
     place(staged, after.place(version.number))
     write(after)
     return after
 
 
-def roll_back(ledger: Ledger, to: int | None) -> Ledger:
-    """Makes version ``to`` the current one; by default the parent of the current version. Nothing is deleted.
-
-    Returns:
-        The new state of the ledger.
+def rolled_back(ledger: Ledger, to: int | None) -> Ledger:
+    """The ledger with version ``to`` as the current one; by default the parent of the current version. Nothing is
+    deleted, and nothing written.
 
     Raises:
         UserError: the version was refused, is current already, does not exist, or has lost its weights.
@@ -203,9 +201,7 @@ def roll_back(ledger: Ledger, to: int | None) -> Ledger:
     if to == ledger.current:
         raise UserError(f"--to {to}: version {to} is current already.")
     ledger.model_name(to)
-    after = replace(ledger, current=to)
-    write(after)
-    return after
+    return replace(ledger, current=to)
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

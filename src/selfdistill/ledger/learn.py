@@ -1,7 +1,7 @@
 """Teaches a ledger's model one more skill: train, score every skill, promote or refuse the result."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from selfdistill.ledger import folder as ledger
 from selfdistill.ledger.folder import Ledger
 from selfdistill.ledger.forgetting_test import forgetting_exceeds, smallest_loss_refused
 from selfdistill.ledger.lesson import HeldSkill, Lesson, check_new, held_skills, keep, load_lesson, ready, record
+from selfdistill.ledger.sealed import check_held, seal
 from selfdistill.models import loading
 from selfdistill.records.evaluations import SampleRecord
 from selfdistill.records.ledger import GateVerdict, Skill, Version
@@ -63,6 +64,7 @@ def learn(options: LearnOptions, console: Console) -> Learned:
 
     Raises:
         UserError: the data, the scorer, a setting or the ledger can't be used; the ledger is then unchanged.
+        DamagedFilesError: a version whose skill is held is not as it was committed.
     """
     lesson = load_lesson(options)
     if warning := overlap_warning(lesson.task.name, lesson.train, lesson.items):
@@ -70,6 +72,7 @@ def learn(options: LearnOptions, console: Console) -> Learned:
     folder = Path(str(options.ledger))
     with ledger.locked(folder):
         book = ledger.begin(folder, options.base_model, DEFAULT_MODEL)
+        check_held(book)
         check_new(book, lesson)
         return _Learning(options, lesson, book, held_skills(book), console).learn()
 
@@ -122,6 +125,7 @@ class _Learning:
             verdicts=verdicts,
         )
         run_folder.write_json(staged / run_folder.GATE, version)
+        version = replace(version, manifest=seal(staged))
         return Learned(book=ledger.commit(self.book, staged, version), version=version, after=after)
 
     def _training(self, start: str) -> TrainOptions:

@@ -75,6 +75,8 @@ class Version:
     """One-sided confidence with which a larger loss must be shown."""
     verdicts: tuple[GateVerdict, ...]
     """One for each earlier skill, then one for the new skill, compared with the model before training."""
+    manifest: str = ""
+    """SHA-256 of the manifest of the version's folder, in hex; empty in ``gate.json``, which the manifest lists."""
     status: str = ""
     """For readers of ``ledger.json``: current, previous, refused or rolled back."""
     format: int = FORMAT
