@@ -34,6 +34,9 @@ COMMANDS = {
     "recipes": Command("report:RecipesOptions", "list the recipes: files with settings"),
 }
 
+IN_SEVERAL_PROCESSES = ("train",)
+"""Commands that torchrun and accelerate launch can start in several processes."""
+
 HELP = """usage: selfdistill COMMAND [options]
 
 Teach a language model new skills from demonstrations by self-distillation,
@@ -59,11 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: a flag is wrong (code 2), or help was asked for (code 0).
+
+    Of several processes that a launcher started all end with the same code, and one message is printed.
     """
+    from selfdistill.launcher import run_together
     from selfdistill.progress import plain_output
 
+    arguments = list(sys.argv[1:] if argv is None else argv)
     with plain_output() as output:
-        code = _main(list(sys.argv[1:] if argv is None else argv))
+        code = run_together(lambda: _main(arguments))
         output.flush()
     if code == 0 and output.failure is not None and not isinstance(output.failure, BrokenPipeError):
         print(f"selfdistill: some of the output could not be written: {output.failure.strerror}.", file=sys.stderr)
@@ -72,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    from selfdistill.launcher import tell
+
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())))
         return 0 if arguments else 2
@@ -83,10 +92,10 @@ def _main(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"selfdistill: {printable(str(error))}", file=sys.stderr)
+        tell(f"selfdistill: {printable(str(error))}")
         return 2
     except KeyboardInterrupt:
-        print("selfdistill: interrupted", file=sys.stderr)
+        tell("selfdistill: interrupted")
         return 130
 
 
@@ -123,10 +132,17 @@ def _dispatch(command: str, arguments: Sequence[str]) -> int:
     options = parse(command, arguments)
     from importlib import import_module
 
+    from selfdistill.launcher import place
     from selfdistill.progress import PlainConsole
 
+    here = place()
+    if here.size > 1 and command not in IN_SEVERAL_PROCESSES:
+        raise UserError(
+            f"{command} runs in one process, and {here.size} were started. Start it without torchrun or accelerate "
+            f"launch; {', '.join(IN_SEVERAL_PROCESSES)} runs in several."
+        )
     module = import_module(f"selfdistill.commands.{command}")
-    return module.run(options, PlainConsole(highlight=False)) or 0
+    return module.run(options, PlainConsole(highlight=False, quiet=here.rank > 0)) or 0
 
 
 def _defaults(options_class: type, arguments: Sequence[str]) -> Any:

@@ -1,0 +1,35 @@
+"""The order of the training rows when several processes train together."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
+from torch.utils.data import DataLoader
+
+from selfdistill.method.processes import Processes
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def deal_whole_batches(accelerator: "Accelerator", processes: Processes) -> None:
+    """Makes an accelerator prepare data loaders that give every process the same batches, in the same order.
+
+    So every process knows the rows of a step, and takes its share. accelerate would give each process other batches,
+    and fill up the last ones with rows that were used already.
+    """
+    accelerator.prepare_data_loader = partial(_prepared, accelerator, processes)
+
+
+def _prepared(accelerator: "Accelerator", processes: Processes, loader: DataLoader[Any], **_: Any) -> Any:
+    prepared: Any = prepare_data_loader(
+        loader,
+        num_processes=1,
+        process_index=0,
+        use_seedable_sampler=accelerator.use_seedable_sampler,
+        data_seed=accelerator.dataloader_config.data_seed,
+    )
+    order = prepared.batch_sampler.sampler
+    if isinstance(order, SeedableRandomSampler):  # its seed is torch's, which a script may have set in each process
+        order.initial_seed = processes.gathered(order.initial_seed)[0]
+    return prepared
