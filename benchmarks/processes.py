@@ -58,12 +58,13 @@ def train(name: str, folder: Path, shape: tuple[int, int]) -> None:
     """
     from safetensors.torch import save_file
 
+    from selfdistill.method.methods import METHODS
     from selfdistill.models.adapters import lora
     from tests.support.engines import Scripted
     from tests.support.tiny import byte_tokenizer
     from tests.support.training import ROWS, make_trainer, script, student
 
-    settings = {"learning_rate": 0.1, **CONFIGURATIONS[name]}
+    settings = {"learning_rate": 0.03, "max_completion_length": 12, **CONFIGURATIONS[name]}
     rows = (ROWS * 2)[: settings.pop("rows", 12)]
     model = student()
     if settings.pop("lora", False):
@@ -78,7 +79,7 @@ def train(name: str, folder: Path, shape: tuple[int, int]) -> None:
             return script(finish="length" if number % 2 in cut else "stop")(prompt)
 
         engine = Scripted(complete)
-    else:
+    elif METHODS[settings.get("method", "sdft")].samples:
         settings["rollout_engine"] = "own"
     trainer = make_trainer(
         folder,
@@ -98,13 +99,16 @@ def train(name: str, folder: Path, shape: tuple[int, int]) -> None:
     save_file(weights, folder / f"weights-{trainer.processes.rank}.safetensors")
 
 
-def start(size: int, arguments: Sequence[str], seconds: float) -> tuple[list[int | None], list[str]]:
+def start(
+    size: int, arguments: Sequence[str], seconds: float, folder: Path | None = None
+) -> tuple[list[int | None], list[str]]:
     """Runs a Python program in several processes, as a launcher does.
 
     Args:
         size: number of processes.
         arguments: of the interpreter.
         seconds: time limit of all together.
+        folder: to run them in.
 
     Returns:
         By rank the exit code, None for one that had to be killed, and what was printed.
@@ -120,6 +124,7 @@ def start(size: int, arguments: Sequence[str], seconds: float) -> tuple[list[int
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=folder,
         )
         for rank in range(size)
     ]

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill import run_folder
-from selfdistill.errors import quoted
+from selfdistill.errors import UserError, quoted
 from selfdistill.models.output_head import unwrapped
 from selfdistill.records.runs import RunConfig
 from selfdistill.types import PromptPair
@@ -86,6 +86,20 @@ def changes(before: RunConfig, now: RunConfig) -> dict[str, tuple[str, str]]:
         if old != new:
             differing[name] = (old, new)
     return differing
+
+
+def check_same_run(configs: Sequence[RunConfig]) -> None:
+    """Compares the runs that the processes of one run are about to make, by rank.
+
+    Raises:
+        UserError: a process has other settings, data or another model than the main one.
+    """
+    for rank, other in enumerate(configs):
+        if differing := changes(configs[0], other):
+            raise UserError(
+                f"Process 0 and process {rank} differ: {in_words(differing)}. Give all the same command, data and "
+                "model."
+            )
 
 
 def in_words(differing: dict[str, tuple[str, str]]) -> str:

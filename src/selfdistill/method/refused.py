@@ -58,6 +58,7 @@ REFUSED: dict[str, str] = {
     "ddp_bucket_cap_mb": _OWN_EXCHANGE,
     "ddp_broadcast_buffers": _OWN_EXCHANGE,
     "ddp_static_graph": _OWN_EXCHANGE,
+    "save_on_each_node": "Process 0 alone writes.",
     "ddp_backend": "It is NCCL on CUDA, XCCL on XPU and gloo on CPUs.",
 }
 """Fields that must keep their default, with the reason."""

@@ -29,7 +29,7 @@ from selfdistill.errors import UserError
 from selfdistill.method.accepted import check_arguments, check_model
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
-from selfdistill.method.fingerprints import PROCESSES, changes, in_words, of_data, of_model
+from selfdistill.method.fingerprints import PROCESSES, check_same_run, of_data, of_model
 from selfdistill.method.hooks import Hooks
 from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
@@ -175,7 +175,7 @@ class SDFTTrainer(Trainer):
         with ExitStack() as stack:
             self.processes.once(partial(self._take_folder, stack))
             self.run_config = self._make_run_config()
-            self._check_same_run()
+            check_same_run(self.processes.gathered(self.run_config))
             self.checkpoints.open(resume_from_checkpoint, self.run_config, allow_changes=allow_changes)
             self.processes.share_weights(self.step.masters)
             self.step.begin()
@@ -187,16 +187,6 @@ class SDFTTrainer(Trainer):
     def _take_folder(self, stack: ExitStack) -> None:
         stack.enter_context(locked(self.run_log.folder))
         tidy(self.run_log.folder)
-
-    def _check_same_run(self) -> None:
-        """Raises UserError if a process was given something else than the main one."""
-        main, *others = self.processes.gathered(self.run_config)
-        for rank, other in enumerate(others, 1):
-            if differing := changes(main, other):
-                raise UserError(
-                    f"Process 0 has {in_words(differing)} in process {rank}. Give all processes the same command, data "
-                    "and model."
-                )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of the rows of all processes, in the order in which one process would take them."""
