@@ -34,8 +34,8 @@ COMMANDS = {
     "recipes": Command("report:RecipesOptions", "list the recipes: files with settings"),
 }
 
-IN_SEVERAL_PROCESSES = ("train",)
-"""Commands that torchrun and accelerate launch can start in several processes."""
+IN_SEVERAL_PROCESSES = "train"
+"""The command that torchrun and accelerate launch can start in several processes."""
 
 HELP = """usage: selfdistill COMMAND [options]
 
@@ -65,12 +65,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Of several processes that a launcher started all end with the same code, and one message is printed.
     """
-    from selfdistill.launcher import run_together
+    from selfdistill.launcher import place, run_together
     from selfdistill.progress import plain_output
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     with plain_output() as output:
-        code = run_together(lambda: _main(arguments))
+        here = place()
+        if here.size == 1 or arguments[:1] == [IN_SEVERAL_PROCESSES]:
+            code = run_together(lambda: _main(arguments))
+        else:
+            code = 2
+            if here.rank == 0:
+                print(
+                    f"selfdistill: {here.size} processes were started (WORLD_SIZE), and only {IN_SEVERAL_PROCESSES} "
+                    "runs in several. Start this command without torchrun or accelerate launch.",
+                    file=sys.stderr,
+                )
         output.flush()
     if code == 0 and output.failure is not None and not isinstance(output.failure, BrokenPipeError):
         print(f"selfdistill: some of the output could not be written: {output.failure.strerror}.", file=sys.stderr)
@@ -135,14 +145,8 @@ def _dispatch(command: str, arguments: Sequence[str]) -> int:
     from selfdistill.launcher import place
     from selfdistill.progress import PlainConsole
 
-    here = place()
-    if here.size > 1 and command not in IN_SEVERAL_PROCESSES:
-        raise UserError(
-            f"{command} runs in one process, and {here.size} were started. Start it without torchrun or accelerate "
-            f"launch; {', '.join(IN_SEVERAL_PROCESSES)} runs in several."
-        )
     module = import_module(f"selfdistill.commands.{command}")
-    return module.run(options, PlainConsole(highlight=False, quiet=here.rank > 0)) or 0
+    return module.run(options, PlainConsole(highlight=False, quiet=place().rank > 0)) or 0
 
 
 def _defaults(options_class: type, arguments: Sequence[str]) -> Any:

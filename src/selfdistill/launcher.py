@@ -12,12 +12,15 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from selfdistill.errors import UserError
 
 EVERY = 0.2
 """Seconds between two looks at the store."""
+ARRIVAL = 600.0
+"""Seconds in which all processes must have started."""
 PATIENCE = 5.0
 """Seconds that a process that failed waits for the others to end, so that all have the same exit code."""
 
@@ -92,29 +95,30 @@ class _Together:
     """
 
     def __init__(self, here: Place) -> None:
-        from torch import distributed
+        import torch
 
+        distributed: Any = torch.distributed
         self._here = here
         try:
-            store, _, _ = next(distributed.rendezvous("env://"))
+            store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(seconds=ARRIVAL)))
         except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"WORLD_SIZE={here.size}, but the processes don't find each other (MASTER_ADDR, MASTER_PORT). Start "
                 "with torchrun or accelerate launch, or unset WORLD_SIZE."
             ) from error
-        self._store: Any = distributed.PrefixStore("selfdistill", store)
-        self._may_speak: bool | None = None
+        self._store = distributed.PrefixStore("selfdistill", store)
+        self._spoke: bool | None = None
         self._over = threading.Event()
 
     def may_speak(self) -> bool:
         """Whether this process is the first that asks. If the store is gone, process 0 was, and told why if it
         could."""
-        if self._may_speak is None:
+        if self._spoke is None:
             try:
-                self._may_speak = self._store.add("told", 1) == 1
+                self._spoke = bool(self._store.add("told", 1) == 1)
             except RuntimeError:
-                self._may_speak = self._here.rank == 1
-        return self._may_speak
+                self._spoke = self._here.rank == 1
+        return self._spoke
 
     @contextmanager
     def watched(self) -> Generator[None]:

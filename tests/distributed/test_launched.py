@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from benchmarks.processes import start
+from benchmarks.processes import free_port, start
 from selfdistill import run_folder
-from selfdistill.cli import IN_SEVERAL_PROCESSES
+from selfdistill.cli import COMMANDS
 from tests.support.mistakes import MOST_WORDS
-from tests.support.tiny_home import TinyHome, train
+from tests.support.tiny_home import Said, TinyHome, train
 from tests.support.training import lines
 
 ROOT = Path(__file__).parents[2]
+MESSAGE = (
+    "selfdistill: 2 processes were started (WORLD_SIZE), and only train runs in several. Start this command without "
+    "torchrun or accelerate launch.\n"
+)
 RECIPE = ROOT / "recipes" / "accelerate" / "replicas.yaml"
 
 
@@ -50,34 +54,33 @@ def test_a_killed_process_ends_all(home: TinyHome, monkeypatch: pytest.MonkeyPat
     assert len(message.split()) <= MOST_WORDS + 1
 
 
-def test_other_commands_run_in_one_process(home: TinyHome) -> None:
-    assert IN_SEVERAL_PROCESSES == ("train",)
-    codes, printed = start(2, ["-m", "selfdistill", "report", str(home.folder)], 60)
-    assert codes == [2, 2]
-    assert said(printed) == [
-        "selfdistill: report runs in one process, and 2 were started. Start it without torchrun or accelerate launch; "
-        "train runs in several."
-    ]
+def test_other_commands_run_in_one_process(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without waiting for the others: WORLD_SIZE may be there for another reason."""
+    for rank, message in (("0", MESSAGE), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        for command in COMMANDS.keys() - {"train"}:
+            assert home.run(command) == Said(2, "", message)
 
 
-def launched(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def launched(*command: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
         [sys.executable, "-m", *command],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=100,
-        check=False,
     )
 
 
 def test_accelerate_launch_with_the_recipe(home: TinyHome) -> None:
     """Two processes write what one writes, and say it once; one process is refused to go on with their run."""
     launch = ("accelerate.commands.launch", f"--config_file={RECIPE}", "--num_processes=2", "-m", "selfdistill")
-    done = launched(*launch, *train())
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("4 prompts per step in 2 processes") == 1
-    assert done.stdout.count("Model and records are in out.") == 1
+    launcher = launched(*launch, *train())
+    out, errors = launcher.communicate(timeout=100)
+    assert launcher.returncode == 0, errors
+    assert out.count("4 prompts per step in 2 processes") == 1
+    assert out.count("Model and records are in out.") == 1
     config = home.read("out/run_config.json")
     assert config["fingerprints"]["processes"] == "2"
     first = [row["id"] for row in home.lines("out/rollouts.jsonl") if row["step"] == 1]
@@ -87,14 +90,17 @@ def test_accelerate_launch_with_the_recipe(home: TinyHome) -> None:
     assert home.run(*train("--allow_changes")).code == 0
 
 
-def test_torchrun_says_a_mistake_once(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_launchers_say_a_mistake_once(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on two machines, which find each other by the address of the first."""
     monkeypatch.setenv("FAULT", "mistake")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    worker = ("-m", "tests.distributed.worker", str(home.folder), "command")
-    done = launched("torch.distributed.run", "--nproc_per_node=2", *worker, *train())
-    assert done.returncode == 1  # whatever its processes end with
-    assert said([done.stdout, done.stderr]) == ["selfdistill: the engine is out of order"]
-    assert "exitcode  : 2" in done.stderr
+    nodes = ("torch.distributed.run", "--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={free_port()}")
+    worker = ("-m", "tests.distributed.worker", str(home.folder), "command", *train())
+    launchers = [launched(*nodes, f"--node_rank={rank}", *worker) for rank in range(2)]
+    printed = [text for launcher in launchers for text in launcher.communicate(timeout=100)]
+    assert [launcher.returncode for launcher in launchers] == [1, 1]  # whatever their processes end with
+    assert said(printed) == ["selfdistill: the engine is out of order"]
+    assert "exitcode  : 2" in printed[3]
 
 
 def test_accelerate_reads_every_key_of_the_recipe() -> None:

@@ -48,6 +48,7 @@ def test_each_exchange(two: Path) -> None:
     assert first["totals"] == [3.0, 1.0]
     assert first["raised a mistake"] == "UserError: a mistake"
     assert [name for name, asked in first["agreed"].items() if asked] == ["should_save"]
+    assert first["split"].startswith("The model's weights are split over processes (tensor parallelism or FSDP)")
     assert first["loss"] == 0.25 + 1.25
     summed = {"both": [3.0, 30.0], "one": [5.0, 6.0], "none": None, "bf16": [2 * 2.0**-20 + 1, 3.0, 1.0]}
     assert first["gradients"] == summed  # in fp32: bfloat16 would lose the 2 * 2**-20

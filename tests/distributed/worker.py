@@ -10,14 +10,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from benchmarks.processes import CONFIGURATIONS, SHAPES, train
 from selfdistill.errors import UserError
 from selfdistill.launcher import place
+from selfdistill.method.accepted import check_model
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.processes import Processes
 from tests.support.checkpointed import CHECKPOINTS
-from tests.support.training import make_config, make_trainer
+from tests.support.mistakes import mistake
+from tests.support.training import make_config, make_trainer, student
 
 SAVED: dict[str, Any] = {**CHECKPOINTS, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
 """A run of four steps with checkpoints, four rows a step in two processes."""
@@ -51,6 +55,9 @@ def exchanges(folder: Path) -> None:
     here.agree(control)
     found["agreed"] = vars(control)
     found |= _summed(here)
+    mesh, model = init_device_mesh("cpu", (here.size,)), student()
+    model.lm_head.weight = torch.nn.Parameter(distribute_tensor(model.lm_head.weight.detach(), mesh, [Shard(0)]))
+    found["split"] = mistake(check_model, model)
     (folder / f"exchanges-{here.rank}.json").write_text(json.dumps(found))
 
 

@@ -1,7 +1,7 @@
 """The order of the training rows when several processes train together."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from torch.utils.data import DataLoader
@@ -18,7 +18,7 @@ def deal_whole_batches(accelerator: "Accelerator", processes: Processes) -> None
     So every process knows the rows of a step, and takes its share. accelerate would give each process other batches,
     and fill up the last ones with rows that were used already.
     """
-    accelerator.prepare_data_loader = partial(_prepared, accelerator, processes)
+    cast(Any, accelerator).prepare_data_loader = partial(_prepared, accelerator, processes)
 
 
 def _prepared(accelerator: "Accelerator", processes: Processes, loader: DataLoader[Any], **_: Any) -> Any:
