@@ -14,8 +14,13 @@ from selfdistill.models.output_head import check_head
 from selfdistill.models.quantization import quantized_to
 
 
-def check_arguments(args: Any, rows: Any) -> None:
-    """Checks the trainer's settings and rows. Raises TypeError for settings of another kind, UserError for rows."""
+def check_arguments(args: Any, rows: Any, model: Any) -> None:
+    """Checks the kind of a trainer's settings, rows and model.
+
+    Raises:
+        TypeError: the settings are no SDFTConfig.
+        UserError: the rows are none, or the model is wrapped for several devices or processes.
+    """
     if not isinstance(args, SDFTConfig):
         raise TypeError(f"args must be a SDFTConfig, not {type(args).__name__}")
     args.use_one_device()
@@ -23,6 +28,11 @@ def check_arguments(args: Any, rows: Any) -> None:
         raise UserError(f"train_dataset is a mapping of {', '.join(map(str, rows))}. Give one split of it.")
     if rows is None or isinstance(rows, str | bytes):
         raise UserError("train_dataset: give rows, such as a datasets.Dataset or a list of dicts.")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UserError(
+            f"The model is wrapped in {type(model).__name__}: give the model itself. torchrun --nproc_per_node 8 "
+            "starts a process for each of 8 GPUs, and the trainer adds up their gradients."
+        )
 
 
 def check_model(model: PreTrainedModel) -> None:
@@ -36,11 +46,6 @@ def check_model(model: PreTrainedModel) -> None:
             )
     if not adapters and (bits := quantized_to(model)):
         raise UserError(f"The model's weights are quantized to {bits}, which can't be trained: give peft_config.")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise UserError(
-            f"The model is wrapped in {type(model).__name__}: give the model itself. torchrun --nproc_per_node 8 "
-            "starts a process for each of 8 GPUs, and the trainer adds up their gradients."
-        )
     if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         raise UserError(
             "The model's weights are split over processes (tensor parallelism or FSDP), which training here does not "

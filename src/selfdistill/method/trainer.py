@@ -26,6 +26,7 @@ from selfdistill import run_folder
 from selfdistill.checkpoints.commit import install, tidy
 from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import UserError
+from selfdistill.method.accelerator import leave_replicas_alone
 from selfdistill.method.accepted import check_arguments, check_model
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
@@ -37,7 +38,6 @@ from selfdistill.method.optimizers import make_optimizer, optimizer_name
 from selfdistill.method.processes import Processes
 from selfdistill.method.rollout.engine import RolloutEngine
 from selfdistill.method.rollout.engines import describe
-from selfdistill.method.row_order import deal_whole_batches
 from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
 from selfdistill.method.run_log import RunLog
 from selfdistill.method.save_size import check_save_space
@@ -99,7 +99,7 @@ class SDFTTrainer(Trainer):
         facts: Mapping[str, str] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        check_arguments(args, train_dataset)
+        check_arguments(args, train_dataset, model)
         student, tokenizer = _loaded(model, args, processing_class, peft_config)
         check_model(student)
         check_liger_for(student.config, args)
@@ -121,10 +121,7 @@ class SDFTTrainer(Trainer):
             raise UserError("A loss scaler is active: float16 autocast is not used here. Start without it.")
         self.remove_callback(PrinterCallback)  # would print every log line
         self.processes = Processes.here(args.device)
-        if self.processes.size > 1:
-            deal_whole_batches(self.accelerator, self.processes)
-            # no DistributedDataParallel around the model: see ``processes``
-            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        leave_replicas_alone(self.accelerator, self.processes)
         fit_attention(student)
         self.timer = PhaseTimer(args.device)
         self.step = Step(

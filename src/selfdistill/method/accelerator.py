@@ -1,4 +1,4 @@
-"""The order of the training rows when several processes train together."""
+"""What accelerate does for several processes, and is not wanted here: wrapping the model, dealing out batches."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def deal_whole_batches(accelerator: "Accelerator", processes: Processes) -> None:
-    """Makes an accelerator prepare data loaders that give every process the same batches, in the same order.
+def leave_replicas_alone(accelerator: "Accelerator", processes: Processes) -> None:
+    """Makes an accelerator leave models unwrapped (``processes`` says why), and give every process the same batches, in
+    the same order. With one process it stays as it is.
 
     So every process knows the rows of a step, and takes its share. accelerate would give each process other batches,
     and fill up the last ones with rows that were used already.
     """
-    cast(Any, accelerator).prepare_data_loader = partial(_prepared, accelerator, processes)
+    if processes.size > 1:
+        own = cast(Any, accelerator)
+        own.prepare_model = partial(accelerator.prepare_model, evaluation_mode=True)
+        own.prepare_data_loader = partial(_prepared, accelerator, processes)
 
 
 def _prepared(accelerator: "Accelerator", processes: Processes, loader: DataLoader[Any], **_: Any) -> Any:
