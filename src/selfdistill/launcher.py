@@ -106,7 +106,8 @@ class _Together:
                 f"WORLD_SIZE={here.size}, but the processes don't find each other (MASTER_ADDR, MASTER_PORT). Start "
                 "with torchrun or accelerate launch, or unset WORLD_SIZE."
             ) from error
-        self._store = distributed.PrefixStore("selfdistill", store)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may start all anew
+        self._store = distributed.PrefixStore(f"selfdistill/{attempt}", store)
         self._spoke: bool | None = None
         self._over = threading.Event()
 

@@ -110,7 +110,7 @@ def test_another_number_of_processes_is_a_change(three: Path) -> None:
 
 def test_one_process_goes_on_with_the_run_of_two(two: Path, tmp_path: Path) -> None:
     shutil.copytree(two / "stopped", tmp_path / "run")
-    settings: dict[str, Any] = {**worker.SAVED, "per_device_train_batch_size": 4}  # the same rows a step
+    settings: dict[str, Any] = {**worker.SAVED, "per_device_train_batch_size": 2}  # the same rows a step
     trainer = make_trainer(tmp_path / "run", **settings)
     trainer.checkpoints.on_warning = lambda text: None
     trainer.train(resume_from_checkpoint=True, allow_changes=True)

@@ -23,7 +23,7 @@ from tests.support.checkpointed import CHECKPOINTS
 from tests.support.mistakes import mistake
 from tests.support.training import make_config, make_trainer, student
 
-SAVED: dict[str, Any] = {**CHECKPOINTS, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+SAVED: dict[str, Any] = {**CHECKPOINTS, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
 """A run of four steps with checkpoints, four rows a step in two processes."""
 
 
@@ -85,12 +85,12 @@ def unbroken(folder: Path) -> None:
 
 
 def stopped(folder: Path) -> None:
-    """The same run, stopped after the second step: by a callback of process 1 alone."""
+    """The same run, stopped after the second step: by a callback of process 1 alone, which asks within the step."""
     from transformers import TrainerCallback
 
     class Stops(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if place().rank == 1 and state.global_step == 2:
+        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if place().rank == 1 and state.global_step == 1:
                 control.should_training_stop = True
 
     make_trainer(folder / "stopped", options={"callbacks": [Stops()]}, **SAVED).train()

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def leave_replicas_alone(accelerator: "Accelerator", processes: Processes) -> None:
     """Makes an accelerator leave models unwrapped (``processes`` says why), and give every process the same batches, in
-    the same order. With one process it stays as it is.
+    the same order.
 
     So every process knows the rows of a step, and takes its share. accelerate would give each process other batches,
     and fill up the last ones with rows that were used already.
     """
+    own = cast(Any, accelerator)
+    own.prepare_model = partial(accelerator.prepare_model, evaluation_mode=True)
     if processes.size > 1:
-        own = cast(Any, accelerator)
-        own.prepare_model = partial(accelerator.prepare_model, evaluation_mode=True)
         own.prepare_data_loader = partial(_prepared, accelerator, processes)
 
 

@@ -32,7 +32,8 @@ from selfdistill.method.master_weights import MasterWeights
 
 BUCKET_ELEMENTS = 1 << 24
 """Gradients that are sent at once: 17 million, 67 MB. A larger parameter is sent by itself."""
-CONTROLS = ("should_training_stop", "should_epoch_stop", "should_save", "should_log")
+STOPS = ("should_training_stop", "should_epoch_stop")
+CONTROLS = (*STOPS, "should_save", "should_log")
 """What a callback can ask transformers' Trainer for, and all processes must do together."""
 
 _T = TypeVar("_T")
@@ -41,7 +42,7 @@ _T = TypeVar("_T")
 class Processes:
     """The processes of a run, seen from one of them. With one process nothing is exchanged.
 
-    Every method but ``own`` must be called by all processes, in the same order.
+    Every method but ``own``, ``in_order`` and ``postpone`` must be called by all processes, in the same order.
 
     Args:
         rank: number of this process, from 0. Process 0 is the main one: it alone writes.
@@ -55,6 +56,7 @@ class Processes:
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
         self.rank, self.size = rank, size
         self._device = device or torch.device("cpu")
+        self._postponed: set[str] = set()
 
     @classmethod
     def here(cls, device: torch.device | None = None) -> "Processes":
@@ -129,9 +131,17 @@ class Processes:
         """Sets what a callback of one process asked for (a TrainerControl's ``CONTROLS``) in all of them."""
         if self.size == 1:
             return
-        asked = self.totals(*(float(getattr(control, name)) for name in CONTROLS))
+        asked = self.totals(*(float(getattr(control, name) or name in self._postponed) for name in CONTROLS))
+        self._postponed.clear()
         for name, count in zip(CONTROLS, asked, strict=True):
             setattr(control, name, count > 0)
+
+    def postpone(self, control: Any) -> None:
+        """Keeps what a callback asked for within a step until ``agree``, so that no process leaves the step alone."""
+        for name in STOPS if self.size > 1 else ():
+            if getattr(control, name):
+                self._postponed.add(name)
+                setattr(control, name, False)
 
     # -- weights and gradients ---------------------------------------------------------------------------------------
 

@@ -174,10 +174,11 @@ class SDFTTrainer(Trainer):
             self.run_config = self._make_run_config()
             check_same_run(self.processes.gathered(self.run_config))
             self.checkpoints.open(resume_from_checkpoint, self.run_config, allow_changes=allow_changes)
-            self.processes.share_weights(self.step.masters)
+            source = self.checkpoints.source
+            if source is None:
+                self.processes.share_weights(self.step.masters)
             self.step.begin()
             self._hooks.forget()
-            source = self.checkpoints.source
             stack.enter_context(self.step.masters.attached())
             return super().train(None if source is None else str(source), *arguments, **options)
 
@@ -366,6 +367,9 @@ class _StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.end_step(control)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.processes.postpone(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.processes.agree(control)
