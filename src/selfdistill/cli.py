@@ -37,6 +37,9 @@ COMMANDS = {
     "recipes": Command("report:RecipesOptions", "list the recipes: files with settings"),
 }
 
+IN_SEVERAL_PROCESSES = "train"
+"""The command that torchrun and accelerate launch can start in several processes."""
+
 HELP = """usage: selfdistill COMMAND [options]
 
 Teach a language model new skills from demonstrations by self-distillation,
@@ -63,11 +66,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: a flag is wrong (code 2), or help was asked for (code 0).
+
+    Of several processes that a launcher started all end with the same code, and one message is printed.
     """
+    from selfdistill.launcher import place, run_together
     from selfdistill.progress import plain_output
 
+    arguments = list(sys.argv[1:] if argv is None else argv)
     with plain_output() as output:
-        code = _main(list(sys.argv[1:] if argv is None else argv))
+        here = place()
+        if here.size == 1 or arguments[:1] == [IN_SEVERAL_PROCESSES]:
+            code = run_together(lambda: _main(arguments))
+        else:
+            code = 2
+            if here.rank == 0:
+                print(
+                    f"selfdistill: {here.size} processes were started (WORLD_SIZE), and only {IN_SEVERAL_PROCESSES} "
+                    "runs in several. Start this command without torchrun or accelerate launch.",
+                    file=sys.stderr,
+                )
         output.flush()
     if code == 0 and output.failure is not None and not isinstance(output.failure, BrokenPipeError):
         print(f"selfdistill: some of the output could not be written: {output.failure.strerror}.", file=sys.stderr)
@@ -76,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())))
         return 0 if arguments else 2
@@ -104,7 +122,9 @@ def _main(arguments: list[str]) -> int:
 
 
 def _failed(message: str, code: int) -> int:
-    print(f"selfdistill: {printable(message)}", file=sys.stderr)
+    from selfdistill.launcher import tell
+
+    tell(f"selfdistill: {printable(message)}")
     return code
 
 
@@ -158,10 +178,11 @@ def _dispatch(command: str, arguments: Sequence[str]) -> int:
     options = parse(command, arguments)
     from importlib import import_module
 
+    from selfdistill.launcher import place
     from selfdistill.progress import PlainConsole
 
     module = import_module(f"selfdistill.commands.{command}")
-    return module.run(options, PlainConsole(highlight=False)) or 0
+    return module.run(options, PlainConsole(highlight=False, quiet=place().rank > 0)) or 0
 
 
 def _defaults(options_class: type, arguments: Sequence[str]) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from peft import LoraConfig
 
 from selfdistill import run_folder
+from selfdistill.method.fingerprints import PROCESSES, changes, in_words
 from tests.support.checkpointed import CHECKPOINTS, finished, resumed
 from tests.support.mistakes import mistake
 from tests.support.tiny import byte_tokenizer
@@ -153,3 +155,15 @@ def test_the_seed_of_the_order_is_that_of_the_checkpoint(tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "run" / "checkpoint-4")
     make_trainer(tmp_path / "run", **settings).train(resume_from_checkpoint=True)
     assert lines(tmp_path / "run", "rollouts.jsonl") == rollouts
+
+
+def test_a_checkpoint_that_names_no_number_of_processes_is_of_one(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "run", **CHECKPOINTS)
+    trainer.train()
+    now = trainer.run_config
+    assert now.fingerprints[PROCESSES] == "1"
+    unnamed = replace(now, fingerprints={name: v for name, v in now.fingerprints.items() if name != PROCESSES})
+    assert changes(unnamed, now) == {}
+    of_two = replace(now, fingerprints={**now.fingerprints, PROCESSES: "2"})
+    assert changes(unnamed, of_two) == {PROCESSES: ("1", "2")}
+    assert in_words(changes(of_two, unnamed)) == "processes 2, now 1"

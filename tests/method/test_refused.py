@@ -8,7 +8,7 @@ import pytest
 from transformers.trainer_utils import SaveStrategy
 
 from selfdistill.method.config import SDFTConfig
-from selfdistill.method.refused import REFUSED, REFUSED_VALUES
+from selfdistill.method.refused import REFUSED, REFUSED_VALUES, REFUSED_VARIABLES
 from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions
 from selfdistill.training.settings import trainer_config
@@ -43,6 +43,17 @@ def test_each_value_is_refused_by_name(tmp_path: Path, name: str, value: str):
     if name not in FIELDS:
         pytest.skip("the installed transformers has no such field")
     assert refused(tmp_path, **{name: value}).startswith(f"{name}={value!r} can't be used here. ")
+
+
+@pytest.mark.parametrize("name", REFUSED_VARIABLES)
+def test_what_accelerate_launch_was_told_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    for value in ("false", "no", "NO"):
+        monkeypatch.setenv(name, value)
+        make_config(tmp_path)
+    monkeypatch.setenv(name, "true")
+    said = mistake(make_config, tmp_path)
+    assert said.startswith(f"{name}=true: {REFUSED_VARIABLES[name]} is not used here; every process has whole weights.")
+    assert "recipes/accelerate/replicas.yaml" in said
 
 
 def test_a_value_may_be_an_enumerations_member(tmp_path: Path):

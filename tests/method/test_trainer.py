@@ -172,7 +172,7 @@ def test_a_model_given_by_name_is_loaded_on_the_training_device(
         asked.append((name, options))
         return student()
 
-    monkeypatch.setattr("selfdistill.method.trainer.load_model", load)
+    monkeypatch.setattr("selfdistill.method.accepted.load_model", load)
     make_trainer(tmp_path, model="a-name", use_cpu=True)
     assert asked == [("a-name", {"device": "cpu"})]
 

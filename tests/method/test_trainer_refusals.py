@@ -105,9 +105,19 @@ def test_a_model_in_memory_needs_its_tokenizer(tmp_path: Path) -> None:
     assert "processing_class" in mistake(SDFTTrainer, student(), make_config(tmp_path), ROWS)
 
 
-def test_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_did_not_find_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would train as if alone, and write into the same folder."""
     monkeypatch.setattr(SDFTConfig, "world_size", property(lambda _: 2))
-    assert "2 processes" in mistake(make_config, tmp_path)
+    said = mistake(make_config, tmp_path)
+    assert said.startswith("WORLD_SIZE=1, but transformers found 2 processes on cpu. Start with torchrun ")
+
+
+@pytest.mark.parametrize("wrapper", [torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel])
+def test_a_wrapped_model(tmp_path: Path, wrapper: Any) -> None:
+    wrapped = wrapper.__new__(wrapper)  # __init__ would need GPUs, or other processes
+    torch.nn.Module.__init__(wrapped)
+    said = refused(tmp_path, model=wrapped)
+    assert said.startswith(f"The model is wrapped in {wrapper.__name__}: give the model itself. torchrun ")
 
 
 def test_of_several_gpus_one_is_used_and_that_is_said(tmp_path: Path) -> None:

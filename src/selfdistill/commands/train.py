@@ -1,11 +1,13 @@
 """``selfdistill train``."""
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from selfdistill.checkpoints.lock import check_unlocked
+from selfdistill.launcher import place
 from selfdistill.settings.train import TrainOptions
 
 
@@ -17,7 +19,8 @@ def run(options: TrainOptions, console: Console) -> None:
     """
     options.check()
 
-    from selfdistill.training.dry_run import dry_run  # loads torch
+    from selfdistill.method.processes import Processes  # loads torch
+    from selfdistill.training.dry_run import dry_run
     from selfdistill.training.prepare import require_memory
     from selfdistill.training.resume import begun_run, check_begun, taken_over, train
     from selfdistill.training.run import (
@@ -32,13 +35,15 @@ def run(options: TrainOptions, console: Console) -> None:
         dry_run(options, console)
         return
     folder = Path(str(options.run.output_dir))
-    check_unlocked(folder)
+    if place().rank == 0:
+        check_unlocked(folder)
     prepared = prepared_run(options, console)
-    check_overwrite(prepared)
-    begun = begun_run(prepared)
+    processes = Processes.here(prepared.device)
+    processes.once(lambda: check_overwrite(prepared))
+    begun = processes.once(lambda: begun_run(prepared))
     if begun is not None:
         prepared = taken_over(prepared, begun)
-        if check_begun(prepared, begun):
+        if processes.once(partial(check_begun, prepared, begun)):
             console.print(f"The run in {escape(str(folder))} is finished. Nothing is left to train.")
             return
     require_memory(prepared)

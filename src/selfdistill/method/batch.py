@@ -130,15 +130,21 @@ def loss_positions(
     return tuple(at for at in range(len(ids)) if not start <= at < start + skip)
 
 
-def weigh(samples: Sequence[Sample], reduction: Reduction) -> list[Sample]:
+def weigh(
+    samples: Sequence[Sample], reduction: Reduction, totals: Callable[..., Sequence[float]] = lambda *own: own
+) -> list[Sample]:
     """Returns the samples with the weight of their tokens set, so that the step's loss is the weighted sum.
 
     ``rollout_mean``: 1 / (rollouts * loss tokens of the rollout): the mean over rollouts of each one's mean.
     ``token_mean``: 1 / all loss tokens. Rollouts without loss tokens have weight 0 and are not counted.
+
+    Args:
+        samples: those of a step that are at hand.
+        reduction: one of the two above.
+        totals: from the numbers of rollouts and of tokens with loss among ``samples`` to those of the whole step.
     """
     counts = [len(sample.loss_positions) for sample in samples]
-    learning = sum(count > 0 for count in counts)
-    total = sum(counts)
+    learning, total = totals(sum(count > 0 for count in counts), sum(counts))
 
     def weight(count: int) -> float:
         if count == 0:

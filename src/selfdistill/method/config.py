@@ -1,16 +1,20 @@
 """SDFTConfig: transformers' TrainingArguments and the method's settings in one class, with our defaults."""
 
+import os
 import warnings
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
+from torch import distributed
 from transformers import Trainer, TrainingArguments
 
 from selfdistill.errors import UserError, brief
+from selfdistill.launcher import place
 from selfdistill.method.liger import check_liger
 from selfdistill.method.needs import check_choices, check_needs
 from selfdistill.method.optimizers import optimizer_name
-from selfdistill.method.refused import refuse_ignored
+from selfdistill.method.refused import refuse_ignored, refuse_launch
 from selfdistill.models.device import default_device, prepare_device
 from selfdistill.settings.method import MethodConfig
 
@@ -19,8 +23,8 @@ from selfdistill.settings.method import MethodConfig
 class SDFTConfig(MethodConfig, TrainingArguments):
     """Settings of one training run.
 
-    An optimizer step uses per_device_train_batch_size x gradient_accumulation_steps prompts. The completions of all of
-    them are sampled together, before the first micro-batch.
+    An optimizer step uses per_device_train_batch_size x gradient_accumulation_steps prompts in every process. The
+    completions of all of them are sampled together, before the first micro-batch.
 
     Raises:
         UserError: a setting is out of range, would be ignored, or is not supported by this trainer.
@@ -43,6 +47,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
             raise UserError("template: auto is for the command line, which measures it. Name a template here.")
         check_needs(self)
         refuse_ignored(self)
+        refuse_launch(os.environ)
         optimizer_name(self)
         if (
             "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
@@ -50,6 +55,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
             self.gradient_checkpointing = self.gradient_checkpointing or self.activation_checkpointing
         if not self.use_cpu:
             prepare_device(default_device())  # before transformers initialises it
+        self._join()
         super().__post_init__()
         prepare_device(self.device)
         self.activation_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
@@ -57,24 +63,38 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         self._check_optimizer()
         check_liger(self)
 
+    def _join(self) -> None:
+        """Makes the process group of CPUs, which transformers makes only for GPUs as the settings say."""
+        if place().size == 1 or not (self.use_cpu or default_device().type == "cpu"):
+            return
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        if not distributed.is_initialized():
+            distributed.init_process_group("gloo", timeout=timedelta(seconds=self.ddp_timeout))
+
     def _check_device(self) -> None:
-        """Checks that the environment asks for no autocast and no second process, and uses one device."""
+        """Checks that the environment asks for no autocast, that every process found the others, and uses one device
+        in each."""
         precision = getattr(self, "mixed_precision", "no")
         if precision != "no":
             raise UserError(
                 f"ACCELERATE_MIXED_PRECISION={precision}: autocast is not used here. Unset it, and load the model in "
                 "the dtype to compute in (--dtype bfloat16 or float32)."
             )
-        if self.world_size > 1:
+        if self.world_size != place().size:
             raise UserError(
-                f"{self.world_size} processes: training runs in one process only. Start it without a launcher."
+                f"WORLD_SIZE={place().size}, but transformers found {self.world_size} processes on {self.device.type}. "
+                "Start with torchrun or accelerate launch, on CUDA, XPU or CPUs."
             )
         self.use_one_device()
 
     def use_one_device(self) -> None:
         """Uses one of several visible GPUs, with a warning. transformers would multiply the batch by their number."""
         if self.n_gpu > 1:
-            warnings.warn(f"{self.n_gpu} GPUs are visible; one of them is used.", stacklevel=4)
+            warnings.warn(
+                f"{self.n_gpu} GPUs are visible; one of them is used. torchrun --nproc_per_node {self.n_gpu} -m "
+                "selfdistill train ... uses all.",
+                stacklevel=4,
+            )
             self._n_gpu = 1
 
     def _check_optimizer(self) -> None:

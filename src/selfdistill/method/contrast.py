@@ -47,8 +47,11 @@ class OtherDemonstrations:
         limit = length_limits(config, model_config).teacher_prompt
         self._limit = NO_LIMIT if limit is None else limit.tokens
 
-    def prompts(self, pairs: Sequence[PromptPair], number: int) -> list[tuple[int, ...]]:
+    def prompts(
+        self, pairs: Sequence[PromptPair], number: int, of_step: Sequence[PromptPair] | None = None
+    ) -> list[tuple[int, ...]]:
         """Token ids of the teacher's prompt of every row of step ``number`` (from 0), with another row's demonstration.
+        ``of_step`` are the step's rows, if ``pairs`` are only some of them.
 
         The other row is one of the step, by a random number that depends only on seed, step and row. If the step has no
         other row, or none whose demonstration fits the limit on the teacher's prompt, it is the next row of the data
@@ -57,7 +60,7 @@ class OtherDemonstrations:
         Raises:
             UserError: no other row's demonstration fits.
         """
-        return [self._prompt(pair, pairs, number) for pair in pairs]
+        return [self._prompt(pair, pairs if of_step is None else of_step, number) for pair in pairs]
 
     def _prompt(self, pair: PromptPair, pairs: Sequence[PromptPair], number: int) -> tuple[int, ...]:
         for other in self._others(pair.example.id, pairs, number):

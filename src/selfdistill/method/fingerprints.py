@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill import run_folder
-from selfdistill.errors import quoted
+from selfdistill.errors import UserError, quoted
 from selfdistill.models.output_head import unwrapped
 from selfdistill.records.runs import RunConfig
 from selfdistill.types import PromptPair
@@ -24,6 +24,10 @@ FREE = {
 """Settings that may differ when a run is resumed, since its weights do not depend on them."""
 FREE_KINDS = ("logging_", "log_", "save_", "hub_", "push_to_hub", "include_", "eval_", "load_best_")
 """Beginnings of the names of others."""
+PROCESSES = "processes"
+"""Name of the number of processes among the fingerprints."""
+ABSENT = {PROCESSES: "1"}
+"""What it means that a fingerprint is missing, other than that there was none."""
 OF_THE_PLACE = ("_name_or_path", "transformers_version", "architectures", "use_cache", "dtype", "torch_dtype")
 """Keys of a model's config that depend on how it was loaded or saved, or are compared by themselves."""
 SET_BY_TRAINING = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -77,10 +81,25 @@ def changes(before: RunConfig, now: RunConfig) -> dict[str, tuple[str, str]]:
         if old != new and not _is_free(name) and not (name == "model_name" and _same_place(old, new)):
             differing[name] = (quoted(old, SHORT), quoted(new, SHORT))
     for name in sorted(before.fingerprints.keys() | now.fingerprints.keys()):
-        old, new = before.fingerprints.get(name, "none"), now.fingerprints.get(name, "none")
+        missing = ABSENT.get(name, "none")
+        old, new = before.fingerprints.get(name, missing), now.fingerprints.get(name, missing)
         if old != new:
             differing[name] = (old, new)
     return differing
+
+
+def check_same_run(configs: Sequence[RunConfig]) -> None:
+    """Compares the runs that the processes of one run are about to make, by rank.
+
+    Raises:
+        UserError: a process has other settings, data or another model than the main one.
+    """
+    for rank, other in enumerate(configs):
+        if differing := changes(configs[0], other):
+            raise UserError(
+                f"Process 0 and process {rank} differ: {in_words(differing)}. Give all the same command, data and "
+                "model."
+            )
 
 
 def in_words(differing: dict[str, tuple[str, str]]) -> str:

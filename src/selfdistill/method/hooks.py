@@ -16,7 +16,7 @@ class Hooks:
         RuntimeError: the installed Trainer lacks one of the hooks.
     """
 
-    IN_A_STEP = ("get_batch_samples", "training_step", "create_optimizer", "_get_grad_norm")
+    IN_A_STEP = ("get_train_dataloader", "get_batch_samples", "training_step", "create_optimizer", "_get_grad_norm")
     LOADING = ("_load_from_checkpoint", "_load_optimizer_and_scheduler")
     OTHERS = ("_clip_grad_norm", "_save_checkpoint", "_save", "_load_rng_state", *LOADING)
 

@@ -1,12 +1,17 @@
 """Fields of transformers' TrainingArguments that this trainer would ignore or fail on, and refuses instead."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, cast
 
 from selfdistill.errors import UserError, quoted
 
 _NO_EVALUATION = "Training does not evaluate; score the model afterwards with selfdistill eval."
-_ONE_PROCESS = "Training runs in one process, on one device."
+_REPLICAS = (
+    "Every process has whole weights; nothing is split. For a larger model: --lora_r, --quantize 4bit, or an optimizer "
+    "of 8 bits."
+)
+_OWN_EXCHANGE = "The training step adds up gradients by itself, in fp32; the model is not wrapped."
 _OWN_LOSS = "The loss is the method's own."
 _NOT_COMPILED = "The training step runs the model's own modules, which nothing compiles."
 
@@ -44,25 +49,35 @@ REFUSED: dict[str, str] = {
     "resume_from_checkpoint": "Give it to trainer.train(), or give --resume.",
     "bf16": "Autocast is not used here. Load the model in the dtype to compute in (--dtype).",
     "fp16": "Autocast is not used here, and float16 has no loss scale. Train in bfloat16 or float32 (--dtype).",
-    "fsdp": _ONE_PROCESS,
-    "fsdp_config": _ONE_PROCESS,
-    "deepspeed": _ONE_PROCESS,
-    "parallelism_config": _ONE_PROCESS,
-    "average_tokens_across_devices": _ONE_PROCESS,
-    "ddp_find_unused_parameters": _ONE_PROCESS,
-    "ddp_bucket_cap_mb": _ONE_PROCESS,
-    "ddp_broadcast_buffers": _ONE_PROCESS,
-    "ddp_static_graph": _ONE_PROCESS,
-    "ddp_backend": _ONE_PROCESS,
+    "fsdp": _REPLICAS,
+    "fsdp_config": _REPLICAS,
+    "deepspeed": _REPLICAS,
+    "parallelism_config": _REPLICAS,
+    "average_tokens_across_devices": "The loss counts the tokens of all processes anyway.",
+    "ddp_find_unused_parameters": _OWN_EXCHANGE,
+    "ddp_bucket_cap_mb": _OWN_EXCHANGE,
+    "ddp_broadcast_buffers": _OWN_EXCHANGE,
+    "ddp_static_graph": _OWN_EXCHANGE,
+    "save_on_each_node": "Process 0 alone writes.",
+    "ddp_backend": "It is NCCL on CUDA, XCCL on XPU and gloo on CPUs.",
 }
 """Fields that must keep their default, with the reason."""
 REFUSED_VALUES: dict[tuple[str, str], str] = {
     ("train_sampling_strategy", "group_by_length"): "Micro-batches are sorted by length anyway.",
+    ("train_sampling_strategy", "batch_rebalance"): "Micro-batches are sorted by length anyway.",
     ("save_strategy", "best"): _NO_EVALUATION,
     ("lr_scheduler_type", "reduce_lr_on_plateau"): _NO_EVALUATION,
     ("lr_scheduler_type", "greedy"): _NO_EVALUATION,
 }
 """Refused values of fields whose other values are accepted, with the reason."""
+REFUSED_VARIABLES: dict[str, str] = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
+    "ACCELERATE_DYNAMO_BACKEND": "torch.compile",
+}
+"""Environment variables by which accelerate launch asks for something that this trainer does not do, and what."""
 
 
 def refuse_ignored(args: Any) -> None:
@@ -84,6 +99,16 @@ def refuse_ignored(args: Any) -> None:
             "push_to_hub=True: checkpoints are not pushed while a run trains. Give hub_strategy=end too, which pushes "
             "the trained model."
         )
+
+
+def refuse_launch(environment: Mapping[str, str]) -> None:
+    """Checks what accelerate launch was told. Raises UserError if a variable of REFUSED_VARIABLES asks for its part."""
+    for name, asked in REFUSED_VARIABLES.items():
+        if environment.get(name, "").lower() not in ("", "no", "false", "0"):
+            raise UserError(
+                f"{name}={environment[name]}: {asked} is not used here; every process has whole weights. Launch with "
+                "recipes/accelerate/replicas.yaml or torchrun; for a larger model give --lora_r or --quantize 4bit."
+            )
 
 
 def _is_unset(value: Any) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfdistill import run_folder
 from selfdistill.method.batch import MicroBatch, Part, Sample
+from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.step import PartLoss
 from selfdistill.records.runs import RolloutRecord, RunConfig, RunState
 
@@ -24,8 +25,20 @@ METRIC_OF = {"teacher": "divergence", "start": "anchor_divergence", "tokens": "c
 """Name of the metric that averages a part's per-token values, by the part's target."""
 
 
+@dataclass(slots=True)
+class _Share:
+    """What a process recorded in a step, and the others don't know yet."""
+
+    tokens: int = 0
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    counts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    rollouts: list[RolloutRecord] = field(default_factory=list[RolloutRecord])
+
+
 class RunLog:
     """Collects a run's metrics and rollouts, and writes them.
+
+    Of several processes each collects its own and the main one writes; after ``write_rollouts`` all know all numbers.
 
     What a part of a micro-batch leaves stays on its device until ``means`` or ``write_rollouts`` needs it, and is then
     copied all at once: a copy waits for everything that the device has queued.
@@ -34,13 +47,22 @@ class RunLog:
         folder: the run folder.
         tokenizer: decodes token ids for the records.
         rollouts_per_step: number of rollouts written per step; None for all.
+        processes: of the run.
     """
 
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, rollouts_per_step: int | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        rollouts_per_step: int | None,
+        processes: Processes = ALONE,
+    ) -> None:
         self.folder = folder
         self.tokens_seen = 0
         self.skipped_steps = 0
         """Steps that changed nothing, since their gradients were not finite."""
+        self._processes = processes
+        self._share = _Share()
         self._tokenizer = tokenizer
         self._rollouts_per_step = rollouts_per_step
         self._sums: dict[str, float] = defaultdict(float)
@@ -73,10 +95,13 @@ class RunLog:
         self._started = time.perf_counter() - before.seconds
         self._seconds_before = before.seconds
         self.tokens_seen, self.skipped_steps = before.tokens_seen, before.skipped_steps
+        self._share = _Share()
         for kept in (self._sums, self._counts, self._rollouts, self._on_device, self._step):
             kept.clear()  # left by an interrupted step
         self._sums.update({name: math.nan if total is None else total for name, total in before.sums.items()})
         self._counts.update(before.counts)
+        if not self._processes.is_main:
+            return []
         for name in (run_folder.METRICS, run_folder.ROLLOUTS):
             self._lines[name] = run_folder.forget_after(self.folder / name, step)
         last = run_folder.last_row(self.folder / run_folder.METRICS) if is_finished else {}
@@ -128,7 +153,9 @@ class RunLog:
             self._add("completion_tokens", len(sample.rollout.completion_ids))
             self._add("truncated_share", sample.rollout.finish_reason == "length")
             self._add("loss_tokens", len(sample.loss_positions))
-        for sample in samples[: self._rollouts_per_step]:
+        kept = self._rollouts_per_step
+        own = None if kept is None else len(self._processes.own(range(kept)))
+        for sample in samples[:own]:
             self._rollouts[id(sample.rollout)] = self._record(step, sample)
 
     def add_part(self, part: Part, loss: PartLoss) -> None:
@@ -149,7 +176,7 @@ class RunLog:
 
     def add_tokens(self, micro_batch: MicroBatch) -> None:
         """Adds the prompt and completion tokens that the student read in a micro-batch to ``tokens_seen``."""
-        self.tokens_seen += sum(sample.student_tokens for sample in micro_batch.samples)
+        self._share.tokens += sum(sample.student_tokens for sample in micro_batch.samples)
 
     def means(self) -> dict[str, float]:
         """Returns the mean of every metric since the last call, and the run's tokens and seconds so far."""
@@ -162,18 +189,25 @@ class RunLog:
 
     def write_metrics(self, step: int, logs: dict[str, float]) -> None:
         """Appends a line to metrics.jsonl, unless the summary of the run stands there already."""
-        if self._is_closed:
+        if self._is_closed or not self._processes.is_main:
             return
         line = {"step": step, **logs, "format": run_folder.FORMAT}
         run_folder.append_jsonl(self.folder / run_folder.METRICS, [line])
         self._lines[run_folder.METRICS] += 1
 
     def write_rollouts(self) -> None:
-        """Appends the recorded rollouts of the step to rollouts.jsonl."""
+        """Adds up what all processes recorded in the step, and appends its recorded rollouts to rollouts.jsonl."""
         self._fetch()
-        run_folder.append_jsonl(self.folder / run_folder.ROLLOUTS, self._rollouts.values())
-        self._lines[run_folder.ROLLOUTS] += len(self._rollouts)
+        self._share.rollouts = list(self._rollouts.values())
         self._rollouts.clear()
+        shares = self._processes.gathered(self._share)
+        self._share = _Share()
+        for share in shares:
+            self._take_in(share)
+        if self._processes.is_main:
+            rollouts = self._processes.in_order([share.rollouts for share in shares])
+            run_folder.append_jsonl(self.folder / run_folder.ROLLOUTS, rollouts)
+            self._lines[run_folder.ROLLOUTS] += len(rollouts)
 
     def of_the_whole_run(self, summary: dict[str, float]) -> dict[str, float]:
         """transformers' summary of a training, with times that count what was trained before it was resumed.
@@ -186,8 +220,8 @@ class RunLog:
         return summary | rates | {"train_runtime": runtime + self._seconds_before}
 
     def _add(self, name: str, total: float, count: float = 1.0) -> None:
-        self._sums[name] += total
-        self._counts[name] += count
+        self._share.sums[name] += total
+        self._share.counts[name] += count
 
     def _add_sum(self, name: str, values: Tensor) -> None:
         """Adds ``values`` [n] to a metric, once they are fetched."""
@@ -200,14 +234,23 @@ class RunLog:
 
     def _fetch(self) -> None:
         """Copies what the parts left on the device, and adds it to the metrics and records."""
-        if not self._on_device:
-            return
-        tensors, takers = zip(*self._on_device, strict=True)
-        self._on_device.clear()
-        sizes = [len(tensor) for tensor in tensors]
-        found = iter(torch.cat(tensors).tolist())
-        for size, take in zip(sizes, takers, strict=True):
-            take(list(itertools.islice(found, size)))
+        if self._on_device:
+            tensors, takers = zip(*self._on_device, strict=True)
+            self._on_device.clear()
+            sizes = [len(tensor) for tensor in tensors]
+            found = iter(torch.cat(tensors).tolist())
+            for size, take in zip(sizes, takers, strict=True):
+                take(list(itertools.islice(found, size)))
+        if self._processes.size == 1:
+            self._take_in(self._share)
+            self._share = _Share()
+
+    def _take_in(self, share: _Share) -> None:
+        """Adds what a process recorded to the run's numbers."""
+        self.tokens_seen += share.tokens
+        for name, total in share.sums.items():
+            self._sums[name] += total
+            self._counts[name] += share.counts[name]
 
     def _record(self, step: int, sample: Sample) -> RolloutRecord:
         pair, rollout = sample.pair, sample.rollout

@@ -22,6 +22,7 @@ from selfdistill.method.lengths import context_length
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
+from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.prompts import think_end_ids
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling, row_seeds
 from selfdistill.method.rollout.engines import make_engine
@@ -100,7 +101,9 @@ class Step:
         base_weights: Mapping[str, Tensor] | None = None,
         engine: RolloutEngine | None = None,
         timer: PhaseTimer | None = None,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.model, self.config, self.spec = model, config, METHODS[config.method]
         self._reads = target_reads(config)
         self._others = OtherDemonstrations(rows, config, tokenizer, model.config) if "other" in self._reads else None
@@ -118,21 +121,25 @@ class Step:
     # -- from prompts to samples -------------------------------------------------------------------------------------
 
     def rollout(self, pairs: Sequence[PromptPair], number: int) -> list[Sample]:
-        """Completes the prompts of step ``number`` (from 0) and its anchor prompts.
+        """Completes the prompts of step ``number`` (from 0) and its anchor prompts. With several processes ``pairs``
+        are those of all, and each completes its own share of them and of the anchors.
 
         Returns one sample per prompt, with its loss positions and their weight in the step's loss: first those of
         ``pairs``, then the anchors'.
         """
-        anchors = self.anchors(len(pairs), number)
+        all_pairs, all_prompts = pairs, [*pairs, *self.anchors(len(pairs), number)]
+        seeds = self.processes.own(row_seeds(self.config.seed, number, [pair.example.id for pair in all_prompts]))
+        own, count = self.processes.own(all_prompts), len(self.processes.own(pairs))
+        pairs, anchors = own[:count], own[count:]
         with self.timer.phase("rollout"):
-            completions = self._complete(pairs, anchors, number)
+            completions = self._complete(pairs, anchors, seeds)
         written = iter(completions)
         samples = [self._sample(pair, next(written), self.spec.target) for pair in pairs]
         if self._others is not None:
-            shown = self._others.prompts(pairs, number)
+            shown = self._others.prompts(pairs, number, all_pairs)
             samples = [replace(sample, other_ids=ids) for sample, ids in zip(samples, shown, strict=True)]
         samples += [self._sample(pair, next(written), "start") for pair in anchors]
-        return weigh(samples, self.config.loss_reduction)
+        return weigh(samples, self.config.loss_reduction, self.processes.totals)
 
     def anchors(self, num_prompts: int, number: int) -> list[PromptPair]:
         """Returns the anchor prompts of step ``number`` (from 0), which has ``num_prompts`` other prompts.
@@ -143,7 +150,8 @@ class Step:
         share = self.config.anchor_share
         if share == 0:
             return []
-        prompts_a_step = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
+        prompts_a_process = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
+        prompts_a_step = prompts_a_process * self.processes.size
         before = number * prompts_a_step * share / (1 - share)
         first, end = _rounded(before), _rounded(before + num_prompts * share / (1 - share))
         size = len(self._anchors)
@@ -155,18 +163,23 @@ class Step:
             drawn.append(self._anchors[order[place % size]])
         return drawn
 
-    def _complete(self, pairs: Sequence[PromptPair], anchors: Sequence[PromptPair], number: int) -> list[Rollout]:
+    def _complete(
+        self, pairs: Sequence[PromptPair], anchors: Sequence[PromptPair], seeds: Sequence[int]
+    ) -> list[Rollout]:
         """Completions of the rows, written as the method says, then of the anchors, written by the student."""
         if self.spec.completion == "student":
-            return self._generate([*pairs, *anchors], number)
+            return self._generate([*pairs, *anchors], seeds)
+        count = len(pairs)
         if self.spec.completion == "teacher":
             with self.teachers["teacher"].active():
-                written = self._generate(pairs, number, on_teacher_prompt=True)
+                written = self._generate(pairs, seeds[:count], on_teacher_prompt=True)
         else:
             written = [Rollout(completion_ids=pair.demonstration_ids, finish_reason="stop") for pair in pairs]
-        return written + self._generate(anchors, number)
+        return written + self._generate(anchors, seeds[count:])
 
-    def _generate(self, pairs: Sequence[PromptPair], number: int, *, on_teacher_prompt: bool = False) -> list[Rollout]:
+    def _generate(
+        self, pairs: Sequence[PromptPair], seeds: Sequence[int], *, on_teacher_prompt: bool = False
+    ) -> list[Rollout]:
         if not pairs:
             return []
         config = self.config
@@ -174,7 +187,7 @@ class Step:
             max_new_tokens=config.max_completion_length,
             temperature=config.temperature,
             top_p=config.top_p,
-            seeds=row_seeds(config.seed, number, [pair.example.id for pair in pairs]),
+            seeds=tuple(seeds),
             logprobs=self.engine.samples_elsewhere and config.sampler_correction_cap is not None,
             context=context_length(self.model.config),
         )

@@ -4,29 +4,38 @@ In a training step transformers' loop calls, in this order: ``get_batch_samples`
 and backward pass, once per micro-batch), ``_clip_grad_norm``, ``_get_grad_norm``, the optimizer (whose hook copies the
 masters to the model), and the callback's ``on_step_end`` (teacher update). Some of these hooks are private, so training
 stops if transformers does not call one of them (``hooks``).
+
+With several processes (``processes``) all of them make the same calls: each has the rows of the whole step, and
+``Step`` takes its share of them.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PeftConfig
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.commit import install, tidy
 from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import NumbersError, UserError
+from selfdistill.method.accelerator import leave_replicas_alone
+from selfdistill.method.accepted import check_arguments, check_model, loaded
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.config import SDFTConfig
-from selfdistill.method.fingerprints import of_data, of_model
+from selfdistill.method.fingerprints import PROCESSES, check_same_run, of_data, of_model
 from selfdistill.method.hooks import Hooks
 from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
 from selfdistill.method.optimizers import make_optimizer, optimizer_name
 from selfdistill.method.out_of_memory import Pieces
+from selfdistill.method.processes import Processes
 from selfdistill.method.rollout.engine import InProcessEngine, RolloutEngine
 from selfdistill.method.rollout.engines import describe
 from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
@@ -36,10 +45,7 @@ from selfdistill.method.skipping import Skipping
 from selfdistill.method.step import Step
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.method.trainer_state import Checkpoints
-from selfdistill.models.adapters import adapt
 from selfdistill.models.attention import fit_attention
-from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
-from selfdistill.models.output_head import check_head
 from selfdistill.models.quantization import quantized_to
 from selfdistill.models.saving import ready_to_save
 from selfdistill.models.tokens import eos_token_ids
@@ -66,6 +72,9 @@ class SDFTTrainer(Trainer):
         facts: values of ``model_name``, ``task`` and ``dataset`` for run_config.json.
         callbacks: as in Trainer.
 
+    In a script that ``torchrun`` or ``accelerate launch`` starts, every process makes the same trainer and the same
+    calls. The main process alone writes, into a folder that all of them can read.
+
     Raises:
         UserError: a row, the model or a setting is unusable, or a row is too long.
         TypeError: ``args`` is no SDFTConfig.
@@ -89,9 +98,9 @@ class SDFTTrainer(Trainer):
         facts: Mapping[str, str] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        _check_arguments(args, train_dataset)
-        student, tokenizer = _loaded(model, args, processing_class, peft_config)
-        _check_model(student)
+        check_arguments(args, train_dataset, model)
+        student, tokenizer = loaded(model, args, processing_class, peft_config)
+        check_model(student)
         check_liger_for(student.config, args)
         train_pairs = training_pairs(train_dataset, args, tokenizer, student.config)
         anchors = anchor_pairs(anchor_dataset, args, tokenizer, student.config)
@@ -110,6 +119,8 @@ class SDFTTrainer(Trainer):
         if getattr(self.accelerator, "scaler", None) is not None:
             raise UserError("A loss scaler is active: float16 autocast is not used here. Start without it.")
         self.remove_callback(PrinterCallback)  # would print every log line
+        self.processes = Processes.here(args.device)
+        leave_replicas_alone(self.accelerator, self.processes)
         fit_attention(student)
         self.timer = PhaseTimer(args.device)
         self.step = Step(
@@ -121,9 +132,12 @@ class SDFTTrainer(Trainer):
             base_weights=base_weights,
             engine=engine,
             timer=self.timer,
+            processes=self.processes,
         )
         self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
-        self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step)
+        folder, kept = Path(str(args.output_dir)), args.rollouts_logged_per_step
+        self.run_log = RunLog(folder, tokenizer, kept, self.processes)
+        self._loss = torch.zeros((), device=args.device)  # of this process's micro-batches of the step
         self.step.on_part = self.run_log.add_part
         if isinstance(self.step.engine, InProcessEngine):
             self.step.engine.on_warning = self._warn
@@ -153,20 +167,38 @@ class SDFTTrainer(Trainer):
 
         Raises:
             UserError: no checkpoint is whole, or it was made with other settings or data; another run uses the output
-                folder; a checkpoint can't be written or would not fit on the disk.
+                folder; a checkpoint can't be written or would not fit on the disk; the processes have other settings,
+                data or models than the main one, or one of them ended.
             NumbersError: the gradients of three steps in a row were not finite; such a step changes nothing.
             RuntimeError: the installed transformers does not call a hook that this trainer depends on.
         """
-        with locked(self.run_log.folder):
-            tidy(self.run_log.folder)
+        with ExitStack() as stack:
+            self.processes.once(partial(self._take_folder, stack))
             self.run_config = self._make_run_config()
+            check_same_run(self.processes.gathered(self.run_config))
             self.checkpoints.open(resume_from_checkpoint, self.run_config, allow_changes=allow_changes)
+            source = self.checkpoints.source
+            if source is None:
+                self.processes.share_weights(self.step.masters)
             self.step.begin()
             self.skipping.begin()
             self._hooks.forget()
-            source = self.checkpoints.source
-            with self.step.masters.attached():
-                return super().train(None if source is None else str(source), *arguments, **options)
+            stack.enter_context(self.step.masters.attached())
+            return super().train(None if source is None else str(source), *arguments, **options)
+
+    def _take_folder(self, stack: ExitStack) -> None:
+        stack.enter_context(locked(self.run_log.folder))
+        tidy(self.run_log.folder)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of the rows of all processes, in the order in which one process would take them."""
+        self._hooks.called("get_train_dataloader")
+        batch_size = self._train_batch_size
+        self._train_batch_size = batch_size * self.processes.size
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self._train_batch_size = batch_size
 
     # -- the hooks of a step -----------------------------------------------------------------------------------------
 
@@ -182,17 +214,26 @@ class SDFTTrainer(Trainer):
         if not batches:
             return [], None
         self.checkpoints.step_is_open = True
+        self._loss.zero_()
         number = self.state.global_step
         samples = self.step.rollout([pair for batch in batches for pair in batch], number)
         self.run_log.add_samples(number + 1, samples)
         return self.pieces.micro_batches(samples, len(batches)), None
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Runs forward and backward passes of one micro-batch; returns its share of the step's loss."""
+        """Runs forward and backward passes of one micro-batch; returns its share of the step's loss.
+
+        Of several processes each returns the whole loss with the last micro-batch, when gradients are added up.
+        """
         self._hooks.called("training_step")
         loss = self.pieces.learn(inputs, self.accelerator.backward)
         self.run_log.add_tokens(inputs)
-        return loss
+        if self.processes.size == 1:
+            return loss
+        self._loss += loss
+        if not self.accelerator.sync_gradients:
+            return torch.zeros_like(loss)
+        return self.processes.add_up(self.step.masters, self._loss)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Makes the optimizer that ``args.optim`` names, for the fp32 masters."""
@@ -230,7 +271,7 @@ class SDFTTrainer(Trainer):
         return norm
 
     def _warn(self, text: str) -> None:
-        self.checkpoints.on_warning(text)
+        self.checkpoints.warn(text)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Floating-point operations of a micro-batch; see ``Step.flops``."""
@@ -247,24 +288,30 @@ class SDFTTrainer(Trainer):
             deviations_from_paper=deviations(self.args),
             settings=self.args.to_dict(),
             rollout_engine=describe(self.step.engine),
-            fingerprints=of_data(self.tokenizer, self._pairs, self._anchors) | of_model(self.model),
+            fingerprints={
+                **of_data(self.tokenizer, self._pairs, self._anchors),
+                **of_model(self.model),
+                PROCESSES: str(self.processes.size),
+            },
         )
 
     def begin_run(self) -> None:
         """Called when training begins: checks the free space, writes run_config.json and starts the records."""
         if self.checkpoints.source is not None:
             self._hooks.check_load()
-        check_save_space(self)
+        self.processes.once(partial(check_save_space, self))
         before = self.checkpoints.begin()
         finished = self.checkpoints.is_finished
         for name in self.run_log.begin(self.state.global_step, self.run_config, before, is_finished=finished):
             self._warn(f"{name} has lost lines of steps up to {self.state.global_step}.")
 
-    def end_step(self) -> None:
-        """Called after an optimizer step: updates the teacher and writes the step's rollouts."""
+    def end_step(self, control: Any) -> None:
+        """Called after an optimizer step: updates the teacher and writes the step's rollouts. What a callback of one
+        process asked for in ``control``, all do."""
         self._hooks.check(clips=self.args.max_grad_norm > 0)
         self.step.follow(self.state.global_step)
         self.run_log.write_rollouts()
+        self.processes.agree(control)
         self.checkpoints.step_is_open = False
 
     def end_save(self) -> None:
@@ -280,6 +327,8 @@ class SDFTTrainer(Trainer):
         if "train_runtime" in logs:
             logs |= self.run_log.of_the_whole_run(logs)
         super().log(logs, start_time)
+        if "loss" in logs:
+            self.processes.agree(self.control)
         self.run_log.write_metrics(self.state.global_step, logs)
 
     # -- saving ------------------------------------------------------------------------------------------------------
@@ -291,12 +340,13 @@ class SDFTTrainer(Trainer):
         self.tokenizer.save_pretrained(str(folder))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        install(Path(output_dir or str(self.args.output_dir)), self.write_model)
+        if self.processes.is_main:
+            install(Path(output_dir or str(self.args.output_dir)), self.write_model)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         self._hooks.called("_save_checkpoint")
         self.store_flos()
-        self.checkpoints.save()
+        self.processes.once(self.checkpoints.save)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._hooks.called("_load_from_checkpoint")
@@ -320,61 +370,14 @@ class _StepCallback(TrainerCallback):
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._trainer.begin_run()
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._trainer.end_step()
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.end_step(control)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.processes.postpone(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.processes.agree(control)
 
     def on_save(self, *_: Any, **__: Any) -> None:
         self._trainer.end_save()
-
-
-def _check_arguments(args: Any, rows: Any) -> None:
-    if not isinstance(args, SDFTConfig):
-        raise TypeError(f"args must be a SDFTConfig, not {type(args).__name__}")
-    args.use_one_device()
-    if isinstance(rows, Mapping):
-        raise UserError(f"train_dataset is a mapping of {', '.join(map(str, rows))}. Give one split of it.")
-    if rows is None or isinstance(rows, str | bytes):
-        raise UserError("train_dataset: give rows, such as a datasets.Dataset or a list of dicts.")
-
-
-def _check_model(model: PreTrainedModel) -> None:
-    """Raises UserError for a model that this trainer would train wrongly or not at all."""
-    adapters: dict[str, Any] = getattr(model, "peft_config", None) or {}
-    for adapter in adapters.values():
-        if adapter.is_prompt_learning or getattr(adapter, "alora_invocation_tokens", None):
-            raise UserError(
-                f"The adapter {adapter.peft_type.value} acts through the wrapper's own forward pass, which training "
-                "here does not use, so it would learn nothing. Take LoRA without alora_invocation_tokens."
-            )
-    if not adapters and (bits := quantized_to(model)):
-        raise UserError(f"The model's weights are quantized to {bits}, which can't be trained: give peft_config.")
-    check_head(model)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise UserError("No weight of the model is trainable: call model.requires_grad_(True), or give peft_config.")
-    places = set((getattr(model, "hf_device_map", None) or {}).values())
-    if len(places) > 1:
-        raise UserError(f"The model is spread over {len(places)} devices (device_map). Load it on one device.")
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.dtype == torch.float16:
-            raise UserError(
-                f"{name} is float16, in which most gradients of this loss become 0. Load the model in bfloat16 or "
-                "float32."
-            )
-
-
-def _loaded(
-    model: PreTrainedModel | str,
-    args: SDFTConfig,
-    tokenizer: PreTrainedTokenizerBase | None,
-    peft_config: PeftConfig | None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, loaded on the training device if given by name, with its adapter if wanted, and its tokenizer."""
-    if isinstance(model, str):
-        tokenizer = tokenizer or load_tokenizer(model)
-    if tokenizer is None:
-        raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
-    student: Any = load_model(model, device=str(args.device)) if isinstance(model, str) else model
-    require_chat_template(tokenizer, student.name_or_path)
-    if peft_config is not None:
-        student = adapt(student, peft_config)
-    return cast(PreTrainedModel, student), tokenizer

@@ -77,7 +77,9 @@ class Checkpoints:
         self._changed, self._verified = {}, set()
         if not resume_from:
             return
-        self.source = self._newest() if resume_from is True else _verified(Path(str(resume_from)))
+        self.source = self._trainer.processes.once(
+            lambda: self._newest() if resume_from is True else _verified(Path(str(resume_from)))
+        )
         self._verified.add(self.source.name)
         state = self.source / run_folder.STATE
         if not (state / run_folder.RUN_STATE).is_file():
@@ -91,9 +93,9 @@ class Checkpoints:
             )
         for name in sorted(before.versions.keys() & config.versions.keys()):
             if (old := before.versions[name]) != (new := config.versions[name]):
-                self.on_warning(f"{self.source.name} was made with {name} {old}, this is {new}: results may differ.")
+                self.warn(f"{self.source.name} was made with {name} {old}, this is {new}: results may differ.")
         for name, (old, new) in self._changed.items():
-            self.on_warning(f"{name} was {old} until step {number_of(self.source)}, from now on it is {new}.")
+            self.warn(f"{name} was {old} until step {number_of(self.source)}, from now on it is {new}.")
 
     def _newest(self) -> Path:
         folder = self._trainer.run_log.folder
@@ -105,8 +107,13 @@ class Checkpoints:
                 f"{folder} holds no whole checkpoint. {found.damaged[0]}. Start anew in another folder."
             )
         for damaged in found.damaged:
-            self.on_warning(f"{damaged}. The run goes on from {found.newest.name}.")
+            self.warn(f"{damaged}. The run goes on from {found.newest.name}.")
         return found.newest
+
+    def warn(self, text: str) -> None:
+        """Warns the user, in the main process."""
+        if self._trainer.processes.is_main:
+            self.on_warning(text)
 
     @property
     def is_finished(self) -> bool:
@@ -123,14 +130,9 @@ class Checkpoints:
             UserError: the rows come in another order than before, or a checkpoint that may go can't be deleted.
         """
         trainer, before = cast(Any, self._trainer), self._before
-        records = () if self.source else RECORDS
-        set_aside(trainer.run_log.folder, trainer.state.global_step, records, beside=(run_folder.RUN_CONFIG,))
+        trainer.processes.once(self._clear_up)
         if before is None:
             return None
-        try:
-            self._retain()  # a run that was killed may not have come to it
-        except OSError as error:
-            raise DiskError(f"{trainer.run_log.folder}: an old checkpoint can't be deleted: {brief(error)}.") from error
         trainer._tr_loss.fill_(_number(before.loss))
         trainer._total_loss_scalar = _number(before.total_loss)
         trainer._globalstep_last_logged = before.last_logged
@@ -144,6 +146,18 @@ class Checkpoints:
                 "torch and accelerate that it was made with, or give --allow_changes."
             )
         return before
+
+    def _clear_up(self) -> None:
+        """Sets aside what is not of this run, and deletes the checkpoints that are over the limit."""
+        trainer = self._trainer
+        records = () if self.source else RECORDS
+        set_aside(trainer.run_log.folder, trainer.state.global_step, records, beside=(run_folder.RUN_CONFIG,))
+        if self._before is None:
+            return
+        try:
+            self._retain()  # a run that was killed may not have come to it
+        except OSError as error:
+            raise DiskError(f"{trainer.run_log.folder}: an old checkpoint can't be deleted: {brief(error)}.") from error
 
     def restore_random(self) -> None:
         """Restores the random numbers once, when the rows of the first step are drawn and before it samples."""
@@ -173,7 +187,8 @@ class Checkpoints:
             sampler.set_epoch(epoch)
         elif not isinstance(sampler, SequentialSampler):
             return ""
-        return order_of(list(sampler)[micro_batch * self._trainer.args.per_device_train_batch_size :])
+        size = self._trainer.args.per_device_train_batch_size * self._trainer.processes.size
+        return order_of(list(sampler)[micro_batch * size :])
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class Speed:
 def training_work(prepared: Prepared) -> Work:
     """What a run's training computes, its template being settled."""
     config, spec = prepared.config, METHODS[prepared.config.method]
-    prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
     anchors = prompts * config.anchor_share / (1 - config.anchor_share)
     steps = config.max_steps if config.max_steps > 0 else config.num_train_epochs * len(prepared.pairs) / prompts
 

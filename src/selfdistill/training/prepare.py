@@ -171,8 +171,9 @@ def _memory_check(
 
 def _check_steps(config: SDFTConfig, num_rows: int) -> None:
     """Raises UserError if no step would be taken."""
-    if config.dataloader_drop_last and num_rows < config.per_device_train_batch_size:
+    size = config.per_device_train_batch_size * config.world_size
+    if config.dataloader_drop_last and num_rows < size:
         raise UserError(
             f"dataloader_drop_last drops the only micro-batch: there are {num_rows} rows, it takes "
-            f"{config.per_device_train_batch_size}. Lower per_device_train_batch_size."
+            f"{size}. Lower per_device_train_batch_size."
         )

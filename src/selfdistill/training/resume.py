@@ -1,5 +1,6 @@
 """Goes on with the run in an output folder, or starts one."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from selfdistill.checkpoints.lock import locked
 from selfdistill.checkpoints.manifest import DamagedError, verify
 from selfdistill.checkpoints.space import check_space
 from selfdistill.errors import UserError
-from selfdistill.method.fingerprints import changes, in_words, of_data
+from selfdistill.method.fingerprints import PROCESSES, changes, in_words, of_data
+from selfdistill.method.processes import Processes
 from selfdistill.method.save_size import model_bytes
 from selfdistill.method.trainer import SDFTTrainer
 from selfdistill.method.trainer_state import RECORDS
@@ -49,6 +51,7 @@ def check_begun(prepared: Prepared, begun: RunConfig) -> bool:
     """
     options = prepared.options
     read = of_data(prepared.files.tokenizer, prepared.pairs, prepared.anchors)
+    read[PROCESSES] = str(Processes.here().size)
     now: dict[str, Any] = {
         "model_name": options.recipe.model.model_name,
         "settings": prepared.config.to_dict(),
@@ -71,23 +74,30 @@ def train(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
         UserError: another command uses the folder, something in it can't be deleted, the model would not fit on the
             disk, or as ``SDFTTrainer.train`` raises it.
     """
+    with ExitStack() as stack:
+        goes_on = trainer.processes.once(lambda: _open_folder(trainer, prepared, console, stack))
+        with stoppable(trainer, console):
+            trainer.train(resume_from_checkpoint=goes_on, allow_changes=prepared.options.run.allow_changes)
+        trainer.save_model()
+
+
+def _open_folder(trainer: SDFTTrainer, prepared: Prepared, console: Console, stack: ExitStack) -> bool:
+    """Locks the output folder while ``stack`` lasts, and prepares it. Returns whether it holds a checkpoint."""
     run = prepared.options.run
     folder = Path(str(run.output_dir))
-    with locked(folder):
-        if run.overwrite:  # last, when nothing can be refused any more
-            empty_folder(folder)
-        size = model_bytes(trainer.model)
-        check_space(folder, size, "The trained model takes", "Free some, or name another --output_dir.")
-        tidy(folder)
-        checkpoints = checkpoints_in(folder)
-        if checkpoints:
-            console.print(f"Going on with the run in {escape(str(folder))}.")
-        else:
-            for name in RECORDS:  # of a run that was stopped before its first checkpoint
-                run_folder.forget_after(folder / name, 0)
-        with stoppable(trainer, console):
-            trainer.train(resume_from_checkpoint=bool(checkpoints), allow_changes=run.allow_changes)
-        trainer.save_model()
+    stack.enter_context(locked(folder))
+    if run.overwrite:  # last, when nothing can be refused any more
+        empty_folder(folder)
+    size = model_bytes(trainer.model)
+    check_space(folder, size, "The trained model takes", "Free some, or name another --output_dir.")
+    tidy(folder)
+    checkpoints = checkpoints_in(folder)
+    if checkpoints:
+        console.print(f"Going on with the run in {escape(str(folder))}.")
+    else:
+        for name in RECORDS:  # of a run that was stopped before its first checkpoint
+            run_folder.forget_after(folder / name, 0)
+    return bool(checkpoints)
 
 
 def _is_finished(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from selfdistill.checkpoints.commit import install
 from selfdistill.errors import DiskError, UserError
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import counts, deviations
+from selfdistill.method.processes import Processes
 from selfdistill.method.profile_trace import ProfileTrace
 from selfdistill.method.rollout.engines import describe
 from selfdistill.method.trainer import SDFTTrainer
@@ -69,7 +70,8 @@ def settled(prepared: Prepared, model: PreTrainedModel, console: Console) -> Pre
     ``choose_template`` and ``Prepared.with_template``."""
     if not prepared.needs_template:
         return prepared
-    return prepared.with_template(*choose_template(prepared, model, console))
+    chosen = Processes.here(prepared.device).once(lambda: choose_template(prepared, model, console))
+    return prepared.with_template(*chosen)
 
 
 def make_trainer(
@@ -99,7 +101,7 @@ def make_trainer(
         alpha = adapter.lora_alpha or 2 * adapter.lora_r
         model = cast(PreTrainedModel, lora(model, r=adapter.lora_r, alpha=alpha, dropout=0.0))
     callbacks: list[TrainerCallback] = [TrainingProgress(console)]
-    if options.run.profile:
+    if options.run.profile and Processes.here().is_main:
         callbacks.append(ProfileTrace(Path(str(config.output_dir)), console))
     trainer = SDFTTrainer(
         model,
@@ -145,13 +147,15 @@ def started_from(model_name: str) -> str:
 def announce(prepared: Prepared, trainer: SDFTTrainer, console: Console) -> None:
     """Prints what is about to run, and every difference from the paper's settings."""
     options, config = prepared.options, prepared.config
-    prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    size = trainer.processes.size
+    prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps * size
+    together = f" in {size} processes" if size > 1 else ""
     num_read, num_kept = len(prepared.rows.examples), trainer.num_rows
     dropped = f" ({num_read - num_kept} over a length limit dropped)" if num_kept < num_read else ""
     source = options.source.dataset_path or options.source.dataset_name
     console.print(
         f"[bold]{config.method}[/bold] on {escape(source)}: {num_kept:,} rows{dropped}, "
-        f"{prompts} prompts per step, model {escape(options.recipe.model.model_name)}"
+        f"{prompts} prompts per step{together}, model {escape(options.recipe.model.model_name)}"
     )
     if options.recipe.prompts.template != "auto" and not counts(config, "template"):
         console.print(f"[dim]{config.method} shows no demonstration: template {config.template} changes nothing.[/dim]")

@@ -28,7 +28,7 @@ def stoppable(trainer: SDFTTrainer, console: Console) -> Generator[None]:
         yield
         return
     callback = _Stop(trainer, console)
-    trainer.add_callback(callback)
+    trainer.callback_handler.callbacks.insert(0, callback)  # before the processes agree on what they were asked for
     before = {number: signal.signal(number, callback.receive) for number in SIGNALS}
     try:
         yield

@@ -1,0 +1,86 @@
+"""What SDFTTrainer accepts: settings, rows and models that it would not train wrongly."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfdistill.errors import UserError
+from selfdistill.method.config import SDFTConfig
+from selfdistill.models.adapters import adapt
+from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
+from selfdistill.models.output_head import check_head
+from selfdistill.models.quantization import quantized_to
+
+
+def check_arguments(args: Any, rows: Any, model: Any) -> None:
+    """Checks the kind of a trainer's settings, rows and model.
+
+    Raises:
+        TypeError: the settings are no SDFTConfig.
+        UserError: the rows are none, or the model is wrapped for several devices or processes.
+    """
+    if not isinstance(args, SDFTConfig):
+        raise TypeError(f"args must be a SDFTConfig, not {type(args).__name__}")
+    args.use_one_device()
+    if isinstance(rows, Mapping):
+        raise UserError(f"train_dataset is a mapping of {', '.join(map(str, rows))}. Give one split of it.")
+    if rows is None or isinstance(rows, str | bytes):
+        raise UserError("train_dataset: give rows, such as a datasets.Dataset or a list of dicts.")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UserError(
+            f"The model is wrapped in {type(model).__name__}: give the model itself. torchrun --nproc_per_node 8 "
+            "starts a process for each of 8 GPUs, and the trainer adds up their gradients."
+        )
+
+
+def check_model(model: PreTrainedModel) -> None:
+    """Raises UserError for a model that this trainer would train wrongly or not at all."""
+    adapters: dict[str, Any] = getattr(model, "peft_config", None) or {}
+    for adapter in adapters.values():
+        if adapter.is_prompt_learning or getattr(adapter, "alora_invocation_tokens", None):
+            raise UserError(
+                f"The adapter {adapter.peft_type.value} acts through the wrapper's own forward pass, which training "
+                "here does not use, so it would learn nothing. Take LoRA without alora_invocation_tokens."
+            )
+    if not adapters and (bits := quantized_to(model)):
+        raise UserError(f"The model's weights are quantized to {bits}, which can't be trained: give peft_config.")
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        raise UserError(
+            "The model's weights are split over processes (tensor parallelism or FSDP), which training here does not "
+            "support. Load it without tp_plan; for a large one train an adapter (peft_config)."
+        )
+    check_head(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError("No weight of the model is trainable: call model.requires_grad_(True), or give peft_config.")
+    places = set((getattr(model, "hf_device_map", None) or {}).values())
+    if len(places) > 1:
+        raise UserError(f"The model is spread over {len(places)} devices (device_map). Load it on one device.")
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype == torch.float16:
+            raise UserError(
+                f"{name} is float16, in which most gradients of this loss become 0. Load the model in bfloat16 or "
+                "float32."
+            )
+
+
+def loaded(
+    model: PreTrainedModel | str,
+    args: SDFTConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    peft_config: PeftConfig | None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, loaded on the training device if given by name, with its adapter if wanted, and its tokenizer."""
+    if isinstance(model, str):
+        tokenizer = tokenizer or load_tokenizer(model)
+    if tokenizer is None:
+        raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
+    student: Any = load_model(model, device=str(args.device)) if isinstance(model, str) else model
+    require_chat_template(tokenizer, student.name_or_path)
+    if peft_config is not None:
+        student = adapt(student, peft_config)
+    return cast(PreTrainedModel, student), tokenizer
