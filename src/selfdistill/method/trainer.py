@@ -305,13 +305,11 @@ class SDFTTrainer(Trainer):
         for name in self.run_log.begin(self.state.global_step, self.run_config, before, is_finished=finished):
             self._warn(f"{name} has lost lines of steps up to {self.state.global_step}.")
 
-    def end_step(self, control: Any) -> None:
-        """Called after an optimizer step: updates the teacher and writes the step's rollouts. What a callback of one
-        process asked for in ``control``, all do."""
+    def end_step(self) -> None:
+        """Called after an optimizer step: updates the teacher and writes the step's rollouts."""
         self._hooks.check(clips=self.args.max_grad_norm > 0)
         self.step.follow(self.state.global_step)
         self.run_log.write_rollouts()
-        self.processes.agree(control)
         self.checkpoints.step_is_open = False
 
     def end_save(self) -> None:
@@ -362,7 +360,8 @@ class SDFTTrainer(Trainer):
 
 
 class _StepCallback(TrainerCallback):
-    """Tells the trainer when training begins and when a step or a save ends."""
+    """Tells the trainer when training begins and when a step or a save ends. What a callback of one process asked for,
+    all of them do."""
 
     def __init__(self, trainer: SDFTTrainer) -> None:
         self._trainer = trainer
@@ -371,7 +370,8 @@ class _StepCallback(TrainerCallback):
         self._trainer.begin_run()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._trainer.end_step(control)
+        self._trainer.end_step()
+        self._trainer.processes.agree(control)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.processes.postpone(control)
