@@ -34,6 +34,10 @@ class MissingDataError(UserError):
     """Data that a task or command can use were not found."""
 
 
+class EmptyRowError(UserError):
+    """A row has no prompt or no demonstration, though it has a place for it."""
+
+
 def brief(error: object, words: int = 15) -> str:
     """The first ``words`` words of a message, for quoting a library's error."""
     parts = str(error).split()

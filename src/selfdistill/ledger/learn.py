@@ -64,7 +64,7 @@ def learn(options: LearnOptions, console: Console) -> Learned:
     Raises:
         UserError: the data, the scorer, a setting or the ledger can't be used; the ledger is then unchanged.
     """
-    lesson = load_lesson(options)
+    lesson = load_lesson(options, lambda text: console.print(escape(text)))
     if warning := overlap_warning(lesson.task.name, lesson.train, lesson.items):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     folder = Path(str(options.ledger))

@@ -50,7 +50,7 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     options, idle = without_idle_settings(options)
     if idle:
         console.print(f"[dim]Left out, since {options.method} has no use for them: {', '.join(idle)}.[/dim]")
-    data = training_data(options)
+    data = training_data(options, lambda text: console.print(escape(text)))
     if warning := training_overlap(options, data):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     loading.quiet_libraries()
