@@ -5,6 +5,7 @@ To add a format, add a row to ``FORMATS``; docs/data.md shows each.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from selfdistill.errors import UserError, quoted
@@ -131,13 +132,21 @@ _ONE_OF = (("prompt", "messages", "conversations"), DEMONSTRATION_COLUMNS)
 
 def format_of(row: Columns) -> Format | None:
     """The format of a row without its None values; None if it has none."""
-    return next((form for form in FORMATS if all(name in row for name in form.columns)), None)
+    return _format_with(frozenset(row))
+
+
+@lru_cache(maxsize=1024)
+def _format_with(names: frozenset[str]) -> Format | None:
+    return next((form for form in FORMATS if names.issuperset(form.columns)), None)
 
 
 def check_unambiguous(row: Columns, where: str) -> None:
     """Raises UserError if two columns say the same thing; cells of blank text say nothing."""
     for group in _ONE_OF:
-        said = [name for name in group if name in row and not (isinstance(row[name], str) and is_blank(row[name]))]
+        there = [name for name in group if name in row]
+        if len(there) < 2:
+            continue
+        said = [name for name in there if not (isinstance(row[name], str) and is_blank(row[name]))]
         if len(said) > 1:
             raise UserError(
                 f"{where} has both {said[0]} and {said[1]}. Keep one, or name with --columns the one to read, as in "

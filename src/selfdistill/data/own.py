@@ -128,7 +128,8 @@ class _Reader:
             )
         if self.drawn:
             self.reading.say("mixture: " + ", ".join(f"{count:,} rows of {name}" for name, count in self.drawn.items()))
-        if self.num_skipped:
+        told = self.side == "held_out" and not self.reading.for_evaluation  # when the training rows were read
+        if self.num_skipped and not told:
             self.reading.say(
                 f"{_called(self.named)}: {self.num_skipped:,} of {self.num_read:,} rows skipped. The first: "
                 f"{self.first_error}"

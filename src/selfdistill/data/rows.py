@@ -108,8 +108,9 @@ def _parts(row: Mapping[str, Any], where: str, *, raw_text: bool) -> tuple[_Turn
     column = next((name for name in DEMONSTRATION_COLUMNS if name in known and _says(known[name])), None)
     if column is None:  # an empty cell is no demonstration, but is what is wrong if there is no other
         column = next((name for name in DEMONSTRATION_COLUMNS if name in known), None)
-    asked, demonstration = _asked(known, where), ()
-    if column is None and "prompt" not in known:
+    in_messages = "prompt" not in known or ("messages" in known and not _says(known["prompt"]))
+    asked, demonstration = _asked(known, in_messages, where), ()
+    if column is None and in_messages:
         asked, demonstration = _split(asked)
     _check_prompt(asked, where)
     if column is not None:
@@ -117,9 +118,9 @@ def _parts(row: Mapping[str, Any], where: str, *, raw_text: bool) -> tuple[_Turn
     return asked, demonstration, known
 
 
-def _asked(known: Mapping[str, Any], where: str) -> _Turns:
-    """The turns of ``prompt`` or, if it is not there or an empty cell, of ``messages``."""
-    if "prompt" in known and (_says(known["prompt"]) or "messages" not in known):
+def _asked(known: Mapping[str, Any], in_messages: bool, where: str) -> _Turns:
+    """The turns of ``messages``, or else of ``prompt``."""
+    if not in_messages:
         return _turns(known["prompt"], role="user", what=f"{where}: prompt")
     if isinstance(known["messages"], str):
         raise UserError(f"{where}: messages is text; give a list of messages, or name the column prompt.")

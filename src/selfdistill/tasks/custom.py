@@ -49,13 +49,9 @@ def custom_task(
         return own_examples(train_path, how, side="train", prefix=f"{name}/train", need_demonstration=True)
 
     def load_eval(_: Path | None) -> list[Example]:
-        held_out = eval_path is None and how.rows.eval_share is not None
-        path = train_path if held_out else eval_path
-        if path is None:
-            raise _missing("evaluation")
-        side = "held_out" if held_out else "eval"
-        examples = own_examples(path, how, side=side, prefix=f"{name}/eval", need_demonstration=False)
+        examples = _eval_examples(train_path, eval_path, how, f"{name}/eval")
         if scorers is None and all(row.reference is None and not row.demonstration for row in examples):
+            path = eval_path or train_path
             raise UserError(f"{path} has nothing to score against: add a column answer or demonstration.")
         return examples
 
@@ -75,6 +71,15 @@ def custom_task(
         scorers=chosen,
         max_new_tokens=max_new_tokens,
     )
+
+
+def _eval_examples(train_path: str | None, eval_path: str | None, how: Reading, prefix: str) -> list[Example]:
+    """The rows of ``eval_path``, or else the share that is held out of the training rows."""
+    if eval_path is not None:
+        return own_examples(eval_path, how, side="eval", prefix=prefix, need_demonstration=False)
+    if train_path is None or how.rows.eval_share is None:
+        raise _missing("evaluation")
+    return own_examples(train_path, how, side="held_out", prefix=prefix, need_demonstration=False)
 
 
 def _missing(kind: str) -> MissingDataError:

@@ -34,6 +34,7 @@ from selfdistill.training.prepare import ModelFiles, Prepared, prepare
 from selfdistill.training.progress import TrainingProgress
 from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.settings import without_idle_settings
+from selfdistill.training.shown_rows import control_token_warning
 from selfdistill.training.template import choose_template
 from selfdistill.types import Example
 
@@ -55,6 +56,8 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     loading.quiet_libraries()
     files = ModelFiles(options.recipe.model.model_name)
+    if warning := control_token_warning(data.examples, files.tokenizer):
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     return prepare(options, data.task, rendered_rows(data.examples, files, console), files)
 
 
