@@ -55,7 +55,7 @@ def matching(name: str) -> list[str]:
     """
     if not _PATTERN.search(name) or _exists(name):
         return [name]
-    found = sorted(glob.glob(os.path.expanduser(name), recursive=True))
+    found = _fitting(name)
     if not found:
         raise UserError(f"No file fits the pattern {name[:80]!r}. Give another, or name the files.")
     return found
@@ -65,8 +65,11 @@ def named_paths(text: str) -> list[str]:
     """Everything that the text names, with patterns replaced by what fits them now; for checks of what may be
     deleted."""
     plain = [_source(part.strip()).name for part in parts(text)]
-    fitting = [glob.glob(os.path.expanduser(name), recursive=True) if _PATTERN.search(name) else () for name in plain]
-    return [path for name, found in zip(plain, fitting, strict=True) for path in (found or [name]) if path]
+    return [path for name in plain if name for path in (_fitting(name) or [name])]
+
+
+def _fitting(name: str) -> list[str]:
+    return sorted(glob.glob(os.path.expanduser(name), recursive=True)) if _PATTERN.search(name) else []
 
 
 def _source(part: str) -> Source:

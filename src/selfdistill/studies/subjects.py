@@ -76,6 +76,7 @@ def own_subject(
     """
     name = Path(sources(train_path)[0].name).stem
     reading = Reading(rows=data.rows, seed=seed, say=lambda text: console.print(escape(text)))
+    data.rows.check(own=True, eval_path=eval_path)
     if eval_path is None and data.rows.eval_share is None:
         eval_path = own_evaluation(train_path)
     apart = eval_path is not None or data.rows.eval_share is not None
