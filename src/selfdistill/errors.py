@@ -71,6 +71,10 @@ class MissingDataError(UserError):
     """Data that a task or command can use were not found."""
 
 
+class EmptyRowError(UserError):
+    """A row has no prompt or no demonstration, though it has a place for it."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of the computer or of a GPU is full."""
     text = str(error).lower()

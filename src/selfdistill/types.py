@@ -4,6 +4,7 @@ Records are frozen: code that needs a changed record makes a new one.
 """
 
 import json
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "auto"]
 """Names of the rows of ``method.templates.TEMPLATES``, and ``auto``: a preflight chooses one of them."""
 Reduction = Literal["rollout_mean", "token_mean"]
 Overlong = Literal["error", "drop"]
+OnBadRow = Literal["error", "skip"]
 EngineName = Literal["auto", "own", "generate", "paged"]
 """``auto``, or the name of a row of ``method.rollout.engines.ENGINES``."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -41,6 +43,16 @@ Message = dict[str, Any]
 """One chat turn in the form that chat templates take: ``role``, ``content``, and optionally ``tool_calls``."""
 
 
+_UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
+"""Unicode's categories of characters that can't be seen."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing in the text can be seen: it holds spaces, line breaks, controls and formatting characters, such
+    as a zero-width space, and nothing else."""
+    return all(unicodedata.category(char) in _UNSEEN for char in text)
+
+
 def message_text(message: Message) -> str:
     """Returns the text of one chat turn: its content, then its tool calls as JSON, one per line."""
     parts: list[str] = []
@@ -60,7 +72,7 @@ class Example:
     id: str
     """Unique within the split and the same in every run, for example ``tooluse/train/17``."""
     prompt: tuple[Message, ...]
-    """Chat turns that the student sees; the last one is not the assistant's."""
+    """Chat turns that the student sees; the last one is not the assistant's. Empty for plain text, which has none."""
     demonstration: tuple[Message, ...] = ()
     """The expert's answer, shown to the teacher only; it begins and ends with an assistant turn. No model sees it in an
     evaluation, but some scorers grade by it."""

@@ -123,4 +123,4 @@ def test_own_anchor_file_with_a_bad_row(tmp_path: Path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "Why is grass green?"}\n{"prompt": " "}\n', encoding="utf-8")
     message = mistake(anchor_examples, str(path))
-    assert message.startswith("mine.jsonl row 2: the prompt is empty")
+    assert message.startswith("mine.jsonl line 2: the prompt is empty")

@@ -87,7 +87,7 @@ def test_arrow_folder_with_splits(tmp_path: Path):
     assert load_rows(str(folder))[0] == ROWS[:1]
     assert load_rows(str(folder), split="test")[0] == ROWS[1:]
     assert load_rows(str(folder / "test"))[0] == ROWS[1:]
-    assert "has no split 'dev' but train, test" in mistake(load_rows, str(folder), split="dev")
+    assert "has no split 'dev' but test, train: name one with --split" in mistake(load_rows, str(folder), split="dev")
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,9 @@ def test_arrow_folder_with_splits(tmp_path: Path):
         ("a.json", "", "a.json column 1 is not valid JSON"),
         ("a.csv", "", "a.csv has no header"),
         ("a.csv", "\n\n", "a.csv has no header"),
-        ("a.csv", "Hello there,General\n", "a.csv header has columns [Hello there, General]"),
-        ("a.csv", "prompt;answer\na;b\n", "a.csv header has columns [prompt;answer]"),
         ("a.csv", "prompt,prompt\na,b\n", "names the column 'prompt' twice"),
-        ("a.csv", "prompt,answer\na,b\na,b,c\n", "a.csv row 2 has 3 cells, its header 2"),
-        ("a.csv", "prompt,answer\na\n", "a.csv row 1 has 1 cells, its header 2"),
+        ("a.csv", "prompt,answer\na,b\na,b,c\n", "a.csv line 3 has 3 cells, its header 2"),
+        ("a.csv", "prompt,answer\na\n", "a.csv line 2 has 1 cells, its header 2"),
         ("a.csv", 'prompt,answer\n"a,b\nc,d\n', "a.csv line 3 is not valid CSV"),
         ("a.csv", b"prompt,answer\n\xe9,b\n", "a.csv line 2 is not UTF-8 (byte 0xe9)"),
         ("a.parquet", "prompt", "a.parquet is not a readable Parquet file"),
@@ -122,7 +120,14 @@ def test_unreadable_files(tmp_path: Path, name: str, content: str | bytes, part:
     assert part in unreadable(write(tmp_path / name, content))
 
 
-def test_folder_without_arrow(tmp_path: Path):
+def test_folder_without_rows(tmp_path: Path):
+    write(tmp_path / "notes.txt", "x")
+    assert "holds no rows: give a folder with files ending in .jsonl" in unreadable(tmp_path)
+
+
+def test_a_broken_arrow_folder(tmp_path: Path):
+    write(tmp_path / "state.json", "{}")
+    write(tmp_path / "dataset_info.json", "{}")
     assert "is not a readable Arrow folder" in unreadable(tmp_path)
 
 
@@ -143,16 +148,18 @@ def test_empty_name():
     assert "No file was named" in unreadable("")
 
 
-def test_hub_id_with_and_without_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_hub_id_with_configuration_and_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     asked = hub(monkeypatch, datasets.Dataset.from_list(ROWS))
-    assert load_rows("owner/na-me.v1") == (ROWS, "owner/na-me.v1:train")
-    assert load_rows("owner/name:dev[:10%]", split="test") == (ROWS, "owner/name:dev[:10%]")
-    assert load_rows("owner/name", hub_config="en")[1] == "owner/name:train"
+    assert load_rows("owner/na-me.v1") == (ROWS, "owner/na-me.v1")
+    assert load_rows("owner/name:main", split="dev[:10%]") == (ROWS, "owner/name")
+    assert load_rows("owner/name@refs/pr/3")[0] == ROWS
+    assert load_rows("owner/name:en-20.1@v2")[0] == ROWS
     assert asked == [
         ("owner/na-me.v1", None, "train"),
-        ("owner/name", None, "dev[:10%]"),
-        ("owner/name", "en", "train"),
+        ("owner/name", "main", "dev[:10%]"),
+        ("owner/name", None, "train", "refs/pr/3"),
+        ("owner/name", "en-20.1", "train", "v2"),
     ]
 
 
@@ -162,6 +169,11 @@ def test_hub_id_with_and_without_split(tmp_path: Path, monkeypatch: pytest.Monke
         (ConnectionError("Couldn't reach it"), "can't be loaded from the Hub (Couldn't reach it)"),
         (ValueError('Unknown split "train".'), "has no split 'train'"),
         (DatasetGenerationError("x " * 99), "can't be loaded from the Hub"),
+        (
+            ValueError("Config name is missing.\nPlease pick one among the available configs: ['main', 'soc']\nSo."),
+            "name one of its configurations (main soc), as in owner/name:CONFIG",
+        ),
+        (ValueError("BuilderConfig 'x' not found. Available: ['main', 'soc']"), "configurations (main soc)"),
     ],
 )
 def test_hub_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, part: str):

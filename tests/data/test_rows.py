@@ -16,6 +16,7 @@ ASSISTANT = {"role": "assistant", "content": "hello"}
 SYSTEM = {"role": "system", "content": "be kind"}
 CALL = {
     "role": "assistant",
+    "content": "",
     "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}],
 }
 TOOL = {"role": "tool", "content": "42"}
@@ -44,8 +45,8 @@ def error(row: dict[str, Any], need: bool = True) -> str:
         {"prompt": "hi", "golden_response": "hello"},
         {"messages": [USER, ASSISTANT]},
         {"messages": [USER], "output_text": "hello"},
-        {"prompt": "hi", "messages": [USER, TOOL, USER], "completion": "hello"},
-        {"prompt": "another", "messages": [USER, ASSISTANT]},
+        {"prompt": "", "messages": [USER, ASSISTANT]},
+        {"prompt": "hi", "completion": "hello", "demonstration": " ", "golden_response": "\u200b"},
         {"prompt": "hi", "completion": "hello", "messages": None, "demonstration": None, "n": 1},
     ],
 )
@@ -206,8 +207,8 @@ def test_bad_rows_name_what_is_wrong(row: dict[str, Any], part: str):
 
 def test_unknown_columns_are_named():
     message = error({"question": "q", "response": "r"})
-    assert "[question, response]" in message
-    assert "prompt with demonstration" in message
+    assert "has columns [question, response], which is no known format; the nearest is prompt/demonstration." in message
+    assert message.endswith("Try --columns prompt=question,demonstration=response")
 
 
 def test_many_long_columns_and_values_stay_within_forty_words():

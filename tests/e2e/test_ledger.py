@@ -49,7 +49,7 @@ def test_a_destructive_stage_is_refused_and_a_harmless_one_promoted(
     state = json.loads((ledger / "ledger.json").read_text())
     assert (state["current"], state["held"]) == (1, ["words"])
     [first] = state["versions"][0]["verdicts"]
-    assert first["num_items"] == 24
+    assert first["num_items"] == 28  # prompts whose hash lies below 0.4
     assert first["then"] <= 0.1
     assert first["now"] >= 0.8
     capsys.readouterr()

@@ -38,7 +38,7 @@ def test_three_skills_of_which_one_destroys_the_first(home: Home) -> None:
     code, shown = home.teach("b", {"a": 4, "b": 20})
     assert code == 3
     assert "REFUSED: a would be lost; version 1 stays current." in shown
-    assert shown.count("lost: a/train/") == 3
+    assert shown.count("lost: a/eval/") == 3
     assert "now:  wrong" in shown
     # bound by hand: 14 of 20 lost, so -14 / 22 + 1.645 sqrt((16 / 22 - (14 / 22)^2) / 22) = -0.437
     [warning] = home.warnings

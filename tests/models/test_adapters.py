@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from selfdistill.models import loading, places
 from selfdistill.models.adapters import lora
-from selfdistill.models.embedded import EMBEDDED_FOLDER
+from selfdistill.models.cache import EMBEDDED_FOLDER
 from tests.support.mistakes import mistake
 from tests.support.tiny_chat import tiny_model, tiny_tokenizer
 

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import errors as hub_errors
 
 from selfdistill.models import loading, places
-from selfdistill.models.embedded import EMBEDDED_FOLDER
+from selfdistill.models.cache import EMBEDDED_FOLDER
 from selfdistill.models.places import adapter_base, locate
 from tests.support.mistakes import mistake
 

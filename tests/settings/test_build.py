@@ -20,7 +20,7 @@ def check(given: dict[str, Any]) -> None:
     "given",
     [
         MEDICAL,
-        MEDICAL | {"answers": "a.jsonl", "hub_config": "en", "num_eval": 1, "limit": 1},
+        MEDICAL | {"answers": "a.jsonl", "num_eval": 1, "limit": 1},
         WIKI,
         WIKI | {"questions_per_passage": 1, "batch_size": 1, "dtype": "float32"},
     ],

@@ -1,6 +1,7 @@
 """A ledger whose model is scripted: it answers an item rightly as long as it knows it."""
 
 import io
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from selfdistill.commands import learn
+from selfdistill.data.prompts import normalized, uniform
 from selfdistill.ledger import learn as lessons
 from selfdistill.models import loading
 from selfdistill.report import write
@@ -53,8 +55,16 @@ class Home:
         monkeypatch.setattr(write, "write_files", self._report)
 
     def data(self, name: str, count: int = 40, answer: str = "answer") -> str:
-        """Writes rows of a skill; returns the file."""
-        rows = [{"prompt": f"{name} {n}?", "demonstration": f"{answer} {n}"} for n in range(count)]
+        """Writes rows of a skill, of which an ``eval_share`` of 0.5 holds out half; returns the file."""
+        sides = {True: count // 2, False: count - count // 2}
+        rows: list[dict[str, str]] = []
+        for n in itertools.count():
+            side = uniform(normalized(f"{name} {n}?")) < 0.5
+            if sides[side]:
+                rows.append({"prompt": f"{name} {n}?", "demonstration": f"{answer} {n}"})
+                sides[side] -= 1
+            if not any(sides.values()):
+                break
         path = self.folder / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return str(path)

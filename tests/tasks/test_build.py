@@ -176,7 +176,7 @@ def test_a_failed_write_leaves_the_old_data_and_no_litter(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["medical", "--source", "x.csv", "--output_dir", "y"], "build reads no CSV"),
+        (["medical", "--source", "x.csv", "--output_dir", "y"], "No such file"),
         (["medical", "--source", "x.jsonl", "--output_dir", "y"], "No such file"),
         (["wiki", "--articles", "none", "--output_dir", "y", "--model_name", "m"], "--articles none is not a folder"),
         (["medical", "--output_dir", "y"], "--source is missing"),

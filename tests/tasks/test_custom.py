@@ -75,7 +75,7 @@ def test_empty_file_and_bad_row_are_named(tmp_path: Path):
     empty = write(tmp_path, "empty.jsonl", "")
     assert "empty.jsonl has no rows" in mistake(custom_task(empty, None).load_train, None)
     bad = write(tmp_path, "bad.jsonl", TWO_ROWS + '{"prompt": "q"}\n')
-    assert "bad.jsonl row 3 has no demonstration" in mistake(custom_task(bad, None).load_train, None)
+    assert "bad.jsonl line 3 has no demonstration" in mistake(custom_task(bad, None).load_train, None)
 
 
 def test_hub_split_of_evaluation_is_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -51,7 +51,7 @@ def test_missing_data_give_no_rows(tmp_path: Path):
 def test_rows_that_are_at_hand_but_bad_are_an_error(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
     task = custom_task(str(tmp_path / "rows.jsonl"), None)
-    with pytest.raises(UserError, match="row 1 has no demonstration"):
+    with pytest.raises(UserError, match="line 1 has no demonstration"):
         rows_at_hand(task.load_train, None)
 
 

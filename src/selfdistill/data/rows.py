@@ -5,26 +5,22 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from selfdistill.errors import UserError, quoted
-from selfdistill.types import Example, Message, message_text
+from selfdistill.data.columns import renamed, unknown_columns
+from selfdistill.data.formats import DEMONSTRATION_COLUMNS, REFERENCE_COLUMNS, TEXT, check_unambiguous, format_of, text
+from selfdistill.errors import EmptyRowError, UserError, quoted
+from selfdistill.types import Example, Message, is_blank, message_text
 
-DEMONSTRATION_COLUMNS = (
-    "demonstration",
-    "output_text",
-    "golden_response",
-    "completion",
-    "privileged_context",
-)
-"""Columns for the demonstration; the first one that a row has is taken."""
-REFERENCE_COLUMNS = ("reference", "answer", "golden_answer")
-"""Columns for the reference answer; the first one that a row has is taken."""
-KNOWN_COLUMNS = ("prompt", "messages", *DEMONSTRATION_COLUMNS, *REFERENCE_COLUMNS)
 _HALF = re.compile(r"\\ud[89a-f]")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def examples_from_rows(
-    rows: Iterable[Mapping[str, Any]], *, source: str, prefix: str, need_demonstration: bool = True
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    source: str,
+    prefix: str,
+    need_demonstration: bool = True,
+    raw_text: bool = False,
 ) -> list[Example]:
     """The examples of a data set, in order, with the ids ``prefix/0``, ``prefix/1``, ...
 
@@ -33,6 +29,7 @@ def examples_from_rows(
         source: the data's name in error messages, such as ``my.jsonl``.
         prefix: beginning of the ids.
         need_demonstration: whether a row without a demonstration is an error.
+        raw_text: whether the rows may be plain text.
 
     Raises:
         UserError: there are no rows, or one is wrong; the message gives its number, counted from 1.
@@ -43,6 +40,7 @@ def examples_from_rows(
             where=f"{source} row {index + 1}",
             id=f"{prefix}/{index}",
             need_demonstration=need_demonstration,
+            raw_text=raw_text,
         )
         for index, row in enumerate(rows)
     ]
@@ -51,12 +49,21 @@ def examples_from_rows(
     return examples
 
 
-def example_from_row(row: Mapping[str, Any], *, where: str, id: str, need_demonstration: bool = True) -> Example:
+def example_from_row(
+    row: Mapping[str, Any],
+    *,
+    where: str,
+    id: str,
+    need_demonstration: bool = True,
+    raw_text: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> Example:
     """One row as an Example.
 
-    The demonstration is the first of DEMONSTRATION_COLUMNS that the row has, and the prompt is ``prompt``, or else
-    ``messages``. In a row with ``messages`` but none of those columns, both come from ``messages``: its last run of
-    assistant turns, with the tool turns between them, is the demonstration, and what precedes it the prompt.
+    A row in one of ``FORMATS`` that is not ours is converted first. The demonstration is that one of
+    DEMONSTRATION_COLUMNS that the row has, and the prompt is ``prompt`` or ``messages``. In a row with ``messages`` but
+    none of those columns, both come from ``messages``: its last run of assistant turns, with the tool turns between
+    them, is the demonstration, and what precedes it the prompt. Plain text is a demonstration without a prompt.
 
     Prompts and demonstrations are text or message lists. Keys whose value is None, which Arrow adds at every depth of
     a message, are dropped.
@@ -66,31 +73,62 @@ def example_from_row(row: Mapping[str, Any], *, where: str, id: str, need_demons
         where: its name in error messages, such as ``my.jsonl row 3``.
         id: the example's id.
         need_demonstration: whether a row without a demonstration is an error.
+        raw_text: whether the row may be plain text, for a method that reads no prompts.
+        columns: the row's names for our columns; if any, no others are read.
 
     Raises:
-        UserError: the row fits none of the schemas.
+        UserError: the row fits none of the formats, or one of its parts is wrong; EmptyRowError if that part is empty.
     """
-    columns = {name: value for name, value in row.items() if value is not None}
-    column = next((name for name in DEMONSTRATION_COLUMNS if name in columns), None)
-    demonstration: tuple[Message, ...] = ()
-    if "prompt" in columns and (column or "messages" not in columns):
-        prompt = _turns(columns["prompt"], role="user", what=f"{where}: prompt")
-    elif "messages" in columns:
-        if isinstance(columns["messages"], str):
-            raise UserError(f"{where}: messages is text; give a list of messages, or name the column prompt.")
-        prompt = _turns(columns["messages"], role="user", what=f"{where}: messages")
-        if column is None:
-            prompt, demonstration = _split(prompt)
-    else:
-        raise _no_prompt(columns, where)
-    _check_prompt(prompt, where)
-    if column is not None:
-        demonstration = _demonstration(columns[column], column, where)
+    named = renamed(row, columns or {}, where)
+    prompt, demonstration, known = _parts({n: v for n, v in named.items() if v is not None}, where, raw_text=raw_text)
     if need_demonstration and not demonstration:
-        raise _no_demonstration("messages" in columns and "prompt" not in columns, where)
-    example = Example(id=id, prompt=prompt, demonstration=demonstration, reference=_reference(columns, where))
+        raise _no_demonstration("messages" in known, where)
+    example = Example(id=id, prompt=prompt, demonstration=demonstration, reference=_reference(known, where))
     _check_characters(example, where)
     return example
+
+
+_Turns = tuple[Message, ...]
+
+
+def _parts(row: Mapping[str, Any], where: str, *, raw_text: bool) -> tuple[_Turns, _Turns, Mapping[str, Any]]:
+    """Prompt and demonstration of a row without None values, and its columns by our names."""
+    check_unambiguous(row, where)
+    form = format_of(row)
+    if form is None:
+        raise _no_prompt(row, where)
+    if form.name == TEXT:
+        if not raw_text:
+            raise UserError(
+                f"{where} has text without a prompt, which only train --method cpt reads. Give it prompt and "
+                "demonstration."
+            )
+        return (), _demonstration(text(row[TEXT], f"{where}: {TEXT}"), TEXT, where), row
+    known = row if form.convert is None else form.convert(row, where)
+    column = next((name for name in DEMONSTRATION_COLUMNS if name in known and _says(known[name])), None)
+    if column is None:  # an empty cell is no demonstration, but is what is wrong if there is no other
+        column = next((name for name in DEMONSTRATION_COLUMNS if name in known), None)
+    in_messages = "prompt" not in known or ("messages" in known and not _says(known["prompt"]))
+    asked, demonstration = _asked(known, in_messages, where), ()
+    if column is None and in_messages:
+        asked, demonstration = _split(asked)
+    _check_prompt(asked, where)
+    if column is not None:
+        demonstration = _demonstration(known[column], column, where)
+    return asked, demonstration, known
+
+
+def _asked(known: Mapping[str, Any], in_messages: bool, where: str) -> _Turns:
+    """The turns of ``messages``, or else of ``prompt``."""
+    if not in_messages:
+        return _turns(known["prompt"], role="user", what=f"{where}: prompt")
+    if isinstance(known["messages"], str):
+        raise UserError(f"{where}: messages is text; give a list of messages, or name the column prompt.")
+    return _turns(known["messages"], role="user", what=f"{where}: messages")
+
+
+def _says(value: Any) -> bool:
+    return not (isinstance(value, str) and is_blank(value))
 
 
 def _check_characters(example: Example, where: str) -> None:
@@ -129,14 +167,30 @@ def _message(turn: Mapping[str, Any], what: str) -> Message:
     content, calls = message.get("content"), message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
         raise UserError(f"{what} has tool_calls {quoted(calls)}: they must be a list of objects.")
+    if calls:
+        message = {**message, "tool_calls": [_call(call) for call in calls]}
     if content is None and not calls:
         raise UserError(f"{what} has a turn of role {role} without content: give its text.")
-    if content is None or isinstance(content, str):
+    if content is None:  # many templates read the content of every turn
+        return {**message, "content": ""}
+    if isinstance(content, str):
         return message
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         # Many templates would print a list of typed parts as Python text.
         return {**message, "content": "".join(part["text"] for part in content)}
     raise UserError(f"{what} has a turn of role {role} whose content is {quoted(content)}: it must be text.")
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    """A tool call whose arguments, if they are an object as JSON text, are that object: templates write it out."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(arguments := function.get("arguments"), str):
+        return call
+    try:
+        read = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": read}} if isinstance(read, dict) else call
 
 
 def _without_none(value: Any) -> Any:
@@ -161,16 +215,16 @@ def _split(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Messa
 
 
 def _check_prompt(prompt: tuple[Message, ...], where: str) -> None:
-    if not any(message_text(turn).strip() for turn in prompt):
-        raise UserError(f"{where}: the prompt is empty; give the text the model should answer.")
+    if all(is_blank(message_text(turn)) for turn in prompt):
+        raise EmptyRowError(f"{where}: the prompt is empty; give the text the model should answer.")
     last = prompt[-1]
     if last["role"] == "assistant":
         raise UserError(
             f"{where}: the prompt ends in an assistant turn; end it with a user turn and put the "
             "answer into demonstration."
         )
-    if last["role"] == "user" and not message_text(last).strip():
-        raise UserError(f"{where}: the last user turn of the prompt is empty; give its text.")
+    if last["role"] == "user" and is_blank(message_text(last)):
+        raise EmptyRowError(f"{where}: the last user turn of the prompt is empty; give its text.")
 
 
 def _demonstration(value: Any, column: str, where: str) -> tuple[Message, ...]:
@@ -179,8 +233,8 @@ def _demonstration(value: Any, column: str, where: str) -> tuple[Message, ...]:
             raise UserError(f"{where}: golden_response is {quoted(value)}: it must be text or a list of texts.")
         value = "\n".join(value)
     turns = _turns(value, role="assistant", what=f"{where}: {column}")
-    if not any(message_text(turn).strip() for turn in turns):
-        raise UserError(f"{where}: {column} is empty; give the expert's answer.")
+    if all(is_blank(message_text(turn)) for turn in turns):
+        raise EmptyRowError(f"{where}: {column} is empty; give the expert's answer.")
     if column == "privileged_context":  # turns of any role, which the teacher sees as one text
         text = "\n".join(message_text(turn) for turn in turns)
         return ({"role": "assistant", "content": text},)
@@ -196,7 +250,7 @@ def _reference(columns: Mapping[str, Any], where: str) -> Any:
     """The reference answer; None if there is none, or only blank text such as an empty CSV cell."""
     column = next((name for name in REFERENCE_COLUMNS if name in columns), None)
     value = columns[column] if column else None
-    if isinstance(value, str) and not value.strip():
+    if isinstance(value, str) and is_blank(value):
         return None
     if column == "golden_answer":
         if not isinstance(value, list | tuple) or not all(
@@ -210,23 +264,15 @@ def _reference(columns: Mapping[str, Any], where: str) -> Any:
 
 
 def _no_prompt(columns: Mapping[str, Any], where: str) -> UserError:
-    if set(columns) & set(KNOWN_COLUMNS):
-        return UserError(f"{where} has no prompt: add a column prompt (text or messages).")
-    return unknown_columns(list(columns), where)
-
-
-def unknown_columns(names: list[str], where: str) -> UserError:
-    """The error for data without any known column; it lists their columns and those that are accepted."""
-    words = ", ".join(str(name)[:24] for name in names[:5]).split()
-    listed = " ".join(words[:8]) + (", ..." if len(names) > 5 or len(words) > 8 else "")
-    return UserError(
-        f"{where} has columns [{listed}]. Use messages, or prompt with demonstration, completion, "
-        "privileged_context or golden_response, or messages with output_text; to evaluate also "
-        "answer or golden_answer."
-    )
+    if set(columns) & {*DEMONSTRATION_COLUMNS, "golden_answer"}:
+        return UserError(f"{where} has no prompt: add a column prompt (text or messages), or name it with --columns.")
+    return unknown_columns(columns, where)
 
 
 def _no_demonstration(from_messages: bool, where: str) -> UserError:
     if from_messages:
         return UserError(f"{where} has no demonstration: messages must end with an assistant turn, or add output_text.")
-    return UserError(f"{where} has no demonstration: add a column demonstration or completion.")
+    return UserError(
+        f"{where} has no demonstration: add a column demonstration or completion, or name yours with --columns, as in "
+        "prompt=prompt,demonstration=answer."
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 from rich.markup import escape
 
+from selfdistill.data.own import Reading
 from selfdistill.errors import UserError, did_you_mean
 from selfdistill.evaluate.judge import Judge, judge_from, with_judge
 from selfdistill.evaluate.sandbox import with_sandbox
@@ -31,8 +32,17 @@ class TaskRows:
     """The judge that the task's scorers ask, if any."""
 
 
-def chosen_task(name: str, path: str | None, options: JudgeOptions) -> Task:
-    """The task of the user's own rows in ``path``, or else the one of that name, with ``--scorer`` as its headline.
+def chosen_task(
+    name: str, path: str | None, options: JudgeOptions, *, train_path: str | None = None, reading: Reading | None = None
+) -> Task:
+    """The task of the user's own rows, or else the one of that name, with ``--scorer`` as its headline.
+
+    Args:
+        name: of the task.
+        path: the user's own evaluation rows, as ``custom_task`` takes them.
+        options: name the scorer.
+        train_path: the user's own training rows.
+        reading: how the user's own rows are read.
 
     Raises:
         UserError: there is no such task, scorer or file.
@@ -42,8 +52,8 @@ def chosen_task(name: str, path: str | None, options: JudgeOptions) -> Task:
         scorers = {JUDGE_SCORER: unscored}
     elif options.scorer is not None:
         scorers = dict([scorer_from(options.scorer)])
-    if path is not None:
-        task = custom_task(None, path, scorers=scorers or None)
+    if path is not None or train_path is not None:
+        task = custom_task(train_path, path, scorers=scorers or None, reading=reading)
     else:
         task = get_task(name)
         task = replace(task, scorers={**scorers, **{k: v for k, v in task.scorers.items() if k not in scorers}})
@@ -68,13 +78,26 @@ def rows_to_score(name: str, options: EvalOptions, console: Console) -> TaskRows
     elif data.dataset_path is None and name not in TASKS and (hint := did_you_mean(name, MEASURES)):
         raise UserError(f"Unknown dataset name {name!r}.{hint}")
     else:
-        task = chosen_task(name, data.dataset_path, options.judge)
+        task = _task_to_score(name, options, console)
     data_dir = resolve_data_dir(data.data_dir)
     examples = first_rows(task.load_eval(data_dir), data.limit)
-    if warning := overlap_warning(task.name, rows_at_hand(task.load_train, data_dir), examples):
+    # rows of the user's own that --eval_share holds out share no prompt with the others
+    train = rows_at_hand(task.load_train, data_dir) if data.rows.eval_share is None else []
+    if warning := overlap_warning(task.name, train, examples):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     task, judge = with_chosen_judge(task, options.judge, console)
     return TaskRows(task, examples, judge)
+
+
+def _task_to_score(name: str, options: EvalOptions, console: Console) -> Task:
+    """The task of ``eval``'s options; of the user's own rows with an ``--eval_share`` that share."""
+    path, rows = options.data.dataset_path, options.data.rows
+    reading = Reading(
+        rows=rows, eval_limit=options.data.limit, for_evaluation=True, say=lambda text: console.print(escape(text))
+    )
+    if path is not None and rows.eval_share is not None:
+        return chosen_task(name, None, options.judge, train_path=path, reading=reading)
+    return chosen_task(name, path, options.judge, reading=reading)
 
 
 def with_chosen_judge(task: Task, options: JudgeOptions, console: Console) -> tuple[Task, Judge | None]:

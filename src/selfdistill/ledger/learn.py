@@ -66,7 +66,7 @@ def learn(options: LearnOptions, console: Console) -> Learned:
         UserError: the data, the scorer, a setting or the ledger can't be used; the ledger is then unchanged.
         DamagedFilesError: a version whose skill is held is not as it was committed.
     """
-    lesson = load_lesson(options)
+    lesson = load_lesson(options, lambda text: console.print(escape(text)))
     if warning := overlap_warning(lesson.task.name, lesson.train, lesson.items):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     folder = Path(str(options.ledger))

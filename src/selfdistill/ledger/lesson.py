@@ -2,12 +2,13 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from selfdistill import run_folder
+from selfdistill.data.own import Reading, own_evaluation
 from selfdistill.errors import UserError
 from selfdistill.ledger import folder as ledger
 from selfdistill.ledger.folder import Ledger
@@ -16,7 +17,6 @@ from selfdistill.records.ledger import Skill
 from selfdistill.settings.ledger import LearnOptions
 from selfdistill.tasks import TASKS, get_task, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
-from selfdistill.tasks.overlap import normalized_prompt
 from selfdistill.tasks.scorers import scorer_from
 from selfdistill.tasks.task import Scorer, Task
 from selfdistill.types import Example
@@ -49,8 +49,8 @@ class HeldSkill:
     """Evaluation rows."""
 
 
-def load_lesson(options: LearnOptions) -> Lesson:
-    """Training rows and evaluation items of the new skill.
+def load_lesson(options: LearnOptions, say: Callable[[str], None]) -> Lesson:
+    """Training rows and evaluation items of the new skill. ``say`` is told of rows that were left out.
 
     Raises:
         UserError: the data or the scorer can't be used, or there are so few items that the gate could see no loss.
@@ -58,12 +58,8 @@ def load_lesson(options: LearnOptions) -> Lesson:
     new, source, data = options.new_skill, options.source, options.recipe.data
     scorers = None if new.scorer is None else dict([scorer_from(new.scorer)])
     if source.dataset_path is not None:
-        task = custom_task(source.dataset_path, new.eval_path, scorers=scorers, name=options.skill_name)
-        train = task.load_train(None)
-        if new.eval_path is None:
-            train, items = split_off(train, new.eval_share or EVAL_SHARE)
-        else:
-            items = task.load_eval(None)
+        task = _own_task(options, source.dataset_path, scorers, say)
+        train, items = task.load_train(None), task.load_eval(None)
     else:
         task = get_task(source.dataset_name)
         data_dir = resolve_data_dir(data.data_dir)
@@ -83,28 +79,21 @@ def load_lesson(options: LearnOptions) -> Lesson:
     return Lesson(task, train, items)
 
 
-def split_off(rows: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """Splits rows into training rows and held-out items, both in the order of the rows.
-
-    The split depends on hashes of the prompts alone, neither on a seed nor on the order; rows with the same prompt
-    stay together.
-
-    Args:
-        rows: all rows.
-        share: share of the rows to hold out, in (0, 1).
-
-    Raises:
-        UserError: no row would be left to train on.
-    """
-
-    def place(example: Example) -> str:
-        return hashlib.sha256(normalized_prompt(example).encode()).hexdigest()
-
-    held = set(sorted(map(place, rows))[: round(share * len(rows))])
-    train = [row for row in rows if place(row) not in held]
-    if not train:
-        raise UserError(f"--eval_share {share} of {len(rows)} rows leaves none to train on. Lower it.")
-    return train, [row for row in rows if place(row) in held]
+def _own_task(options: LearnOptions, path: str, scorers: dict[str, Scorer] | None, say: Callable[[str], None]) -> Task:
+    """The user's own rows as a task; its evaluation rows are those of ``--eval_path``, of ``--eval_share``, of a
+    folder's own evaluation split, or else EVAL_SHARE of the rows."""
+    rows, data, eval_path = options.recipe.data.rows, options.recipe.data, options.new_skill.eval_path
+    if eval_path is None and rows.eval_share is None:
+        eval_path = own_evaluation(path)
+        rows = replace(rows, eval_share=EVAL_SHARE) if eval_path is None else rows
+    reading = Reading(
+        rows=rows,
+        seed=options.seed,
+        train_limit=data.limit,
+        eval_limit=options.new_skill.eval_limit,
+        say=say,
+    )
+    return custom_task(path, eval_path, scorers=scorers, name=options.skill_name, reading=reading)
 
 
 def check_new(book: Ledger, lesson: Lesson) -> None:

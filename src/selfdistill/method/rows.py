@@ -30,7 +30,9 @@ def training_pairs(
     items = list(rows)
     if (pairs := _as_pairs(items)) is not None:
         return pairs
-    examples = as_examples(items, "train", demonstrations=METHODS[config.method].needs_demonstration)
+    spec = METHODS[config.method]
+    raw_text = spec.prompt == "raw_text"
+    examples = as_examples(items, "train", demonstrations=spec.needs_demonstration, raw_text=raw_text)
     pairs = render_pairs(examples, config, tokenizer)
     kept = fit(pairs, length_limits(config, model_config), overlong=config.overlong)
     check_ids(kept, model_config, tokenizer)
@@ -57,11 +59,16 @@ def anchor_pairs(
 
 
 def as_examples(
-    rows: Iterable[Example | PromptPair | Mapping[str, Any]], name: str, *, demonstrations: bool = True
+    rows: Iterable[Example | PromptPair | Mapping[str, Any]],
+    name: str,
+    *,
+    demonstrations: bool = True,
+    raw_text: bool = False,
 ) -> list[Example]:
     """Converts rows to Examples (see ``data.rows``), with ids such as ``name/0``; Examples keep their ids.
 
-    ``demonstrations``: whether every row must have one. If False, demonstrations are dropped.
+    ``demonstrations``: whether every row must have one. If False, demonstrations are dropped. ``raw_text``: whether
+    rows may be plain text.
 
     Raises:
         UserError: a row is unusable or lacks a demonstration, there are no rows, or only some are Examples.
@@ -88,6 +95,7 @@ def as_examples(
             source=f"{name}_dataset",
             prefix=name,
             need_demonstration=demonstrations,
+            raw_text=raw_text,
         )
     return examples if demonstrations else [replace(example, demonstration=()) for example in examples]
 

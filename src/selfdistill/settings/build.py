@@ -15,9 +15,8 @@ class MedicalOptions:
     """Options of the task medical."""
 
     source: str | None = path()
-    """HuatuoGPT-o1 rows: a file, or a Hub id such as FreedomIntelligence/medical-o1-reasoning-SFT."""
-    hub_config: str | None = None
-    """Configuration of the source on the Hub, such as en."""
+    """HuatuoGPT-o1 rows: a file, or a Hub id such as FreedomIntelligence/medical-o1-reasoning-SFT:en (its configuration
+    en)."""
     answers: str | None = path()
     """Rows with the reference answers, if the source has none: a file or Hub id."""
 

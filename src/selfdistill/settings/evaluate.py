@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from selfdistill.errors import UserError
 from selfdistill.run_folder import DRIFT
 from selfdistill.settings import flat
-from selfdistill.settings.fields import JsonObject, at_least, check_fields, path
+from selfdistill.settings.fields import JsonObject, at_least, check_fields, data, path
 from selfdistill.settings.groups import DEFAULT_MODEL, DEFAULT_TASK, JudgeOptions, check_sampling
+from selfdistill.settings.rows import RowOptions
 from selfdistill.types import Dtype, EngineName
 
 HUMANEVAL, PRIOR, PRIOR_QUICK = "humaneval-quick", "prior", "prior-quick"
@@ -25,12 +26,13 @@ class EvalDataOptions:
 
     dataset_name: str = DEFAULT_TASK
     """Tasks, separated by commas (see `selfdistill tasks`), and drift, prior-quick, humaneval-quick or prior."""
-    dataset_path: str | None = path()
-    """Your own rows instead of a task: each with a prompt and a reference answer."""
+    dataset_path: str | None = data()
+    """Your own rows instead of a task: files, folders, patterns or Hub ids, separated by commas."""
     data_dir: str | None = path()
     """Folder with the tasks' data. By default the folder in SELFDISTILL_DATA, else ./data."""
     limit: int | None = at_least(1, None)
     """Score only N rows; a task with parts keeps their proportions. prior, prior-quick: N rows of each benchmark."""
+    rows: RowOptions = RowOptions()
 
     def datasets(self) -> list[str]:
         """The names in dataset_name, without repeats."""
@@ -98,6 +100,7 @@ class EvalOptions:
         """Checks what can be checked before anything is loaded. Raises UserError."""
         check_fields(self)
         check_fields(self.data)
+        self.data.rows.check(own=self.data.dataset_path is not None)
         names = self.names
         if not names:
             raise UserError(f"--dataset_name {self.data.dataset_name!r} names no task. `selfdistill tasks` lists them.")

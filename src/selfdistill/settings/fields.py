@@ -41,6 +41,12 @@ def path(default: str | None = None) -> Any:
     return field(default=default, metadata={"path": True})
 
 
+def data() -> Any:
+    """A dataclass field for what ``sources`` reads: files, folders, patterns and Hub ids, separated by commas. A
+    leading ``~`` of each stands for the home folder."""
+    return field(default=None, metadata={"path": True, "sources": True})
+
+
 def check_fields(settings: Any, of: type | None = None, *, open_choices: Sequence[str] = ()) -> None:
     """Checks the ranges of numbers, and that fields of a Literal type hold one of its values.
 

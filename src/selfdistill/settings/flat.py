@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from selfdistill.errors import UserError
+from selfdistill.settings.sources import named_paths, parts
 
 _Options = TypeVar("_Options")
 
@@ -23,7 +24,9 @@ class Leaf(NamedTuple):
     annotation: Any
     """The setting's type."""
     is_path: bool
-    """True if it names a file or folder."""
+    """True if it names a file or folder, or several."""
+    is_sources: bool
+    """True if it may name several, as ``sources`` reads them."""
 
 
 @cache
@@ -62,8 +65,14 @@ def changed(options: _Options, values: Mapping[str, Any]) -> _Options:
 def with_home(options: _Options) -> _Options:
     """A copy of the options with a leading ``~`` of every path expanded. Raises UserError as ``at_home``."""
     values = flatten(options)
-    paths = [name for name, leaf in leaves(type(options)).items() if leaf.is_path]
-    return changed(options, {name: at_home(values[name]) for name in paths if values[name] is not None})
+    paths = {name: leaf for name, leaf in leaves(type(options)).items() if leaf.is_path and values[name] is not None}
+    return changed(
+        options,
+        {
+            name: ",".join(map(at_home, parts(values[name]))) if leaf.is_sources else at_home(values[name])
+            for name, leaf in paths.items()
+        },
+    )
 
 
 def at_home(path: str) -> str:
@@ -80,8 +89,13 @@ def at_home(path: str) -> str:
 def input_paths(options: Any) -> list[str]:
     """Files and folders that the options name, except ``output_dir``: those that the command may read."""
     values = flatten(options)
-    paths = [values[name] for name, leaf in leaves(type(options)).items() if leaf.is_path and name != "output_dir"]
-    return [path for path in paths if path]
+    named = {name: leaf for name, leaf in leaves(type(options)).items() if leaf.is_path and name != "output_dir"}
+    return [
+        path
+        for name, leaf in named.items()
+        if values[name]
+        for path in (named_paths(values[name]) if leaf.is_sources else [values[name]])
+    ]
 
 
 def _leaves(options_class: type, groups: tuple[str, ...]) -> Iterator[tuple[str, Leaf]]:
@@ -92,7 +106,7 @@ def _leaves(options_class: type, groups: tuple[str, ...]) -> Iterator[tuple[str,
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             yield from _leaves(inner, (*groups, each.name))
         else:
-            yield each.name, Leaf(groups, hint, bool(each.metadata.get("path")))
+            yield each.name, Leaf(groups, hint, bool(each.metadata.get("path")), bool(each.metadata.get("sources")))
 
 
 def _get(options: Any, name: str, leaf: Leaf) -> Any:

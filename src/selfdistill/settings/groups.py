@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import tyro
 
 from selfdistill.errors import UserError
-from selfdistill.settings.fields import at_least, check_fields, path
+from selfdistill.settings.fields import at_least, check_fields, data, path
+from selfdistill.settings.rows import RowOptions
 from selfdistill.types import Dtype, Quantize
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -21,8 +22,9 @@ class SourceOptions:
 
     dataset_name: str = DEFAULT_TASK
     """Task to train on; `selfdistill tasks` lists them."""
-    dataset_path: str | None = path()
-    """Your own rows instead of a task: JSONL, JSON, CSV, Parquet, Arrow folder or Hub id."""
+    dataset_path: str | None = data()
+    """Your own rows instead of a task: files, folders, patterns, Hub ids (owner/name:config@revision), separated by
+    commas. a.jsonl:2,b.jsonl:1 draws two rows of a for each of b."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class DataOptions:
     """Folder with the tasks' data. By default the folder in SELFDISTILL_DATA, else ./data."""
     limit: int | None = at_least(1, None)
     """Use only the first N training rows."""
+    rows: RowOptions = RowOptions()
 
 
 @dataclass(frozen=True, kw_only=True)

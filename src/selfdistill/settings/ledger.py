@@ -9,8 +9,9 @@ import tyro
 
 from selfdistill.errors import UserError
 from selfdistill.run_folder import DRIFT
-from selfdistill.settings.fields import at_least, check_fields, number, path
+from selfdistill.settings.fields import at_least, check_fields, data, number, path
 from selfdistill.settings.groups import ModelOptions, SourceOptions
+from selfdistill.settings.sources import sources
 from selfdistill.settings.train import Recipe, RecipeGroup, method_config
 from selfdistill.types import Method
 
@@ -26,10 +27,9 @@ class SkillOptions:
 
     skill: str | None = None
     """Name of the new skill; by default the name of its data."""
-    eval_path: str | None = path()
-    """With --dataset_path: file of held-out rows, on which the skill is scored."""
-    eval_share: float | None = None
-    """With --dataset_path, without --eval_path: share of the rows to hold out; by default 0.1."""
+    eval_path: str | None = data()
+    """With --dataset_path: held-out rows, on which the skill is scored. Otherwise --eval_share, or else the evaluation
+    split of a folder that has one, or else an --eval_share of 0.1."""
     eval_limit: int | None = at_least(1, None)
     """Score only the first N evaluation rows."""
     scorer: str | None = None
@@ -92,13 +92,9 @@ class LearnOptions:
 
     def _check_data(self) -> None:
         skill = self.new_skill
-        if skill.eval_share is not None and not 0 < skill.eval_share < 1:
-            raise UserError(f"--eval_share {skill.eval_share} is not above 0 and below 1.")
-        if skill.eval_share is not None and skill.eval_path is not None:
-            raise UserError("--eval_share and --eval_path exclude each other: give one of them.")
-        for name in ("eval_share", "eval_path"):
-            if self.source.dataset_path is None and getattr(skill, name) is not None:
-                raise UserError(f"--{name} goes with --dataset_path; a task has evaluation rows of its own.")
+        if self.source.dataset_path is None and skill.eval_path is not None:
+            raise UserError("--eval_path goes with --dataset_path; a task has evaluation rows of its own.")
+        self.recipe.data.rows.check(own=self.source.dataset_path is not None, eval_path=skill.eval_path)
         if skill.scorer == "judge":
             raise UserError("--scorer judge: a ledger scores without a judge. Name another scorer.")
         if not NAME.fullmatch(self.skill_name) or self.skill_name == DRIFT:
@@ -114,7 +110,7 @@ class LearnOptions:
             return self.new_skill.skill
         if self.source.dataset_path is None:
             return self.source.dataset_name
-        name = Path(self.source.dataset_path.partition(":")[0]).stem
+        name = Path(sources(self.source.dataset_path)[0].name.partition(":")[0]).stem
         return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:64] or "skill"
 
     @property

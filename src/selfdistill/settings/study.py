@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from selfdistill.errors import UserError
 from selfdistill.settings.evaluate import DecodingOptions
-from selfdistill.settings.fields import at_least, check_fields, number, path
+from selfdistill.settings.fields import at_least, check_fields, data, number, path
 from selfdistill.settings.groups import DEFAULT_TASK, JudgeOptions, SourceOptions
 from selfdistill.settings.method import OptimizerSettings
 from selfdistill.settings.train import Recipe, RecipeGroup, method_config
@@ -75,8 +76,9 @@ class MeasureOptions:
 class CompareOptions:
     """Train with several methods on the same rows, in the same order, with the same budget, and compare them."""
 
-    eval_path: str | None = path()
-    """With --dataset_path: your evaluation rows. By default the last fifth of the rows is held out, at most 200."""
+    eval_path: str | None = data()
+    """With --dataset_path: your evaluation rows. Otherwise --eval_share, or else the evaluation split of a folder that
+    has one, or else the last fifth of the rows, at most 200."""
     seeds: str = "0,1,2"
     """Seeds of the data order and of sampling, separated by commas; every arm is trained once per seed."""
     learning_rates: str | None = None
@@ -115,6 +117,7 @@ class CompareOptions:
             )
         if self.eval_path is not None and self.source.dataset_path is None:
             raise UserError("--eval_path goes with --dataset_path: a named task has evaluation rows of its own.")
+        self.recipe.data.rows.check(own=self.source.dataset_path is not None, eval_path=self.eval_path)
         if self.budget_amount is not None and not 0 < self.budget_amount < math.inf:
             raise UserError(f"--budget_amount {self.budget_amount:g} is not a number above 0.")
         if self.budget == "steps":
@@ -175,6 +178,7 @@ class ContinualOptions:
         method_config(self).validate()
         if not self.stage_list():
             raise UserError("--stages is missing: name tasks in order, such as tooluse,science.")
+        self.recipe.data.rows.check(own=any(map(is_own_stage, self.stage_list())))
         self._check_method()
         self.recipe.model.check_merging()
         if self.teacher_anchor == "base" and self.recipe.adapter.lora_r is not None:
@@ -190,6 +194,12 @@ class ContinualOptions:
     def stage_list(self) -> list[str]:
         """The stages in order, as ``--stages`` names them."""
         return [text.strip() for text in self.stages.split(",") if text.strip()]
+
+
+def is_own_stage(stage: str) -> bool:
+    """Whether a stage names a person's own rows, and not a task."""
+    train, colon, _ = stage.partition(":")
+    return bool(colon or Path(train).suffix or "/" in train or Path(train).exists())
 
 
 StudyOptions = CompareOptions | ContinualOptions

@@ -101,7 +101,7 @@ class TrainOptions:
     """sdft: student samples, teacher scores. offline: teacher samples. sft, dft, cpt: train on demonstrations.
     reinvoke: on-policy distillation from a base model on general prompts."""
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")
-    """Seed of the data order and of sampling."""
+    """Seed of the data order, of sampling, and of the draws from weighted sources."""
     source: SourceOptions = SourceOptions()
     run: RunOptions = RunOptions()
     recipe: RecipeGroup = Recipe()
@@ -110,6 +110,7 @@ class TrainOptions:
         """Checks what can be checked before anything is loaded. Raises UserError."""
         check_fields(self)
         self.recipe.check()
+        self.recipe.data.rows.check(own=self.source.dataset_path is not None)
         method_config(self).validate()
         if self.run.base_model is not None and self.method != "reinvoke":
             raise UserError(f"--base_model is what reinvoke distils from; {self.method} has none. Leave it out.")
@@ -127,7 +128,7 @@ class PreflightOptions:
     method: Method = "sdft"
     """Method whose memory is estimated."""
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")
-    """Without effect; accepted because a recipe may set it."""
+    """Seed of the draws from several weighted sources; otherwise without effect."""
     source: SourceOptions = SourceOptions()
     recipe: RecipeGroup = Recipe()
 
@@ -135,6 +136,7 @@ class PreflightOptions:
         """Checks what can be checked before anything is loaded. Raises UserError."""
         check_fields(self)
         self.recipe.check()
+        self.recipe.data.rows.check(own=self.source.dataset_path is not None)
         method_config(self).validate()
         rows, file = self.recipe.trainer.preflight_rows, self.recipe.trainer.config
         without_flags = PreflightOptions() if file is None else options_from_file(PreflightOptions, file)

@@ -12,6 +12,7 @@ from selfdistill.method.methods import METHODS
 from selfdistill.settings import flat
 from selfdistill.settings.groups import SourceOptions
 from selfdistill.settings.method import MethodConfig
+from selfdistill.settings.rows import RowOptions
 from selfdistill.settings.study import ArmOptions
 from selfdistill.settings.train import Recipe, RunOptions, TrainOptions
 from selfdistill.settings.yaml_files import checked, options_from_file, parse_assignments
@@ -67,7 +68,8 @@ def parse_arms(chosen: ArmOptions, recipe: Recipe, *, default: str, seed: int = 
     Raises:
         UserError: a method or setting is unknown, a value is bad, a name is given twice, or no arm uses a setting.
     """
-    shared = TrainOptions(source=SourceOptions(), run=RunOptions(), recipe=recipe, seed=seed)
+    read = replace(recipe, data=replace(recipe.data, rows=RowOptions()))  # by the study, for all arms
+    shared = TrainOptions(source=SourceOptions(), run=RunOptions(), recipe=read, seed=seed)
     methods = chosen.methods if chosen.methods is not None or chosen.arm else default
     arms = [_arm(shared, name, {"method": name}, "--methods") for name in _names(methods or "")]
     arms += [_parsed(shared, text) for text in chosen.arm]

@@ -306,4 +306,5 @@ def _subject(options: CompareOptions, console: Console) -> Subject:
     source, data, measures = options.source, options.recipe.data, options.measures
     if source.dataset_path is None:
         return named_subject(source.dataset_name, data, measures, console)
-    return own_subject(source.dataset_path, options.eval_path, data, measures, console)
+    seed = options.seed_list()[0]
+    return own_subject(source.dataset_path, options.eval_path, data, measures, console, seed=seed)

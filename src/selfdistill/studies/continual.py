@@ -16,7 +16,7 @@ from selfdistill import run_folder
 from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import UserError
 from selfdistill.records.studies import BaseRecord, ContinualRecord, Measurements, SequenceRecord, StageRecord
-from selfdistill.settings.study import ContinualOptions
+from selfdistill.settings.study import ContinualOptions, is_own_stage
 from selfdistill.stats import continual as summaries
 from selfdistill.studies.arms import Arm, parse_arms
 from selfdistill.studies.budget import spent_by
@@ -217,10 +217,10 @@ def stage_subject(text: str, options: ContinualOptions, console: Console) -> Sub
         UserError: there is no such task or file, a row is bad, or a judge is needed and none is named.
     """
     data, measures = options.recipe.data, options.measures
-    train, colon, evaluation = text.partition(":")
-    if not colon and not (Path(train).suffix or "/" in train or Path(train).exists()):
-        return named_subject(train, data, measures, console)
-    return own_subject(train, evaluation or None, data, measures, console)
+    if not is_own_stage(text):
+        return named_subject(text, data, measures, console)
+    train, _, evaluation = text.partition(":")
+    return own_subject(train, evaluation or None, data, measures, console, seed=options.seed)
 
 
 def check_anchor(arms: Sequence[Arm]) -> None:

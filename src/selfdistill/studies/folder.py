@@ -9,6 +9,7 @@ from selfdistill import run_folder
 from selfdistill.errors import UserError, quoted
 from selfdistill.records.studies import StudyRecord
 from selfdistill.settings import flat
+from selfdistill.settings.sources import named_paths
 from selfdistill.settings.study import ContinualOptions, StudyOptions
 from selfdistill.studies.arms import Arm
 from selfdistill.studies.subjects import Subject
@@ -108,7 +109,8 @@ def _inputs(options: StudyOptions, arms: Sequence[Arm]) -> list[str | None]:
     paths: list[str | None] = [options.measures.judge.scorer]
     for source in (options, *(arm.options for arm in arms)):
         paths += flat.input_paths(source)
-    return [*paths, *(options.stage_list() if isinstance(options, ContinualOptions) else ())]
+    stages = options.stage_list() if isinstance(options, ContinualOptions) else ()
+    return [*paths, *(path for stage in stages for part in stage.split(":") for path in (part, *named_paths(part)))]
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

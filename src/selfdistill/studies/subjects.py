@@ -9,9 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from selfdistill.data.own import Reading, own_evaluation
 from selfdistill.errors import UserError
 from selfdistill.evaluate.scorer_choice import TaskRows, chosen_task, first_rows, with_chosen_judge
 from selfdistill.settings.groups import DataOptions
+from selfdistill.settings.sources import sources
 from selfdistill.settings.study import MeasureOptions
 from selfdistill.tasks import resolve_data_dir
 from selfdistill.tasks.custom import custom_task
@@ -56,19 +58,36 @@ def named_subject(name: str, data: DataOptions, measures: MeasureOptions, consol
 
 
 def own_subject(
-    train_path: str, eval_path: str | None, data: DataOptions, measures: MeasureOptions, console: Console
+    train_path: str,
+    eval_path: str | None,
+    data: DataOptions,
+    measures: MeasureOptions,
+    console: Console,
+    *,
+    seed: int = 42,
 ) -> Subject:
-    """A user's own rows. Without ``eval_path`` the last fifth of them, at most HELD_OUT, is held out for evaluation.
+    """A user's own rows. They are evaluated on ``eval_path``, or else on the share of ``eval_share``, or else on the
+    evaluation split of a folder that has one, or else on the last fifth of the rows, at most HELD_OUT.
+
+    ``seed`` is of the draws from weighted sources.
 
     Raises:
         UserError: there is no such file, a row is bad, too few rows are left, or a judge is needed and none is named.
     """
-    name = Path(train_path).stem
-    load_train = custom_task(train_path, None, name=name).load_train
-    task = replace(chosen_task(name, eval_path or train_path, measures.judge), name=name, load_train=load_train)
+    name = Path(sources(train_path)[0].name).stem
+    reading = Reading(rows=data.rows, seed=seed, say=lambda text: console.print(escape(text)))
+    data.rows.check(own=True, eval_path=eval_path)
+    if eval_path is None and data.rows.eval_share is None:
+        eval_path = own_evaluation(train_path)
+    apart = eval_path is not None or data.rows.eval_share is not None
+    if apart:
+        reading = replace(reading, train_limit=data.limit)
+    load_train = custom_task(train_path, None, name=name, reading=reading).load_train
+    chosen = chosen_task(name, eval_path, measures.judge, train_path=train_path, reading=reading)
+    task = replace(chosen, name=name, load_train=load_train)
     data_dir = resolve_data_dir(data.data_dir)
     train = task.load_train(data_dir)
-    if eval_path is not None:
+    if apart:
         rows = task.load_eval(data_dir)
     else:
         count = min(HELD_OUT, len(train) // 5)

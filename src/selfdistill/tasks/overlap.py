@@ -1,21 +1,11 @@
 """Finds evaluation prompts that are also in the training rows: scores on them show memory, not skill."""
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from selfdistill.data.prompts import normalized_prompt
 from selfdistill.errors import MissingDataError
-from selfdistill.types import Example, message_text
-
-
-def normalized(text: str) -> str:
-    """The text in Unicode's NFKC form, case-folded, with every run of white space replaced by one space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def normalized_prompt(example: Example) -> str:
-    """All turns of the prompt as one normalised text."""
-    return normalized("\n".join(message_text(turn) for turn in example.prompt))
+from selfdistill.types import Example
 
 
 def num_overlapping(train: Sequence[Example], evaluation: Sequence[Example]) -> int:

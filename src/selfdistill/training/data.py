@@ -1,8 +1,10 @@
 """Training rows of a run."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from selfdistill.data.general import anchor_examples
+from selfdistill.data.own import Reading
 from selfdistill.errors import UserError
 from selfdistill.method.methods import METHODS
 from selfdistill.settings.train import TrainOptions
@@ -20,18 +22,26 @@ class TrainingData(NamedTuple):
     examples: list[Example]
 
 
-def training_data(options: TrainOptions) -> TrainingData:
+def training_data(options: TrainOptions, say: Callable[[str], None]) -> TrainingData:
     """Loads the task and its training rows, at most ``--limit``. A method that needs no demonstrations gets general
-    prompts.
+    prompts. ``say`` is told of rows that were left out.
 
     Raises:
         UserError: there is no such task or file, a row is invalid, or there are no rows.
     """
-    limit = options.recipe.data.limit
-    if not METHODS[options.method].needs_demonstration:
-        return TrainingData(get_task(options.source.dataset_name), anchor_examples(options.source.dataset_path)[:limit])
+    spec, limit = METHODS[options.method], options.recipe.data.limit
+    reading = Reading(
+        rows=options.recipe.data.rows,
+        seed=options.seed,
+        raw_text=spec.prompt == "raw_text",
+        train_limit=limit,
+        say=say,
+    )
+    if not spec.needs_demonstration:
+        examples = anchor_examples(options.source.dataset_path, reading)
+        return TrainingData(get_task(options.source.dataset_name), examples)
     if options.source.dataset_path is not None:
-        task = custom_task(options.source.dataset_path, None)
+        task = custom_task(options.source.dataset_path, None, reading=reading)
     else:
         task = get_task(options.source.dataset_name)
     examples = task.load_train(resolve_data_dir(options.recipe.data.data_dir))[:limit]
@@ -43,7 +53,8 @@ def training_data(options: TrainOptions) -> TrainingData:
 def training_overlap(options: TrainOptions, data: TrainingData) -> str | None:
     """A warning if evaluation prompts of the task are among the training rows; None if not, or if the evaluation rows
     are not available."""
-    if not METHODS[options.method].needs_demonstration:
+    held_out = options.recipe.data.rows.eval_share is not None  # shares no prompt with the training rows
+    if held_out or not METHODS[options.method].needs_demonstration:
         return None
     evaluation = rows_at_hand(data.task.load_eval, resolve_data_dir(options.recipe.data.data_dir))
     return overlap_warning(data.task.name, data.examples, evaluation)

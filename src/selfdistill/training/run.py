@@ -35,6 +35,7 @@ from selfdistill.training.prepare import ModelFiles, Prepared, prepare
 from selfdistill.training.progress import TrainingProgress
 from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.settings import without_idle_settings
+from selfdistill.training.shown_rows import control_token_warning
 from selfdistill.training.template import choose_template
 from selfdistill.types import Example
 
@@ -51,11 +52,13 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     options, idle = without_idle_settings(options)
     if idle:
         console.print(f"[dim]Left out, since {options.method} has no use for them: {', '.join(idle)}.[/dim]")
-    data = training_data(options)
+    data = training_data(options, lambda text: console.print(escape(text)))
     if warning := training_overlap(options, data):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     loading.quiet_libraries()
     files = ModelFiles(options.recipe.model.model_name)
+    if warning := control_token_warning(data.examples, files.tokenizer):
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     return prepare(options, data.task, rendered_rows(data.examples, files, console), files)
 
 

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from selfdistill.data.prompts import normalized
 from selfdistill.data.readers import load_rows
 from selfdistill.errors import UserError
 from selfdistill.settings.build import BuildOptions
 from selfdistill.tasks.build.rows import Ask, Row, Say
 from selfdistill.tasks.medical import COLUMNS
-from selfdistill.tasks.overlap import normalized
 
 NAMES: dict[str, tuple[str, ...]] = {
     "question": ("question", "openendedverifiablequestion"),
@@ -26,8 +26,8 @@ medical-o1-verifiable-problem."""
 def build(options: BuildOptions, ask: Ask, say: Say) -> tuple[list[Row], list[Row]]:
     """Training and evaluation rows from public ones. Raises UserError if those can't be read, or none is usable."""
     given = options.medical
-    rows, source = _public_rows(str(given.source), given.hub_config)
-    answers, answers_source = _public_rows(given.answers, None) if given.answers else ([], "")
+    rows, source = load_rows(str(given.source))
+    answers, answers_source = load_rows(given.answers) if given.answers else ([], "")
     kept = medical_rows(rows, source, answers, answers_source)
     say(f"{source}: {len(kept):,} of {len(rows):,} rows have all columns and a question of their own.")
     return split_rows(kept[: options.limit], options.num_eval, options.seed)
@@ -85,12 +85,6 @@ def split_rows(rows: Sequence[Any], num_eval: int | None, seed: int) -> tuple[li
         [row for index, row in enumerate(rows) if index not in held_out],
         [row for index, row in enumerate(rows) if index in held_out],
     )
-
-
-def _public_rows(path_or_id: str, hub_config: str | None) -> tuple[list[dict[str, Any]], str]:
-    if path_or_id.lower().endswith(".csv"):
-        raise UserError(f"{path_or_id}: build reads no CSV. Give JSONL, JSON, Parquet, an Arrow folder or a Hub id.")
-    return load_rows(path_or_id, hub_config=hub_config)
 
 
 def _known(row: Mapping[str, Any]) -> Row:

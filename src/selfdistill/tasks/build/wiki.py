@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from selfdistill.data.readers import read_text
+from selfdistill.data.files import read_text
+from selfdistill.data.prompts import normalized
 from selfdistill.errors import UserError
 from selfdistill.settings.build import BuildOptions
 from selfdistill.tasks.build.rows import Ask, Row, Say
-from selfdistill.tasks.overlap import normalized
 from selfdistill.types import Message
 
 MAX_PASSAGE_WORDS = 150
