@@ -107,7 +107,7 @@ def test_bad_rows_are_skipped_where_rows_are_read(home: TinyHome) -> None:
 
 
 def test_continued_pre_training_on_text(home: TinyHome) -> None:
-    home.rows(*({"text": f"Some plain text to read, number {n}."} for n in range(3)))
+    home.rows(*({"text": f"Text {n}."} for n in range(3)))
     assert home.run(*train("--method=cpt")).code == 0
     assert "only train --method cpt reads" in home.refused(*train("--method=sft", output="other"))
 

@@ -221,7 +221,7 @@ def test_arguments_of_calls_that_are_text_are_read() -> None:
     [
         ({"question": "a", "response": "b"}, "prompt=question,demonstration=response"),
         ({"Query": "a", "Answer_text": "b", "id": "1"}, "prompt=Query,demonstration=Answer_text"),
-        ({"promt": "a", "demonstrations": "b"}, "prompt=promt,demonstration=demonstrations"),
+        ({"prompts": "a", "demonstrations": "b"}, "prompt=prompts,demonstration=demonstrations"),
         ({"dialogue": CHAT}, "messages=dialogue"),
         ({"Open Question": "a", "Best Answer": "b"}, "'prompt=Open Question,demonstration=Best Answer'"),
         ({"x": "a", "y": "b"}, "prompt=...,demonstration=..."),

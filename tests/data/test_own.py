@@ -214,4 +214,4 @@ def test_a_limit_reads_no_further(tmp_path: Path) -> None:
 
 def test_columns_of_no_part_of_a_row(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ["1"])
-    assert "rows have no part 'promt'. Did you mean 'prompt'?" in mistake(read, path, columns="promt=prompt")
+    assert "rows have no part 'prompts'. Did you mean 'prompt'?" in mistake(read, path, columns="prompts=prompt")
