@@ -43,8 +43,7 @@ IN_SEVERAL_PROCESSES = "train"
 
 HELP = """usage: selfdistill COMMAND [options]
 
-Teach a language model new skills from demonstrations by self-distillation,
-and measure what it keeps.
+Teach a language model new skills by self-distillation, and keep the old ones.
 
 {commands}
 

@@ -135,15 +135,13 @@ class SDFTTrainer(Trainer):
             processes=self.processes,
         )
         self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
-        folder, kept = Path(str(args.output_dir)), args.rollouts_logged_per_step
-        self.run_log = RunLog(folder, tokenizer, kept, self.processes)
+        self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step, self.processes)
         self._loss = torch.zeros((), device=args.device)  # of this process's micro-batches of the step
         self.step.on_part = self.run_log.add_part
         if isinstance(self.step.engine, InProcessEngine):
             self.step.engine.on_warning = self._warn
         self.pieces, self.skipping = Pieces(self.step, self._warn), Skipping(self.step.masters)
-        self.num_rows = len(train_pairs)
-        self._facts = dict(facts or {})
+        self.num_rows, self._facts = len(train_pairs), dict(facts or {})
         self._pairs, self._anchors = train_pairs, anchors
         self.checkpoints = Checkpoints(self)
 
