@@ -27,10 +27,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tests.faults.suite import images, kills
+from tests.faults.suite import corruptions, fuzz, images, kills, others
 from tests.faults.suite.home import Home, Result, command
 
-PARTS: dict[str, ModuleType] = {"kills": kills, "images": images}
+PARTS: dict[str, ModuleType] = {
+    "others": others,
+    "kills": kills,
+    "images": images,
+    "corruptions": corruptions,
+    "fuzz": fuzz,
+}
 COUNTED = (
     "kills", "resumed_identical", "corruptions", "corruptions_detected", "crash_images",
     "other_faults_passed", "other_faults_total", "fuzz_inputs",

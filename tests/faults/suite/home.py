@@ -132,6 +132,12 @@ def first(operations: list[Operation], part: str) -> int:
     return next(number for number, one in enumerate(operations) if part in one.path)
 
 
+def save_of(operations: list[Operation], step: int = 3) -> tuple[int, int]:
+    """The numbers of the first operation of a step's save and of the first one of the next step's."""
+    start, end = (first(operations, f"{run_folder.STAGING}-checkpoint-{number}") for number in (step, step + 1))
+    return start, end
+
+
 def _note(folder: Path, file: Path) -> None:
     """Has this process write what it does to files in ``folder`` into ``file``."""
     lines = file.open("a", buffering=1)
@@ -190,6 +196,16 @@ def steps_lost(folder: Path) -> tuple[int, list[str]]:
     at = number_of(found.newest) if found.newest else 0
     rows = [_step(line) for line in _lines(folder / run_folder.ROLLOUTS)]
     return max(rows, default=0) - at, [f"damaged by a kill: {one}" for one in found.damaged]
+
+
+def wrong_model(folder: Path) -> list[str]:
+    """What is wrong with the model in a run's folder: it may be whole, or not be taken for whole."""
+    try:
+        verify(folder, others=True)
+    except DamagedError as error:
+        if (folder / run_folder.MANIFEST).exists():
+            return [f"the model is taken for whole, and {error}"]
+    return []
 
 
 def _lines(path: Path) -> list[bytes]:

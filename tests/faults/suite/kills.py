@@ -21,9 +21,10 @@ from tests.faults.suite.home import (
     differences,
     first,
     kill_at,
+    save_of,
     steps_lost,
+    wrong_model,
 )
-from tests.faults.suite.operations import Operation
 
 MOMENTS, EXECUTABLES = 300, 5
 """Numbers of cases in full."""
@@ -39,7 +40,7 @@ def plan(home: Home, *, quick: bool) -> list[str]:
     """Names: ``executable-N``; ``moment-N``; ``save-N``, killed at operation N of a save with the retention after it,
     or of the final save; ``resume-N``, killed in a save, and then at operation N of the resumed run."""
     operations = home.operations("ema")
-    saves = [*range(*_save_of(operations)), *range(first(operations, FINAL), len(operations))]
+    saves = [*range(*save_of(operations)), *range(first(operations, FINAL), len(operations))]
     names = [f"save-{at}" for at in saves] + [f"resume-{at}" for at in range(RESUME)]
     if quick:
         names = random.Random(0).sample(names, QUICK_OPERATIONS)
@@ -48,12 +49,6 @@ def plan(home: Home, *, quick: bool) -> list[str]:
         *(f"moment-{number}" for number in (QUICK_MOMENTS if quick else range(MOMENTS))),
         *names,
     ]
-
-
-def _save_of(operations: list[Operation], step: int = 3) -> tuple[int, int]:
-    """The numbers of the first operation of a step's save and of the first one of the next step's."""
-    start, end = (first(operations, f"{run_folder.STAGING}-checkpoint-{number}") for number in (step, step + 1))
-    return start, end
 
 
 def run_case(home: Home, seed: int, name: str) -> Result:
@@ -84,6 +79,7 @@ class _Trial:
         self.result.counts["kills"] += 1
         lost, wrong = steps_lost(self.out)
         self.result.most_lost = max(self.result.most_lost, lost)
+        wrong += wrong_model(self.out)
         self.result.wrong += wrong + ([f"{lost} steps were lost, with a checkpoint after each"] if lost > 1 else [])
 
     def finish(self) -> Result:
@@ -151,7 +147,7 @@ def _save(home: Home, at: int, chance: random.Random, name: str) -> Result:
 
 def _resume(home: Home, at: int, chance: random.Random, name: str) -> Result:
     trial = _Trial(home, name, chance.choice(["ema", "lora", "logging"]))
-    saves = range(*_save_of(home.operations(trial.variant)))
+    saves = range(*save_of(home.operations(trial.variant)))
     for position in (chance.choice(saves), at):
         if run(trial.folder, command(trial.variant), prepare=lambda at=position: kill_at(trial.out, at)).killed:
             trial.killed()
