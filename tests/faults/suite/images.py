@@ -7,10 +7,12 @@ half-done behind. From some of them the command is run, which must end as if not
 
 import pickle
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from safetensors.torch import load_file
@@ -19,6 +21,7 @@ from selfdistill import run_folder
 from selfdistill.checkpoints.commit import commit, install, tidy
 from selfdistill.checkpoints.find import checkpoints_in, newest_valid, number_of, retain
 from selfdistill.checkpoints.manifest import DamagedError, Manifest, verify
+from selfdistill.method import trainer, trainer_state
 from selfdistill.method.state_tree import load_tree
 from selfdistill.records.runs import RunConfig, RunState
 from selfdistill.run_folder import CHECKPOINT, MANIFEST, STAGING, TRASH
@@ -27,6 +30,7 @@ from tests.faults.suite.home import OUT, Home, Result, command, differences, fir
 from tests.faults.suite.operations import Watch
 from tests.faults.suite.power import MODES, ROOT, Event, Recorder, Tree, after_power_cut, build, state
 
+_here = sys.modules[__name__]
 FEWEST_IMAGES, QUICK_IMAGES = 1000, 150
 RESUMES, QUICK_RESUMES = 40, 3
 
@@ -87,6 +91,7 @@ def _killed_run(home: Home, name: str, part: str, later: int) -> Path:
 
 def _committed(home: Home, name: str) -> Path:
     folder = home.trial(f"before-{name}")
+    (folder / OUT).mkdir()
     commit(folder / OUT / f"{CHECKPOINT}1", _files("old", OLD))
     return folder
 
@@ -123,51 +128,59 @@ def recorded(home: Home, name: str) -> Recorded:
 
 @cache
 def _read(file: Path) -> Recorded:
-    events, start = pickle.loads(file.read_bytes())
+    events, start, returned = pickle.loads(file.read_bytes())
     return Recorded(
-        events=events, start=start, checkpoints=_checkpoints(events, start), models=_models(events, start)
+        events=events,
+        start=start,
+        checkpoints=_checkpoints(events, start, returned),
+        models=_models(events, start, returned),
     )
 
 
 def _record(folder: Path, act: Callable[[Path], None], file: Path) -> None:
     recorder = Recorder(folder)
+    returned: list[tuple[str, int]] = []  # names of what was written, and the number of events when that was done
+
+    def noting(write: Callable[..., Any]) -> Callable[..., Any]:
+        def call(folder: Path, *arguments: Any) -> Any:
+            result = write(folder, *arguments)
+            recorder.look()
+            returned.append((folder.name, len(recorder.events)))
+            return result
+
+        return call
+
+    for module, name in ((trainer_state, "commit"), (trainer, "install"), (_here, "commit"), (_here, "install")):
+        setattr(module, name, noting(getattr(module, name)))
     Watch(folder, before=recorder.before, after=recorder.after).start()
     act(folder)
     recorder.look()
-    file.write_bytes(pickle.dumps((recorder.events, recorder.start)))
+    file.write_bytes(pickle.dumps((recorder.events, recorder.start, returned)))
 
 
 def _below(tree: Tree, name: str) -> Tree:
     return {path.removeprefix(f"{name}/"): data for path, data in tree.items() if path.startswith(f"{name}/")}
 
 
-def _synced(events: list[Event], position: int) -> int:
-    """Number of events up to the first sync of the root after a position."""
-    syncs = (n for n in range(position, len(events)) if events[n].kind == "sync" and events[n].number == ROOT)
-    return next(syncs) + 1
-
-
-def _checkpoints(events: list[Event], start: int) -> list[Version]:
+def _checkpoints(events: list[Event], start: int, returned: list[tuple[str, int]]) -> list[Version]:
     before = state(events[:start])
     names = {path.partition("/")[0] for path in before if path.startswith(CHECKPOINT)}
-    found = [
-        Version(step=number_of(Path(name)), tree=_below(before, name), begun=0, done=0) for name in sorted(names)
-    ]
+    found = [Version(step=number_of(Path(name)), tree=_below(before, name), begun=0, done=0) for name in sorted(names)]
     for position in range(start, len(events)):
         event = events[position]
         if event.kind == "move" and event.folder == ROOT and event.name.startswith(CHECKPOINT):
             tree = _below(state(events[: position + 1]), event.name)
-            done = _synced(events, position)
+            done = next(count for name, count in returned if name == event.name and count > position)
             found.append(Version(step=number_of(Path(event.name)), tree=tree, begun=position, done=done))
     return found
 
 
-def _models(events: list[Event], start: int) -> list[Version]:
+def _models(events: list[Event], start: int, returned: list[tuple[str, int]]) -> list[Version]:
     found: list[Version] = []
     before = state(events[:start])
     if MANIFEST in before:
         found.append(Version(step=0, tree=_listed(before), begun=0, done=0))
-    gone = start
+    gone: int | None = None
     for position in range(start, len(events)):
         event = events[position]
         if (event.folder, event.name) != (ROOT, MANIFEST):
@@ -176,7 +189,8 @@ def _models(events: list[Event], start: int) -> list[Version]:
             gone = position
         elif event.kind == "move":
             tree = _listed(state(events[: position + 1]))
-            found.append(Version(step=0, tree=tree, begun=gone, done=_synced(events, position)))
+            done = next(count for name, count in returned if name == OUT and count > position)
+            found.append(Version(step=0, tree=tree, begun=position if gone is None else gone, done=done))
     return found
 
 
@@ -224,7 +238,8 @@ def _look(folder: Path, recorded: Recorded, until: int, *, load: bool) -> list[s
     wrong = _wrong_model(folder, recorded.models, until)
     before = newest_valid(folder)
     wrong += [f"a power cut damaged {one}" for one in before.damaged]
-    wrong += _wrong_checkpoint(before.newest, recorded.checkpoints, until)
+    if before.newest is not None:
+        wrong += _wrong_checkpoint(before.newest, recorded.checkpoints, until)
     if load and before.newest is not None:
         _load(before.newest)
     tidy(folder)

@@ -84,6 +84,8 @@ class _Trial:
 
     def finish(self) -> Result:
         """Runs the command to its end and compares."""
+        if not self.result.counts["kills"]:
+            self.result.wrong.append("the command was never killed")
         wrong = run(self.folder, command(self.variant)).wrong(0)
         self.result.wrong += wrong or differences(self.out, self.whole.ending)
         if not self.result.wrong:

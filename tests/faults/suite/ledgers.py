@@ -29,9 +29,7 @@ def _learn(folder: Path, skill: str, prepare: Any = None) -> Ran:
         data = home.data(skill)
         if prepare is not None:
             prepare(folder / "memory")
-        return main(
-            ["learn", "--ledger=memory", f"--dataset_path={data}", "--eval_share=0.5", "--method=sft"]
-        )
+        return main(["learn", "--ledger=memory", f"--dataset_path={data}", "--eval_share=0.5", "--method=sft"])
 
     return Process(folder, act).end()
 

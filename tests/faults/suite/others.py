@@ -252,9 +252,9 @@ def moments(home: Home, name: str) -> list[int]:
         return [at for at in final if operations[at].name in WRITES]
     if name == "export-killed":
         return list(final)[::5]
-    if name in ("all-damaged", "two-runs"):
+    if name in ("all-damaged", "two-runs", "real-full-disk"):
         return [save[0]]
-    return list(save)[3::24]
+    return list(save)[::9]
 
 
 def plan(home: Home, *, quick: bool) -> list[str]:
