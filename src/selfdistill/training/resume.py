@@ -64,8 +64,11 @@ def check_begun(prepared: Prepared, begun: RunConfig) -> bool:
 
 
 def clear_away(folder: Path) -> None:
-    """Deletes what a crash left in the folder of a finished run as its model was being saved. Raises UserError if another
-    command uses the folder, or something can't be deleted."""
+    """Deletes what a crash left in the folder of a finished run as its model was being saved.
+
+    Raises:
+        UserError: another command uses the folder, or something can't be deleted.
+    """
     with locked(folder):
         tidy(folder)
 

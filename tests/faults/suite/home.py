@@ -73,7 +73,12 @@ class Home:
     def make(self) -> None:
         """Writes model and rows."""
         tokenizer = byte_tokenizer()
-        sizes = {"vocab_size": 264, "max_position_embeddings": 4096, "eos_token_id": 256, "pad_token_id": 257}
+        sizes: dict[str, Any] = {
+            "vocab_size": 264,
+            "max_position_embeddings": 4096,
+            "eos_token_id": 256,
+            "pad_token_id": 257,
+        }
         random_model(**sizes).save_pretrained(self.folder / "M")
         tokenizer.save_pretrained(self.folder / "M")
         rows = [{"prompt": f"What is {n}+1?", "demonstration": str(n + 1)} for n in range(7)]
