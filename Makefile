@@ -10,7 +10,7 @@ LOWEST := .venv-lowest/bin
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo test test-lowest bench gpu-check evidence evidence-quick check setup lint type imports spell clean
+.PHONY: demo test test-lowest faults faults-quick bench gpu-check evidence evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -22,6 +22,12 @@ test: $(DEV)  ## run all tests
 
 test-lowest: .venv-lowest/.dev  ## run all tests but those in a browser with the lowest versions of constraints-lowest.txt
 	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n 2 --ignore tests/e2e
+
+faults: $(DEV)  ## kill, crash and damage training runs on Linux, and whatever else can happen to their files (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.suite
+
+faults-quick: $(DEV)  ## the same with a few cases of each kind (two to three minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.suite --quick
 
 bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their table into docs/performance.md
 	@mkdir -p runs/bench

@@ -103,11 +103,14 @@ def test_each_operation_can_fail(tmp_path: Path, name: str) -> None:
         import safetensors.torch
         import torch
 
-        Watch(folder, fail).start()
-        with pytest.raises(OSError, match=f"no {name}"):
+        def write() -> None:
             run_folder.write_text(folder / "new" / "a", "text")
             os.unlink(folder / "new" / "a")
             safetensors.torch.save_file({"x": torch.zeros(9)}, folder / "t")
+
+        Watch(folder, fail).start()
+        with pytest.raises(OSError, match=f"no {name}"):
+            write()
         return 0
 
     assert Process(tmp_path, act).end().code == 0

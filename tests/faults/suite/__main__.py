@@ -51,19 +51,18 @@ def main() -> int:
     home = _prepared(folder)
     counts, most_lost, violations = Counter[str](), 0, 0
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("fork")) as pool:
-        cases = [
-            (part, case)
-            for part in (arguments.only or PARTS)
-            for case in (arguments.case or PARTS[part].plan(home, quick=arguments.quick))
-        ]
-        for part, case, result in _results(pool, home, arguments.seed, cases):
-            counts.update(result.counts)
-            most_lost = max(most_lost, result.most_lost)
-            violations += len(result.wrong)
-            for wrong in result.wrong:
-                print(f"{part} {case}: {wrong}", flush=True)
-            if result.wrong:
-                print(f"  replay: python -m tests.faults.suite --seed {arguments.seed} --only {part} --case {case}")
+        for part in arguments.only or PARTS:
+            cases = arguments.case or PARTS[part].plan(home, quick=arguments.quick)
+            print(f"{part}: {len(cases)} cases", flush=True)
+            for case, result in _results(pool, home, arguments.seed, part, cases):
+                counts.update(result.counts)
+                most_lost = max(most_lost, result.most_lost)
+                violations += len(result.wrong)
+                for wrong in result.wrong:
+                    print(f"{part} {case}: {wrong}")
+                if result.wrong:
+                    replay = f"--seed {arguments.seed} --only {part} --case {case}"
+                    print(f"  replay: python -m tests.faults.suite {replay}", flush=True)
     if violations:
         print(f"What was found is in {folder}.")
     else:
@@ -115,11 +114,11 @@ def _prepared(folder: Path) -> Home:
 
 
 def _results(
-    pool: ProcessPoolExecutor, home: Home, seed: int, cases: Iterable[tuple[str, str]]
-) -> Iterator[tuple[str, str, Result]]:
-    waiting = [(part, case, pool.submit(_run, home, seed, part, case)) for part, case in cases]
-    for part, case, one in waiting:
-        yield part, case, one.result()
+    pool: ProcessPoolExecutor, home: Home, seed: int, part: str, cases: Iterable[str]
+) -> Iterator[tuple[str, Result]]:
+    waiting = [(case, pool.submit(_run, home, seed, part, case)) for case in cases]
+    for case, one in waiting:
+        yield case, one.result()
 
 
 def _run(home: Home, seed: int, part: str, case: str) -> Result:
