@@ -109,7 +109,7 @@ def verify(folder: Path, *, others: bool = False, from_disk: bool = False) -> Ma
     try:
         manifest = run_folder.read_record(folder / MANIFEST, Manifest)
         _compare(folder, manifest, others=others, from_disk=from_disk)
-        if (folder / MANIFEST).read_bytes() != run_folder.json_text(manifest).encode():
+        if (folder / MANIFEST).read_text(encoding="utf-8") != run_folder.json_text(manifest):
             raise DamagedError(f"its {MANIFEST} was changed")
     except UserError as error:
         missing = not (folder / MANIFEST).is_file()

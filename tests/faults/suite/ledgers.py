@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from selfdistill import run_folder
+from tests.faults.suite.failing import DISK, fail_at
 from tests.faults.suite.fork import Number, Process, Ran
 from tests.faults.suite.home import Home, kill_at
 from tests.faults.suite.operations import Operation, Watch
 from tests.support.ledger_home import Home as Scripted
-
-DISK = 5
 
 
 def _learn(folder: Path, skill: str, prepare: Any = None) -> Ran:
@@ -94,8 +93,6 @@ def killed(home: Home, folder: Path, at: int) -> list[str]:
 
 def full(home: Home, folder: Path, at: int) -> list[str]:
     """The disk is full from an operation on."""
-    from tests.faults.suite.others import fail_at
-
     folder = _taught(home, folder.name)
     before = _first_version(folder)
     ran = _learn(folder, "second", partial(fail_at, at=at, number=errno.ENOSPC))

@@ -17,6 +17,7 @@ from pathlib import Path
 from selfdistill import run_folder
 from selfdistill.checkpoints.find import checkpoints_in, newest_valid, number_of
 from tests.faults.suite import ledgers
+from tests.faults.suite.failing import DAMAGED, DISK, REFUSED, WRITES, fail_at
 from tests.faults.suite.fork import LONGEST, Process, Ran, run, start
 from tests.faults.suite.home import (
     FINAL,
@@ -32,39 +33,8 @@ from tests.faults.suite.home import (
 )
 from tests.faults.suite.operations import Operation, Watch
 
-REFUSED, DISK, DAMAGED = 2, 5, 6
-"""Exit codes of a command that another one is in the way of, of a disk, and of damaged files."""
-WRITES = ("create", "open", "write", "serialize", "fsync", "replace")
 QUICK_MOMENTS = 2
 DISKS = {"full": errno.ENOSPC, "broken": errno.EIO, "read-only": errno.EROFS, "forbidden": errno.EACCES}
-LASTING = (errno.ENOSPC, errno.EROFS)
-"""Errors that every later write meets, too."""
-
-
-def fail_at(folder: Path, at: int, number: int, *, half: bool = False) -> None:
-    """Has operation ``at`` (from 0) of this process on files in ``folder`` fail, after half of its write if ``half``;
-    later ones too, where the error is one that lasts."""
-    done = -1
-
-    def before(operation: Operation) -> None:
-        nonlocal done
-        done += 1
-        if operation.name not in WRITES or done < at or (done > at and number not in LASTING):
-            return
-        if half and done == at:
-            operation.tear()
-        _fail(operation, number)
-
-    Watch(folder, before=before).start()
-
-
-def _fail(operation: Operation, number: int) -> None:
-    from safetensors import SafetensorError
-
-    if operation.name == "serialize":
-        text = f"{os.strerror(number)} (os error {number})"
-        raise SafetensorError(f"Error while serializing: I/O error: {text}")
-    raise OSError(number, os.strerror(number), operation.path)
 
 
 def _resumed(home: Home, folder: Path) -> list[str]:
