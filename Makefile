@@ -23,10 +23,10 @@ test: $(DEV)  ## run all tests
 test-lowest: .venv-lowest/.dev  ## run all tests but those in a browser with the lowest versions of constraints-lowest.txt
 	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n 2 --ignore tests/e2e
 
-faults: $(DEV)  ## kill, crash and damage training runs on Linux, and whatever else can happen to their files (half an hour)
+faults: $(DEV)  ## kill, crash and damage training runs on Linux, and look whether anything was lost
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.suite
 
-faults-quick: $(DEV)  ## the same with a few cases of each kind (two to three minutes)
+faults-quick: $(DEV)  ## the same with a few cases of each kind (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.suite --quick
 
 bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their table into docs/performance.md
