@@ -10,7 +10,7 @@ LOWEST := .venv-lowest/bin
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo test test-lowest test-distributed bench gpu-check evidence evidence-quick check setup lint type imports spell clean
+.PHONY: demo test test-lowest test-distributed faults faults-quick bench gpu-check evidence evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -25,6 +25,12 @@ test-lowest: .venv-lowest/.dev  ## run all tests but those in a browser with the
 
 test-distributed: $(DEV)  ## run the tests of training in several processes, on CPUs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
+
+faults: $(DEV)  ## kill, crash and damage training runs on Linux, and look whether anything was lost
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.suite
+
+faults-quick: $(DEV)  ## the same with a few cases of each kind (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.suite --quick
 
 bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their table into docs/performance.md
 	@mkdir -p runs/bench

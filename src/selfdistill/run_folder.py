@@ -213,13 +213,17 @@ def make_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON atomically. Dataclasses become objects, NaN and infinities null, other unknown types their
-    ``str``."""
-    write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, default=str) + "\n")
+    """Writes ``json_text`` of a value atomically."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON. Dataclasses become objects, NaN and infinities null, other unknown types their ``str``."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Writes one JSON value per line, atomically; values are converted as by ``write_json``."""
+    """Writes one JSON value per line, atomically; values are converted as by ``json_text``."""
     write_text(path, "".join(_line(row) for row in rows))
 
 

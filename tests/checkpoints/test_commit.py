@@ -1,6 +1,7 @@
 """A folder is there whole or not at all, whatever happens while it is written."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from selfdistill.checkpoints.commit import commit, install, remove, tidy
 from selfdistill.checkpoints.find import checkpoints_in, newest_valid, retain
 from selfdistill.checkpoints.manifest import DamagedError, verify
+from selfdistill.run_folder import write_text
 from tests.support.faults import Disk, KilledError, faults
 
 
@@ -80,6 +82,7 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path, killed: bool) -> Non
     number, newest = 0, ""
     for number, disk in enumerate(faults(killed)):
         parent = tmp_path / str(number)
+        parent.mkdir()
         commit(parent / "checkpoint-1", files("one"))
         with disk:
             try:
@@ -106,6 +109,7 @@ def test_a_folder_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path,
     number = 0
     for number, disk in enumerate(faults(killed)):
         parent = tmp_path / str(number)
+        parent.mkdir()
         commit(parent / "checkpoint-1", files("old"))
         with disk:
             try:
@@ -185,6 +189,32 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "act", [lambda folder: commit(folder / "checkpoint-1", again), lambda folder: install(folder, again)]
+)
+def test_a_folder_that_is_deleted_while_it_is_written_does_not_come_back_as_a_part(
+    tmp_path: Path, act: Callable[[Path], None]
+) -> None:
+    """Although what is written later makes another folder of that name."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError, match="deleted or moved while it was written"):
+        act(folder)
+    assert list(folder.iterdir()) == []
+
+
+def again(staging: Path) -> None:
+    (staging / "model").write_text("one")
+    shutil.rmtree(staging.parent)
+    write_text(staging / "config.json", "one")
+
+
+def test_a_folder_whose_parent_is_gone_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        commit(tmp_path / "gone" / "checkpoint-1", files("one"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_half_written_files_are_cleared_away(tmp_path: Path) -> None:
     (tmp_path / ".staging-metrics.jsonl.x7").touch()
     (tmp_path / ".staged").touch()
@@ -196,6 +226,7 @@ def test_half_written_files_are_cleared_away(tmp_path: Path) -> None:
 
 
 def five(parent: Path) -> Path:
+    parent.mkdir(exist_ok=True)
     for number in (2, 4, 6, 8, 10):
         commit(parent / f"checkpoint-{number}", files(str(number)))
     return parent

@@ -54,6 +54,8 @@ MODEL, STATE, MANIFEST = "model.safetensors", "state/run_state.json", "manifest.
         (MANIFEST, lambda path: path.unlink(), "it has no manifest.json"),
         (MANIFEST, lambda path: path.write_bytes(path.read_bytes()[:-9]), "its manifest.json can't be read"),
         (MANIFEST, lambda path: path.write_bytes(bytes(200)), "its manifest.json can't be read"),
+        (MANIFEST, lambda path: path.write_bytes(path.read_bytes()[:-1]), "its manifest.json was changed"),
+        (MANIFEST, lambda path: flip(path, path.read_bytes().index(b"format")), "its manifest.json was changed"),
         (MANIFEST, lambda path: path.write_text("[]"), "its manifest.json can't be read"),
         (MANIFEST, lambda path: path.write_text('{"files": {}}'), "model.safetensors does not belong to it"),
     ],

@@ -76,6 +76,16 @@ def test_a_finished_run_is_left_as_it_is(home: TinyHome, saves: tuple[str, ...],
     assert home.files() == before
 
 
+def test_what_a_crash_left_of_the_last_save_is_cleared_away(home: TinyHome) -> None:
+    assert home.run(*train()).code == 0
+    before = home.files()
+    (home.folder / "out" / ".staging-model").mkdir()
+    (home.folder / "out" / ".staging-model" / "half").touch()
+    assert home.run(*train()).code == 0
+    assert home.files() == before
+    assert not (home.folder / "out" / ".staging-model").exists()
+
+
 def test_a_run_that_was_killed_as_its_model_was_saved_saves_it(home: TinyHome) -> None:
     line = train("--save_steps=1")
     assert home.run(*line).code == 0

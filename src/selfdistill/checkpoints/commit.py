@@ -1,6 +1,7 @@
 """Writes a folder, or the files of one, so that a crash at any moment leaves either the old state or the new one."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,7 @@ def commit(folder: Path, write: Callable[[Path], None]) -> Manifest:
     """Writes a folder in one go. An earlier folder of that name is replaced.
 
     Args:
-        folder: the folder to write.
+        folder: the folder to write. The one that it lies in must be there: it is the run's, and locked.
         write: writes the files into the empty folder that it is given.
 
     Raises:
@@ -28,9 +29,11 @@ def commit(folder: Path, write: Callable[[Path], None]) -> Manifest:
     """
     staging = folder.with_name(f"{STAGING}-{folder.name}")
     try:
-        _make_empty(staging)
-        write(staging)
-        manifest = seal(staging)
+        if staging.exists():
+            shutil.rmtree(staging)
+        staging.mkdir()
+        sync(staging.parent)
+        manifest = _written(staging, write)
         place(staging, folder)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -54,9 +57,10 @@ def install(folder: Path, write: Callable[[Path], None]) -> Manifest:
     """
     staging = folder / f"{STAGING}-model"
     try:
-        _make_empty(staging)
-        write(staging)
-        manifest = seal(staging)
+        if staging.exists():
+            shutil.rmtree(staging)
+        run_folder.make_folder(staging)
+        manifest = _written(staging, write)
         earlier = _listed(folder)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(folder / MANIFEST)
@@ -149,11 +153,21 @@ def tidy(parent: Path) -> None:
         raise DiskError(f"{error.filename} can't be deleted ({error.strerror}). Delete it yourself.") from error
 
 
-def _make_empty(folder: Path) -> None:
-    """Creates a folder to write into; what a crash left in it is deleted."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    run_folder.make_folder(folder)
+def _written(staging: Path, write: Callable[[Path], None]) -> Manifest:
+    """Writes files into an empty folder and seals it.
+
+    Raises:
+        FileNotFoundError: the folder was deleted or moved meanwhile; what was written later may have made another one.
+        OSError, DamagedError: as ``seal``.
+    """
+    held = os.open(staging, os.O_RDONLY)  # while it is open, no other folder gets its number
+    try:
+        write(staging)
+        if not os.path.samestat(os.fstat(held), os.stat(staging)):
+            raise FileNotFoundError(errno.ENOENT, "It was deleted or moved while it was written", str(staging))
+    finally:
+        os.close(held)
+    return seal(staging)
 
 
 def _listed(folder: Path) -> set[str]:

@@ -92,7 +92,8 @@ def digests(folder: Path, names: Iterable[str], *, from_disk: bool = False) -> d
 
 
 def verify(folder: Path, *, others: bool = False, from_disk: bool = False, unread: str | None = None) -> Manifest:
-    """Checks that a folder holds what its manifest lists, byte for byte, and nothing else.
+    """Checks that a folder holds what its manifest lists, byte for byte, and nothing else, and that the manifest itself
+    is as it was written.
 
     Args:
         folder: the folder.
@@ -109,6 +110,8 @@ def verify(folder: Path, *, others: bool = False, from_disk: bool = False, unrea
     try:
         manifest = run_folder.read_record(folder / MANIFEST, Manifest)
         _compare(folder, manifest, others=others, from_disk=from_disk, unread=unread)
+        if (folder / MANIFEST).read_text(encoding="utf-8") != run_folder.json_text(manifest):
+            raise DamagedError(f"its {MANIFEST} was changed")
     except UserError as error:
         missing = not (folder / MANIFEST).is_file()
         raise DamagedError(f"it has no {MANIFEST}" if missing else f"its {MANIFEST} can't be read") from error

@@ -22,7 +22,7 @@ def run(options: TrainOptions, console: Console) -> None:
     from selfdistill.method.processes import Processes  # loads torch
     from selfdistill.training.dry_run import dry_run
     from selfdistill.training.prepare import require_memory
-    from selfdistill.training.resume import begun_run, check_begun, taken_over, train
+    from selfdistill.training.resume import begun_run, check_begun, clear_away, taken_over, train
     from selfdistill.training.run import (
         check_overwrite,
         load_student,
@@ -44,6 +44,7 @@ def run(options: TrainOptions, console: Console) -> None:
     if begun is not None:
         prepared = taken_over(prepared, begun)
         if processes.once(partial(check_begun, prepared, begun)):
+            processes.once(lambda: clear_away(folder))
             console.print(f"The run in {escape(str(folder))} is finished. Nothing is left to train.")
             return
     require_memory(prepared)

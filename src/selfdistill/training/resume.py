@@ -66,6 +66,16 @@ def check_begun(prepared: Prepared, begun: RunConfig) -> bool:
     return not differing and _is_finished(Path(str(options.run.output_dir)))
 
 
+def clear_away(folder: Path) -> None:
+    """Deletes what a crash left in the folder of a finished run as its model was being saved.
+
+    Raises:
+        UserError: another command uses the folder, or something can't be deleted.
+    """
+    with locked(folder):
+        tidy(folder)
+
+
 def train(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
     """Trains from the newest whole checkpoint in the output folder, or from the start, and saves the model.
 
