@@ -79,6 +79,8 @@ def test_weights_that_say_nothing(tmp_path: Path) -> None:
     assert "a weight is a source's share beside others" in mistake(read, f"{one}:2")
     assert f"{one}:0 takes no rows" in mistake(read, f"{one}:0,{one}:1")
     assert "weights are for training rows" in mistake(read, f"{one}:2,{one}:1", "eval")
+    other, share = write(tmp_path / "b.jsonl", ["2"]), uniform("1") + 1e-6
+    assert "which ends the mixture" in mistake(read, f"{one}:1000000,{other}:1", eval_share=share)
 
 
 # -- held out ------------------------------------------------------------------------------------------------------

@@ -45,9 +45,9 @@ def test_empty_data_set(home: TinyHome) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([GOOD, {"demonstration": "4"}], ["data.jsonl row 2", "prompt"]),
-        ([GOOD, GOOD, {"prompt": "Hi"}], ["data.jsonl row 3", "demonstration"]),
-        ([{"prompt": ["a", "b"], "demonstration": "4"}], ["data.jsonl row 1"]),
+        ([GOOD, {"demonstration": "4"}], ["data.jsonl line 2", "prompt"]),
+        ([GOOD, GOOD, {"prompt": "Hi"}], ["data.jsonl line 3", "demonstration"]),
+        ([{"prompt": ["a", "b"], "demonstration": "4"}], ["data.jsonl line 1"]),
     ],
 )
 def test_a_bad_row_is_named(home: TinyHome, rows: list[Any], words: list[str]) -> None:

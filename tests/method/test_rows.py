@@ -91,7 +91,7 @@ def test_typed_parts_of_a_content_are_joined(tokenizer, train):
         ([example(), ROW], "mixes Examples with other rows"),
         ([PromptPair(example=example(), student_ids=(1,)), ROW], "Give rows of one form"),
         ([PromptPair(example=example(), student_ids=(1,)), example()], "Give all rows in one form"),
-        ([{"text": "a"}], "row 1 has columns [text]"),
+        ([{"texts": "a"}], "row 1 has columns [texts]"),
     ],
     ids=["splits", "texts", "none", "examples and dicts", "pairs and dicts", "pairs and examples", "other columns"],
 )

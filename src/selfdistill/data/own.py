@@ -89,7 +89,7 @@ class _Reader:
         self.need_demonstration = need_demonstration
         self.columns = reading.rows.column_map()
         check_column_map(self.columns)
-        self.num_read = self.num_skipped = self.num_other_side = 0
+        self.num_read = self.num_skipped = 0
         self.first_error: UserError | None = None
         self.drawn: dict[str, int] = {}
         """Rows drawn from each source of a mixture."""
@@ -121,6 +121,11 @@ class _Reader:
             )
         if not self.num_read:
             raise UserError(f"{_called(self.named)} has no rows: give it at least one with a prompt.")
+        if not num_kept and self.drawn:
+            raise UserError(
+                f"{_called(self.named)}: the source that was drawn first has no rows to train on, which ends the "
+                "mixture. Leave it out."
+            )
         if not num_kept:
             raise UserError(
                 f"--eval_share {self.reading.rows.eval_share} of the {self.num_read:,} rows of {_called(self.named)} "
