@@ -71,7 +71,7 @@ def test_a_destructive_stage_is_refused_and_a_harmless_one_promoted(
     assert [version["status"] for version in state["versions"]] == ["previous", "refused", "current"]
     assert state["versions"][2]["parent"] == 1  # not the refused one
     kept, new = state["versions"][2]["verdicts"]
-    assert (kept["skill"], kept["compared_with"], kept["num_items"]) == ("words", 1, 24)
+    assert (kept["skill"], kept["compared_with"], kept["num_items"]) == ("words", 1, 28)
     assert new["then"] <= 0.1
     assert new["now"] >= 0.5  # harmless, and yet it taught something
 
