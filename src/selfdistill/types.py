@@ -50,18 +50,20 @@ _UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 def is_blank(text: str) -> bool:
     """Whether nothing in the text can be seen: it holds spaces, line breaks, controls and formatting characters, such
     as a zero-width space, and nothing else."""
-    return all(unicodedata.category(char) in _UNSEEN for char in text)
+    return not text[:1].isalnum() and all(unicodedata.category(char) in _UNSEEN for char in text)
 
 
 def message_text(message: Message) -> str:
     """Returns the text of one chat turn: its content, then its tool calls as JSON, one per line."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    if isinstance(content, str) and not calls:
+        return content
     parts: list[str] = []
-    content = message.get("content")
     if isinstance(content, str):
         parts.append(content)
     elif content is not None:  # a list of typed parts, for multimodal templates
         parts.extend(part["text"] for part in content if "text" in part)
-    parts.extend(json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ())
+    parts.extend(json.dumps(call, ensure_ascii=False) for call in calls or ())
     return "\n".join(part for part in parts if part)
 
 
