@@ -2,12 +2,11 @@
 
 import signal
 import sys
-import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from selfdistill.errors import DiskError, TerminatedError, UserError, is_out_of_memory, printable
+from selfdistill.signals import handled
 
 
 class Command(NamedTuple):
@@ -93,7 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(commands="\n".join(f"  {name:<10} {command.help}" for name, command in COMMANDS.items())))
         return 0 if arguments else 2
@@ -103,7 +101,7 @@ def _main(arguments: list[str]) -> int:
         print(f"selfdistill {__version__}")
         return 0
     try:
-        with _terminating():
+        with handled(_terminate, signal.SIGTERM):
             return _dispatch(arguments[0], arguments[1:])
     except UserError as error:
         return _failed(str(error), error.exit_code)
@@ -128,21 +126,9 @@ def _failed(message: str, code: int) -> int:
     return code
 
 
-@contextmanager
-def _terminating() -> Generator[None]:
-    """Context in which SIGTERM raises TerminatedError, as SIGINT raises KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(number: int, frame: object) -> None:
-        raise TerminatedError
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _terminate(number: int, frame: object) -> None:
+    """SIGTERM ends a command as SIGINT does, by an exception."""
+    raise TerminatedError
 
 
 def parse(command: str, arguments: Sequence[str]) -> Any:

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "src" / "selfdistill"
 FILES = [
     path for folder in ("src", "tests", "benchmarks", "evidence", "examples") for path in (ROOT / folder).rglob("*.py")
 ]
-AT_THE_DOOR = {"__init__", "__main__", "cli", "errors", "launcher", "progress", "run_folder", "types"}
+AT_THE_DOOR = {"__init__", "__main__", "cli", "errors", "launcher", "signals", "progress", "run_folder", "types"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 
 

@@ -10,7 +10,6 @@ from selfdistill.data.formats import DEMONSTRATION_COLUMNS, REFERENCE_COLUMNS, T
 from selfdistill.errors import EmptyRowError, UserError, quoted
 from selfdistill.types import Example, Message, is_blank, message_text
 
-_HALVES = re.compile("[\ud800-\udfff]")
 _HALF = re.compile(r"\\ud[89a-f]")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -135,10 +134,6 @@ def _says(value: Any) -> bool:
 def _check_characters(example: Example, where: str) -> None:
     """Raises UserError for half a character (a lone surrogate), which no file and no tokenizer takes; and for values
     nested too deep to be walked through."""
-    values = [value for turn in (*example.prompt, *example.demonstration) for value in turn.values()]
-    values += [] if example.reference is None else [example.reference]
-    if all(isinstance(value, str) and (value.isascii() or not _HALVES.search(value)) for value in values):
-        return  # as in most rows, of which there may be many
     try:
         escaped = json.dumps([*example.prompt, *example.demonstration, example.reference], default=str, skipkeys=True)
     except (RecursionError, ValueError) as error:
@@ -151,7 +146,7 @@ def _lone_half(escaped: str) -> str | None:
     """The first ``\\udXXX`` in JSON text that is not one of a pair."""
     text = json.loads(escaped)
     plain = json.dumps(text, ensure_ascii=False)
-    found = _HALVES.search(plain)
+    found = re.search("[\ud800-\udfff]", plain)
     return f"\\u{ord(found[0]):04x}" if found else None
 
 

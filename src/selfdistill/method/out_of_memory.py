@@ -9,6 +9,11 @@ from selfdistill.method.batch import MicroBatch, Sample
 from selfdistill.method.step import Step
 from selfdistill.models.within_memory import within_memory
 
+REMEDY = (
+    "Take an adapter (--lora_r), --activation_checkpointing, a smaller --max_completion_length or model; selfdistill "
+    "plan shows what fits."
+)
+
 
 class Pieces:
     """Scores and learns the micro-batches of a step; when memory is full, halves what a pass takes, from then on.
@@ -30,6 +35,7 @@ class Pieces:
         batches = within_memory(
             lambda: self._step.micro_batches(samples, count, halvings=self._halvings),
             lambda: self._halve(-(-len(samples) // count)),
+            REMEDY,
         )
         self._scored_with = self._halvings
         return batches
@@ -49,7 +55,7 @@ class Pieces:
             self._step.masters.clear_gradients()
             return self._halve(max((len(part.samples) for part in micro_batch.parts), default=0))
 
-        total = within_memory(attempt, smaller)
+        total = within_memory(attempt, smaller, REMEDY)
         self._learned.append(micro_batch)
         return total
 

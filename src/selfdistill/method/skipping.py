@@ -32,21 +32,15 @@ class Skipping:
         """Euclidean norm of all gradients, a scalar; not finite if one of them is not."""
         return nn.utils.get_total_norm([m.grad for _, _, m in self._masters.items() if m.grad is not None])
 
-    def clip(self, largest: float) -> Tensor:
-        """Scales all gradients down to a norm of at most ``largest``, unless one is not finite, and returns the norm
-        that they had, a scalar."""
-        norm = self.gradient_norm()
-        if torch.isfinite(norm):
-            nn.utils.clip_grads_with_norm_([master for _, _, master in self._masters.items()], largest, norm)
-        return norm
-
     def decide(
-        self, norm: float | Tensor, step: int, rows: Callable[[], Sequence[str]], warn: Callable[[str], None]
+        self, norm: Tensor, largest: float, step: int, rows: Callable[[], Sequence[str]], warn: Callable[[str], None]
     ) -> bool:
-        """Whether a step is skipped; then its gradients are dropped, so that the optimizer does nothing.
+        """Whether a step is skipped; then its gradients are dropped, so that the optimizer does nothing. Those of
+        another step are clipped. Waits once for the device.
 
         Args:
-            norm: of the gradients.
+            norm: of the gradients, a scalar.
+            largest: norm that they are scaled down to if theirs is larger; 0 for any.
             step: number of the step, from 1.
             rows: gives the ids of the rows whose loss is not finite.
             warn: is told of a step that is skipped.
@@ -56,6 +50,8 @@ class Skipping:
         """
         if math.isfinite(norm):
             self._in_a_row = 0
+            if largest > 0:
+                nn.utils.clip_grads_with_norm_([master for _, _, master in self._masters.items()], largest, norm)
             return False
         self._in_a_row += 1
         cause = f"{self._worst()}; {_in_words(rows())}"

@@ -138,12 +138,12 @@ class SDFTTrainer(Trainer):
         self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step, self.processes)
         self._loss = torch.zeros((), device=args.device)  # of this process's micro-batches of the step
         self.step.on_part = self.run_log.add_part
+        self.checkpoints = Checkpoints(self)
         if isinstance(self.step.engine, InProcessEngine):
-            self.step.engine.on_warning = self._warn
-        self.pieces, self.skipping = Pieces(self.step, self._warn), Skipping(self.step.masters)
+            self.step.engine.on_warning = self.checkpoints.warn
+        self.pieces, self.skipping = Pieces(self.step, self.checkpoints.warn), Skipping(self.step.masters)
         self.num_rows, self._facts = len(train_pairs), dict(facts or {})
         self._pairs, self._anchors = train_pairs, anchors
-        self.checkpoints = Checkpoints(self)
 
     def train(
         self,
@@ -255,21 +255,18 @@ class SDFTTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         self._hooks.called("_clip_grad_norm")
-        return self.skipping.clip(self.args.max_grad_norm)
+        return self.skipping.gradient_norm()  # clipped in ``_get_grad_norm``, once it is known to be finite
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         self._hooks.called("_get_grad_norm")
         norm = self.skipping.gradient_norm() if grad_norm is None else grad_norm
-        number, log = self.state.global_step + 1, self.run_log
+        number, log, largest = self.state.global_step + 1, self.run_log, self.args.max_grad_norm
         try:
-            log.skipped_steps += self.skipping.decide(norm, number, log.rows_not_finite, self._warn)
+            log.skipped_steps += self.skipping.decide(norm, largest, number, log.rows_not_finite, self.checkpoints.warn)
         except NumbersError:
             log.write_rollouts()
             raise
         return norm
-
-    def _warn(self, text: str) -> None:
-        self.checkpoints.warn(text)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Floating-point operations of a micro-batch; see ``Step.flops``."""
@@ -301,7 +298,7 @@ class SDFTTrainer(Trainer):
         before = self.checkpoints.begin()
         finished = self.checkpoints.is_finished
         for name in self.run_log.begin(self.state.global_step, self.run_config, before, is_finished=finished):
-            self._warn(f"{name} has lost lines of steps up to {self.state.global_step}.")
+            self.checkpoints.warn(f"{name} has lost lines of steps up to {self.state.global_step}.")
 
     def end_step(self) -> None:
         """Called after an optimizer step: updates the teacher and writes the step's rollouts."""

@@ -236,12 +236,11 @@ def _check_loaded(name: str, loading_info: Any) -> None:
 @torch.no_grad()
 def _check_finite(name: str, model: PreTrainedModel) -> None:
     """Raises DamagedFilesError if a weight is not a finite number."""
-    tensors = {key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    if not tensors:
-        return
-    least_and_most = [torch.stack(torch.aminmax(tensor)) for tensor in tensors.values() if tensor.numel()]
-    finite = torch.stack([torch.isfinite(pair).all() for pair in least_and_most]).tolist()
-    for key, is_finite in zip((key for key, tensor in tensors.items() if tensor.numel()), finite, strict=True):
+    named = (*model.named_parameters(), *model.named_buffers())  # tied weights once
+    tensors = {key: tensor for key, tensor in named if tensor.is_floating_point() and tensor.numel()}
+    ends = [torch.stack(torch.aminmax(tensor)).float() for tensor in tensors.values()]
+    finite = torch.isfinite(torch.stack(ends)).all(1).tolist() if ends else []
+    for key, is_finite in zip(tensors, finite, strict=True):
         if not is_finite:
             raise DamagedFilesError(
                 f"--model_name {name}: {key} holds numbers that are not finite. Its training went wrong, or the file "

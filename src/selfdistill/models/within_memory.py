@@ -10,12 +10,13 @@ from selfdistill.errors import UserError, is_out_of_memory
 _Result = TypeVar("_Result")
 
 
-def within_memory(attempt: Callable[[], _Result], smaller: Callable[[], bool]) -> _Result:
+def within_memory(attempt: Callable[[], _Result], smaller: Callable[[], bool], remedy: str) -> _Result:
     """The result of ``attempt``, which is tried again as long as memory is full and its pieces can be made smaller.
 
     Args:
         attempt: what is tried. It must be able to begin anew.
         smaller: makes the pieces smaller; False if they can't be.
+        remedy: the end of the message then.
 
     Raises:
         UserError: memory is full, and the pieces can't be made smaller.
@@ -28,7 +29,4 @@ def within_memory(attempt: Callable[[], _Result], smaller: Callable[[], bool]) -
                 raise
         clear_device_cache(garbage_collection=True)  # out here nothing holds the frames of the error any more
         if not smaller():
-            raise UserError(
-                "Memory is full even with one row at a time. Take an adapter (--lora_r), --activation_checkpointing, a "
-                "smaller --max_completion_length or model; selfdistill plan shows what fits."
-            )
+            raise UserError(f"Memory is full even with one row at a time. {remedy}")

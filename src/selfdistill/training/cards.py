@@ -1,22 +1,18 @@
 """What a plan is made for: a GPU by its data sheet, or this machine as it is measured."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from selfdistill.errors import UserError
 from selfdistill.method.memory import available
 from selfdistill.models.device import compute_dtype
+from selfdistill.training.duration import fastest
 
 EFFICIENCY = 0.43
 """Share of a card's peak that large bf16 products reach."""
 BANDWIDTH_SHARE = 0.9
 """Share of a card's memory bandwidth that is reached."""
-TRIES = 3
-"""Measurements, of which the fastest counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +64,8 @@ def _measured(device: torch.device) -> Card:
     dtype = compute_dtype("auto", device)
     rows, columns = torch.randn(512, 2048).to(device, dtype), torch.randn(2048, 2048).to(device, dtype)
     large = torch.zeros(2**26, device=device)
-    flops = 2 * 512 * 2048 * 2048 / _fastest(lambda: rows @ columns)
-    bandwidth = 2 * large.nbytes / _fastest(large.clone)
+    flops = 2 * 512 * 2048 * 2048 / fastest(lambda: (rows @ columns)[-1, -1].item())
+    bandwidth = 2 * large.nbytes / fastest(lambda: large.clone()[-1].item())
     return Card(
         memory=available(device) / 2**30,
         flops=flops / 1e12 / EFFICIENCY,
@@ -79,13 +75,3 @@ def _measured(device: torch.device) -> Card:
         bf16=dtype == torch.bfloat16,
         device=device.type,
     )
-
-
-def _fastest(run: Callable[[], Tensor]) -> float:
-    """Seconds of the fastest try."""
-    taken: list[float] = []
-    for _ in range(TRIES):
-        start = time.perf_counter()
-        run().view(-1)[-1].item()  # waits for a GPU
-        taken.append(time.perf_counter() - start)
-    return min(taken)

@@ -101,8 +101,8 @@ def measured(model: Any, sequences: Collection[int]) -> Speed:
     """
     rows, length = READ_AT_ONCE
     with evaluating(model), torch.inference_mode():
-        token = _fastest(lambda: _read(model, rows, length)) / (rows * length)
-        return Speed(token, {count: _fastest(lambda count=count: _read(model, count, 1)) for count in sequences})
+        token = fastest(lambda: _read(model, rows, length)) / (rows * length)
+        return Speed(token, {count: fastest(lambda count=count: _read(model, count, 1)) for count in sequences})
 
 
 def in_words(seconds: float) -> str:
@@ -140,8 +140,8 @@ def _read(model: Any, rows: int, length: int) -> None:
     model(input_ids=ids, use_cache=False).logits[-1, -1, -1].item()  # waits for a GPU
 
 
-def _fastest(run: Callable[[], None]) -> float:
-    """Seconds of the fastest try."""
+def fastest(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few tries. ``run`` waits for a GPU itself."""
     taken: list[float] = []
     while len(taken) < TRIES and sum(taken) < TRYING_SECONDS:
         start = time.perf_counter()

@@ -1,7 +1,6 @@
 """A run that is told to stop finishes its step and saves a checkpoint."""
 
 import signal
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl
 
 from selfdistill.errors import StoppedError, TerminatedError
 from selfdistill.method.trainer import SDFTTrainer
+from selfdistill.signals import handled
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,17 +24,12 @@ def stoppable(trainer: SDFTTrainer, console: Console) -> Generator[None]:
         StoppedError: it was ended so.
         KeyboardInterrupt, TerminatedError: there was a second signal, or one when the last step was done.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     callback = _Stop(trainer, console)
     trainer.callback_handler.callbacks.insert(0, callback)  # before the processes agree on what they were asked for
-    before = {number: signal.signal(number, callback.receive) for number in SIGNALS}
     try:
-        yield
+        with handled(callback.receive, *SIGNALS):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         trainer.remove_callback(callback)
     callback.check()
 

@@ -181,7 +181,7 @@ def in_batches(
     if shrink is None:
         attempt()
     else:
-        within_memory(attempt, smaller)
+        within_memory(attempt, smaller, "Take shorter prompts and completions, or a smaller model.")
     return [rollouts[index] for index in range(len(prompts))]
 
 
