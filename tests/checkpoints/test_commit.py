@@ -1,11 +1,14 @@
 """A folder is there whole or not at all, whatever happens while it is written."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from selfdistill.checkpoints.commit import commit, install, remove, tidy
 from selfdistill.checkpoints.find import checkpoints_in, newest_valid, retain
@@ -207,6 +210,16 @@ def again(staging: Path) -> None:
     (staging / "model").write_text("one")
     shutil.rmtree(staging.parent)
     write_text(staging / "config.json", "one")
+
+
+@pytest.mark.parametrize("writes", [commit, install])
+def test_a_full_disk_that_safetensors_meets_is_a_full_disk(tmp_path: Path, writes: Any) -> None:
+    def write(folder: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        writes(tmp_path / "model", write)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_folder_whose_parent_is_gone_is_not_written(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The generation config that goes into a folder: it ends turns, it can be written, and the model keeps its own."""
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from selfdistill.models.adapters import lora
-from selfdistill.models.saving import ready_to_save, saved_generation_config
+from selfdistill.models.saving import ready_to_save, save_model, saved_generation_config
 from tests.support.tiny import CHAT_TEMPLATE, byte_tokenizer
 from tests.support.tiny_chat import tiny_model
 from tests.support.training import make_trainer, student
@@ -96,3 +97,14 @@ def test_a_model_whose_generation_config_is_refused_is_saved_with_its_weights(tm
         assert (folder / "model.safetensors").is_file()
         found = written(folder)
         assert (found.do_sample, found.temperature, found.top_p) == (True, 0.6, 0.9)
+
+
+def test_an_adapters_names_are_in_one_order(tmp_path: Path) -> None:
+    adapted: Any = lora(tiny_model(), r=2, alpha=2, dropout=0.0)
+    names = adapted.peft_config["default"].target_modules
+    assert isinstance(names, set)
+    save_model(adapted, byte_tokenizer(), {2}, tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert len(written) > 5
+    assert written == sorted(names)
+    assert adapted.peft_config["default"].target_modules is names

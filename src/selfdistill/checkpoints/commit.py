@@ -3,9 +3,12 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.manifest import DamagedError, Manifest, digests, files_in, verify
@@ -162,7 +165,12 @@ def _written(staging: Path, write: Callable[[Path], None]) -> Manifest:
     """
     held = os.open(staging, os.O_RDONLY)  # while it is open, no other folder gets its number
     try:
-        write(staging)
+        try:
+            write(staging)
+        except SafetensorError as error:
+            if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(staging)) from error
         if not os.path.samestat(os.fstat(held), os.stat(staging)):
             raise FileNotFoundError(errno.ENOENT, "It was deleted or moved while it was written", str(staging))
     finally:

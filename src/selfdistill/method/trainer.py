@@ -47,7 +47,7 @@ from selfdistill.method.timer import PhaseTimer
 from selfdistill.method.trainer_state import Checkpoints
 from selfdistill.models.attention import fit_attention
 from selfdistill.models.quantization import quantized_to
-from selfdistill.models.saving import ready_to_save
+from selfdistill.models.saving import save_model
 from selfdistill.models.tokens import eos_token_ids
 from selfdistill.records.runs import RunConfig
 from selfdistill.types import PromptPair
@@ -328,9 +328,7 @@ class SDFTTrainer(Trainer):
 
     def write_model(self, folder: Path) -> None:
         """Writes the model and its tokenizer as other programs read them."""
-        with ready_to_save(self.model, self.eos_ids):
-            self.model.save_pretrained(str(folder))
-        self.tokenizer.save_pretrained(str(folder))
+        save_model(self.model, self.tokenizer, self.eos_ids, folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.processes.is_main:

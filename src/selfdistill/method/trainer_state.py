@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -208,7 +207,7 @@ class Checkpoints:
             commit(folder, self._write)
             self._verified.add(folder.name)
             self._retain()
-        except (OSError, SafetensorError, DamagedError) as error:
+        except (OSError, DamagedError) as error:
             raise DiskError(
                 f"{folder} can't be written: {brief(error)}. Once that is mended, --resume goes on from the checkpoint "
                 "before it."

@@ -1,12 +1,36 @@
-"""Prepares a model's generation config for saving, so that other programs can use the saved model."""
+"""Saves a model so that other programs can use the folder, with the same bytes each time."""
 
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.models.output_head import unwrapped
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_ids: Collection[int], folder: Path
+) -> None:
+    """Writes a model, or its adapter, and its tokenizer to a folder in the Hugging Face layout.
+
+    PEFT writes an adapter's sets of names in an order that differs from process to process; here they are sorted.
+
+    Args:
+        eos_ids: ids that end a turn, for the generation config.
+    """
+    configs = getattr(model, "peft_config", {}).values()
+    sets = [(config, name, value) for config in configs for name, value in vars(config).items() if type(value) is set]
+    for config, name, value in sets:
+        setattr(config, name, sorted(value))
+    try:
+        with ready_to_save(model, eos_ids):
+            model.save_pretrained(str(folder))
+    finally:
+        for config, name, value in sets:
+            setattr(config, name, value)
+    tokenizer.save_pretrained(str(folder))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from selfdistill.method.trainer import SDFTTrainer
 from selfdistill.models import loading
 from selfdistill.models.adapters import lora
 from selfdistill.models.places import adapter_base, is_adapter, locate
-from selfdistill.models.saving import ready_to_save
+from selfdistill.models.saving import save_model
 from selfdistill.models.tokens import eos_token_ids
 from selfdistill.progress import progress_bar
 from selfdistill.records.runs import run_in
@@ -217,13 +217,7 @@ def empty_folder(folder: Path) -> None:
 def save_whole(model: PreTrainedModel, prepared: Prepared, folder: Path) -> None:
     """Saves the model and its tokenizer to a folder in the Hugging Face layout, by the commit protocol."""
     tokenizer = prepared.files.tokenizer
-
-    def write(staging: Path) -> None:
-        with ready_to_save(model, eos_token_ids(model, tokenizer)):
-            model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-
-    install(folder, write)
+    install(folder, lambda staging: save_model(model, tokenizer, eos_token_ids(model, tokenizer), staging))
 
 
 def whole_model(trainer: SDFTTrainer) -> PreTrainedModel:
