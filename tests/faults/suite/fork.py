@@ -60,6 +60,7 @@ class Process:
         self._folder, self._started = folder, time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
+        (folder / SAID).touch()  # a process that is killed at once has said nothing
         self._pid = os.fork()
         if self._pid == 0:
             _child(folder, act)
