@@ -56,6 +56,8 @@ REFERENCE_RESULTS, REFERENCE_RESPONSES = "eval_results.json", "eval_responses.js
 
 # Studies.
 STUDY, BASE, CELL, STAGE = "study.json", "base.json", "cell.json", "stage.json"
+SEAL = ".seal.json"
+"""Comes after the name of a study's record without its suffix: the file with its hash."""
 COMPARE, CONTINUAL = "compare.json", "continual.json"
 
 # The ledger.

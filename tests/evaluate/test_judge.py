@@ -272,6 +272,20 @@ def test_check(serve: Callable[..., Server], tmp_path: Path):
     assert "no chat completion" in mistake(judge(serve((200, {"hello": 1})), tmp_path).check)
 
 
+def test_a_key_that_the_server_repeats_is_neither_shown_nor_kept(serve: Callable[..., Server], tmp_path: Path):
+    secret = "sk-of-mine"
+    refusing = serve((401, {"error": f"bad key {secret}"}))
+    said = mistake(Judge(refusing.url, "m", api_key=secret, cache=tmp_path).check)
+    assert "bad key ***" in said
+    assert secret not in said
+    echoing = serve((200, f"{YES} {secret}"))
+    judge = Judge(echoing.url, "m", api_key=secret, cache=tmp_path)
+    assert judge.verdicts(["x"]) == [True]
+    kept = [path.read_text() for path in tmp_path.rglob("*.json")]
+    assert len(kept) == 1
+    assert secret not in kept[0]
+
+
 def test_the_key_does_not_follow_a_redirect(serve: Callable[..., Server], tmp_path: Path):
     server = serve((302, ""), (200, YES))
     assert "HTTP 302" in mistake(judge(server, tmp_path).check)

@@ -1,10 +1,12 @@
 """The report's tables of scores, drift and training, and how a table becomes CSV."""
 
 import csv
+import io
 from pathlib import Path
 
 from selfdistill.report.collect import collect
 from selfdistill.report.contents import Estimate
+from selfdistill.report.table import Column, Table, Value
 from selfdistill.report.tables import to_csv
 from selfdistill.stats.paired import BETTER
 from tests.support.report_folders import (
@@ -63,3 +65,11 @@ def test_csv_has_raw_numbers_and_intervals_in_columns(tmp_path: Path) -> None:
     assert float(rows[0]["new task low"]) == first.skill.interval[0]
     assert float(rows[0]["hellaswag"]) == first.prior["hellaswag"]
     assert float(rows[0]["KL per token"]) == first.kl_per_token
+
+
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    texts = ["=cmd|'/c calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "plain", "a=b"]
+    rows: list[list[Value]] = [*([text] for text in texts), [-1.5]]
+    whole = Table(name="t", section="s", title="T", columns=[Column(title="text")], rows=rows)
+    _, *cells = csv.reader(io.StringIO(to_csv(whole)))
+    assert [cell for (cell,) in cells] == [*(f"'{text}" for text in texts[:5]), "plain", "a=b", "-1.5"]

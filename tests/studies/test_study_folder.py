@@ -1,12 +1,14 @@
 """A study's folder: what is resumed, what is refused, what ``--overwrite`` may delete."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from selfdistill import run_folder
+from selfdistill.errors import DamagedFilesError
 from selfdistill.studies.compare import Comparison
 from tests.support.mistakes import mistake
 from tests.support.study_home import SHOWN, comparison, printed, read, sequences
@@ -52,6 +54,30 @@ def test_finished_cells_are_not_run_again_and_half_finished_ones_are(
     comparison(home, **SHOWN).run()
     assert len(places) == 1
     assert read(home, "out", "compare.json") == first
+
+
+@pytest.mark.parametrize("name", ["cell.json", "cell.seal.json", "eval/*.json"])
+def test_a_cell_that_was_changed_is_named_and_not_counted(home: Path, name: str) -> None:
+    comparison(home, **SHORT).run()
+    cell = home / "out" / "sft" / "lr-0.01" / "seed-0"
+    changed = next(cell.glob(name))
+    text = changed.read_text()
+    at = max(i for i, letter in enumerate(text) if letter.isdigit() and text[i - 1] in ".0123456789")
+    changed.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+    with pytest.raises(DamagedFilesError) as caught:
+        comparison(home, **SHORT).run()
+    assert f"is not as it was written. Delete {cell}, and the same command makes it again." in str(caught.value)
+    shutil.rmtree(cell)
+    comparison(home, **SHORT).run()
+
+
+def test_a_cell_of_another_seed_is_not_taken(home: Path) -> None:
+    comparison(home, seeds="0,1", **SHORT).run()
+    place = home / "out" / "sft" / "lr-0.01"
+    shutil.rmtree(place / "seed-1")
+    shutil.copytree(place / "seed-0", place / "seed-1")
+    with pytest.raises(DamagedFilesError, match=r"seed-0/cell\.json is not as it was written"):
+        comparison(home, seeds="0,1", **SHORT).run()
 
 
 def test_a_study_grows_by_arms_seeds_and_rates(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ class Judge:
             text = self._request(prompt)
         except urllib.error.HTTPError as error:
             hint = {401: f"Check {KEY_VARIABLE}.", 403: f"Check {KEY_VARIABLE}.", 404: "Check the URL and the model."}
-            detail = brief(error.read(2000).decode("utf-8", "replace"), 12)
+            detail = brief(self._without_key(error.read(2000).decode("utf-8", "replace")), 12)
             raise UserError(
                 f"The judge at {self._url} refused (HTTP {error.code}: {detail}). {hint.get(error.code, '')}".strip()
             ) from error
@@ -236,7 +236,11 @@ class Judge:
         with self._lock:
             self.usage.prompt_tokens += tokens[0]
             self.usage.completion_tokens += tokens[1]
-        return text if isinstance(text, str) else ""
+        return self._without_key(text) if isinstance(text, str) else ""
+
+    def _without_key(self, text: str) -> str:
+        """What a server said, which may repeat the key."""
+        return text.replace(self._key, "***") if self._key else text
 
     def facts(self) -> dict[str, Any]:
         """The judge's entry in the facts of a result's config."""

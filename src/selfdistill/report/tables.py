@@ -9,6 +9,9 @@ from selfdistill.report.evaluations import change_estimate
 from selfdistill.report.study_tables import study_tables
 from selfdistill.report.table import DRIFT_COLUMNS, Column, Table, Value, drift_cells
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula begins with in a spreadsheet."""
+
 
 def all_tables(results: Results) -> list[Table]:
     """Every table that has rows, in the order of the page, without columns that are empty in all rows."""
@@ -112,7 +115,8 @@ def time(results: Results) -> Table:
 
 
 def to_csv(table: Table) -> str:
-    """The table as CSV: unrounded numbers, shares in [0, 1], and separate columns for the ends of intervals."""
+    """The table as CSV: unrounded numbers, shares in [0, 1], and separate columns for the ends of intervals. Texts that
+    a spreadsheet would take for a formula come after an apostrophe."""
     wide = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -133,7 +137,8 @@ def _csv_titles(title: str, is_wide: bool) -> list[str]:
 def _csv_cells(value: Value, is_wide: bool) -> list[str | float | None]:
     if isinstance(value, Estimate):
         return [value.value, value.low, value.high]
-    return [value, None, None] if is_wide else [value]
+    cell = f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
+    return [cell, None, None] if is_wide else [cell]
 
 
 def _score_row(comparison: Comparison, results: Results, *, one_scorer: bool) -> list[Value]:

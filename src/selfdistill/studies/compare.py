@@ -161,7 +161,7 @@ class Comparison:
             return before
         self.console.print(f"[bold]{title}[/bold]")
         record = self._train(cell)
-        run_folder.write_json(self.folder.path / cell.place / run_folder.CELL, record)
+        self.folder.keep(f"{cell.place}/{run_folder.CELL}", record)
         free_memory()
         return record
 

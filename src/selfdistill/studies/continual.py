@@ -157,7 +157,7 @@ class Sequences:
             seconds=spent.seconds,
             measured=measured.numbers(),
         )
-        run_folder.write_json(folder / run_folder.STAGE, record)
+        self.folder.keep(f"{stage.place}/{run_folder.STAGE}", record)
         return record
 
     def _base_weights(self) -> dict[str, Tensor] | None:

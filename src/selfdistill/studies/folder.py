@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from selfdistill import run_folder
-from selfdistill.errors import UserError, quoted
+from selfdistill.checkpoints.manifest import Manifest, digests
+from selfdistill.errors import DamagedFilesError, UserError, quoted
 from selfdistill.records.studies import StudyRecord
 from selfdistill.settings import flat
 from selfdistill.settings.sources import named_paths
@@ -94,14 +95,43 @@ class StudyFolder:
         run_folder.write_json(self.path / run_folder.STUDY, record)
         return resumes
 
+    def keep(self, place: str, record: Any) -> None:
+        """Writes a record to the file ``place`` of the folder, then hashes of it and of its evaluation."""
+        run_folder.write_json(self.path / place, record)
+        seal = Manifest(files=digests(self.path, [place, *self._evaluation(place)]))
+        run_folder.write_json(self._seal(place), seal)
+
     def find(self, place: str, kind: type[_Record]) -> _Record | None:
-        """The record in the file ``place`` of the folder; None if there is no such file.
+        """The record in the file ``place`` of the folder; None if it was not kept, or not to the end.
 
         Raises:
-            UserError: the file can't be read as such a record.
+            DamagedFilesError: it, or the evaluation beside it, is not what was kept there.
         """
         path = self.path / place
-        return run_folder.read_record(path, kind) if path.is_file() else None
+        if not path.is_file() or not self._seal(place).is_file():  # a crash may come between the two
+            return None
+        try:
+            kept = run_folder.read_record(self._seal(place), Manifest).files
+            there = digests(self.path, [place, *self._evaluation(place)])
+            wrong = sorted(name for name in kept | there if kept.get(name) != there.get(name))
+            record = None if wrong else run_folder.read_record(path, kind)
+        except (UserError, OSError):
+            wrong, record = [self._seal(place).name], None
+        if record is None:
+            again = path if place == run_folder.BASE else path.parent
+            raise DamagedFilesError(
+                f"{path}: {wrong[0]} is not as it was written. Delete {again}, and the same command makes it again."
+            )
+        return record
+
+    def _seal(self, place: str) -> Path:
+        return (self.path / place).with_suffix(run_folder.SEAL)
+
+    def _evaluation(self, place: str) -> list[str]:
+        """Paths, from the study's folder, of the evaluation that belongs to a record."""
+        name = run_folder.EVAL_BEFORE if place == run_folder.BASE else run_folder.EVAL
+        folder = (self.path / place).parent / name
+        return sorted(path.relative_to(self.path).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _inputs(options: StudyOptions, arms: Sequence[Arm]) -> list[str | None]:

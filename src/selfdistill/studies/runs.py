@@ -85,7 +85,7 @@ class StudyRuns:
         if undecided is not None:
             chosen = {subject.name: self._template(undecided, subject, model) for subject in subjects}
             record = replace(record, templates=chosen)
-        run_folder.write_json(self.folder.path / run_folder.BASE, record)
+        self.folder.keep(run_folder.BASE, record)
         return record
 
     def prepared(
