@@ -46,6 +46,7 @@ from selfdistill.method.step import Step
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.method.trainer_state import Checkpoints
 from selfdistill.models.attention import fit_attention
+from selfdistill.models.mode import own_checkpointing
 from selfdistill.models.quantization import quantized_to
 from selfdistill.models.saving import save_model
 from selfdistill.models.tokens import eos_token_ids
@@ -182,6 +183,7 @@ class SDFTTrainer(Trainer):
             self.skipping.begin()
             self._hooks.forget()
             stack.enter_context(self.step.masters.attached())
+            stack.enter_context(own_checkpointing(self.model))
             return super().train(None if source is None else str(source), *arguments, **options)
 
     def _take_folder(self, stack: ExitStack) -> None:

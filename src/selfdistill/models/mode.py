@@ -1,11 +1,21 @@
-"""Eval mode for scoring and training, because student and teacher must differ only in the prompt."""
+"""The mode of a model while it scores and trains: student and teacher must differ only in the prompt."""
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+CHECKPOINTING = {
+    "gradient_checkpointing",
+    "_gradient_checkpointing_func",
+    "_require_grads_hook",
+    "_require_grads_hooks",
+}
+"""Attributes that transformers adds to modules when it switches gradient checkpointing on."""
 
 
 @contextmanager
@@ -35,6 +45,26 @@ def without_noise(model: nn.Module) -> Generator[None]:
                 for holder in (module, getattr(module, "config", None)):
                     _silence(holder, restored)
         yield
+
+
+@contextmanager
+def own_checkpointing(model: PreTrainedModel) -> Generator[None]:
+    """Context after which the model recomputes activations, or not, as before: transformers' Trainer switches that on
+    for a training run, with a hook on the input embeddings where they are frozen, and leaves it on."""
+    before = [(module, vars(module).keys() & CHECKPOINTING) for module in model.modules()]
+    was_on = model.is_gradient_checkpointing
+    try:
+        yield
+    finally:
+        if not was_on and model.is_gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        for module, names in before:
+            for name in vars(module).keys() & CHECKPOINTING - names:
+                hooks = getattr(module, name)
+                for hook in hooks if isinstance(hooks, list) else [hooks]:
+                    if isinstance(hook, RemovableHandle):
+                        hook.remove()
+                delattr(module, name)
 
 
 def _silence(holder: Any, restored: ExitStack) -> None:
