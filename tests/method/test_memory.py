@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from selfdistill.method import memory
+from selfdistill.method import memory, memory_parts
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.memory import MemoryCheck, available, estimate
@@ -179,7 +179,7 @@ def test_activations_are_what_autograd_keeps(tiny_model, tmp_path, dtype, lora_r
     ],
 )
 def test_teachers(settings, kept, made):
-    assert memory._teacher_bytes(MethodConfig(**settings), 2, on_cpu=False) == (kept, made)
+    assert memory_parts.teacher_bytes(MethodConfig(**settings), 2, on_cpu=False) == (kept, made)
 
 
 def test_nothing_is_sampled_where_demonstrations_are_the_completions(tiny_model: Any) -> None:
@@ -229,7 +229,7 @@ def test_the_copy_for_decoding_is_a_cpus(tiny_model: Any, dtype: str, prompts: i
 
 def test_a_copy_for_decoding_that_is_too_large_is_not_made(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = check(tiny_model().config, pair(5)).estimate(MethodConfig())
-    monkeypatch.setattr(memory, "PACKED_BYTES", found.weights - 1)
+    monkeypatch.setattr(memory_parts, "PACKED_BYTES", found.weights - 1)
     without = check(tiny_model().config, pair(5)).estimate(MethodConfig())
     assert found.rollouts - without.rollouts == found.weights
 

@@ -153,10 +153,22 @@ class RunLog:
             self._add("completion_tokens", len(sample.rollout.completion_ids))
             self._add("truncated_share", sample.rollout.finish_reason == "length")
             self._add("loss_tokens", len(sample.loss_positions))
+            self._add_source(sample)
         kept = self._rollouts_per_step
         own = None if kept is None else len(self._processes.own(range(kept)))
         for sample in samples[:own]:
             self._rollouts[id(sample.rollout)] = self._record(step, sample)
+
+    def _add_source(self, sample: Sample) -> None:
+        """Records what others than the student wrote or would not have let pass, if they could."""
+        rollout = sample.rollout
+        if sample.mixed:
+            self._add("mixture_share", sample.writer != "student")
+        if rollout.replaced is not None:
+            self._add("replaced_share", len(rollout.replaced), len(rollout.completion_ids))
+        if rollout.accepted is not None:
+            self._add("accepted_tokens", rollout.accepted)
+            self._add("rejected_share", rollout.finish_reason == "rejected")
 
     def add_part(self, part: Part, loss: PartLoss) -> None:
         """Records the per-token values of a part. Means are over all tokens, so micro-batches do not affect them."""
@@ -264,6 +276,8 @@ class RunLog:
             completion_ids=list(rollout.completion_ids),
             tokens=token_texts(self._tokenizer, rollout.completion_ids),
             finish_reason=rollout.finish_reason,
+            writer=sample.writer,
+            replaced=None if rollout.replaced is None else list(rollout.replaced),
             loss_positions=list(sample.loss_positions),
         )
 

@@ -18,7 +18,7 @@ averages is not the average of the products, but both start at the same adapter 
 second order in the distance between student and teacher.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -68,16 +68,26 @@ class Teacher:
         for name, kept in self._kept.items():
             kept.copy_(self._of_student(name))
 
-    @contextmanager
-    def active(self) -> Generator[None]:
-        """Context in which the student's module has the teacher's weights. No backward pass may be pending."""
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields the weights by parameter name, on the student's device in the dtype that it computes in; none
+        for a live teacher."""
         self.wait()
+        for name, kept in self._kept.items():
+            parameter = self._student.parameters[name]
+            yield name, kept.to(parameter.device, non_blocking=True).to(parameter.dtype)
+
+    @contextmanager
+    def active(self, weights: Mapping[str, Tensor] | None = None) -> Generator[None]:
+        """Context in which the student's module has the teacher's weights. No backward pass may be pending.
+
+        ``weights``: those of ``weights()``, for whoever enters the context often; by default they are made here.
+        """
         students: dict[str, Tensor] = {}
         try:
-            for name, kept in self._kept.items():
+            for name, data in self.weights() if weights is None else weights.items():
                 parameter = self._student.parameters[name]
                 students[name] = parameter.data
-                parameter.data = kept.to(parameter.device, non_blocking=True).to(parameter.dtype)
+                parameter.data = data
             yield
         finally:
             for name, data in students.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfdistill import run_folder
 from selfdistill.run_folder import FORMAT
-from selfdistill.types import FinishReason, Target
+from selfdistill.types import FinishReason, Target, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,11 @@ class RolloutRecord:
     tokens: list[str]
     """Text that each of ``completion_ids`` adds; joined, they are ``completion``."""
     finish_reason: FinishReason
+    """``rejected``: the last token is the first that the teacher would have rejected."""
+    writer: Writer = "student"
+    """Who wrote the completion."""
+    replaced: list[int] | None = None
+    """Positions in ``completion_ids``, from 0, whose token the teacher wrote; None if it replaces none."""
     loss_positions: list[int]
     """Positions in ``completion_ids`` that carry loss, from 0."""
     per_token_kl: list[float | None] = field(default_factory=list[float | None])

@@ -13,6 +13,7 @@ from selfdistill.settings.fields import at_least, check_fields, number, path
 from selfdistill.settings.groups import AdapterOptions, DataOptions, ModelOptions, SourceOptions, TrainerOptions
 from selfdistill.settings.method import (
     AnchorSettings,
+    CompletionSettings,
     DivergenceSettings,
     MethodConfig,
     OptimizerSettings,
@@ -37,6 +38,7 @@ class Recipe:
     comparison: DivergenceSettings = field(default_factory=DivergenceSettings)
     targets: TargetSettings = field(default_factory=TargetSettings)
     teachers: TeacherSettings = field(default_factory=TeacherSettings)
+    completions: CompletionSettings = field(default_factory=CompletionSettings)
     prompts: PromptSettings = field(default_factory=lambda: PromptSettings(template="auto"))
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     anchors: AnchorSettings = field(default_factory=AnchorSettings)

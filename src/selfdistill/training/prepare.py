@@ -13,7 +13,7 @@ from selfdistill.data.general import anchor_examples
 from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.memory import MemoryCheck, MemoryEstimate
-from selfdistill.method.methods import METHODS
+from selfdistill.method.sources import uses_answers
 from selfdistill.models import loading
 from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions, method_config
@@ -125,7 +125,7 @@ def prepare(
     if options.recipe.max_completion_length is None:
         plain = method_config(options)
         lengths = rows.demonstration_lengths(plain)
-        budget = completion_budget(task, lengths, samples=METHODS[options.method].samples)
+        budget = completion_budget(task, lengths, samples=not uses_answers(plain))
     config = trainer_config(options, budget)
     anchors = anchor_examples(config.anchor_data) if config.anchor_share else []
     if needs_template(options):
