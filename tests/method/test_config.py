@@ -59,6 +59,7 @@ def test_defaults_are_valid():
         ("num_rollouts", [1, 16], [0, None], "at least 1"),
         ("teacher_update_rate", [0, 0.01, 1], [-0.01, 1.01, math.nan], "between 0 and 1"),
         ("teacher_sync_steps", [1, 64], [0], "at least 1"),
+        ("teacher_restart_steps", [None, 1], [0], "at least 1"),
         ("template_repeat", [1, 16], [0, 17], "between 1 and 16"),
         ("max_prompt_length", [None, 1, 4096], [0, -1], "at least 1"),
         ("max_teacher_prompt_length", [None, 1], [0], "at least 1"),

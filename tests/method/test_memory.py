@@ -158,7 +158,7 @@ def test_activations_are_what_autograd_keeps(tiny_model, tmp_path, dtype, lora_r
         return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
     config = tiny_model(head_dim=16, **sizes).config
-    expected = memory._of_a_block(config, dtype.itemsize, adapter=lora_r is not None)
+    expected = memory_parts.block_bytes(config, dtype.itemsize, adapter=lora_r is not None)
     assert (kept(4) - kept(2)) / 2 / 128 == pytest.approx(expected, rel=0.03)
 
 
@@ -175,6 +175,8 @@ def test_activations_are_what_autograd_keeps(tiny_model, tmp_path, dtype, lora_r
         ({"method": "reinvoke", "teacher": "ema"}, 2, 0),
         ({"teacher": "ema", "teacher_home": "host"}, 0, 2),
         ({"teacher": "frozen", "teacher_home": "host"}, 0, 2),
+        ({"teacher": "frozen", "teacher_restart_steps": 9}, 2, 0),
+        ({"teacher": "frozen", "teacher_restart_steps": 9, "anchor_share": 0.5}, 4, 0),
         ({"method": "sft", "anchor_share": 0.5, "teacher_home": "host"}, 0, 2),
     ],
 )

@@ -47,6 +47,7 @@ USES = {
     "teacher_update_rate": Use(0.5, {"teacher": "frozen"}, {"teacher": "ema"}),
     "teacher_home": Use("host", {"teacher": "live"}, {"teacher": "frozen"}),
     "teacher_sync_steps": Use(2, {"teacher": "live"}, {"teacher": "ema"}),
+    "teacher_restart_steps": Use(9, {"method": "reinvoke"}, {"teacher": "frozen"}),
     "template": Use("prior_turn", {"method": "reinvoke"}, {"method": "offline"}),
     "template_file": Use("mine.jinja", SFT | {"template": "file"}, {"template": "file"}),
     "template_repeat": Use(2, {"template": "paper"}, {"template": "prior_turn"}),

@@ -15,13 +15,13 @@ from selfdistill.settings.method import MethodConfig
 
 def activation_bytes(text: Any, args: MethodConfig, width: int, adapter: bool) -> int:
     """Bytes per token that autograd saves for all layers; ``width``: bytes per number."""
-    block = _of_a_block(text, width, adapter)
+    block = block_bytes(text, width, adapter)
     if args.activation_checkpointing:
         return block * 2 + text.num_hidden_layers * text.hidden_size * width
     return block * (text.num_hidden_layers + 1)  # one more for gradients of the layer in backward
 
 
-def _of_a_block(text: Any, width: int, adapter: bool) -> int:
+def block_bytes(text: Any, width: int, adapter: bool) -> int:
     """Bytes per token that autograd saves for one pre-norm gated block."""
     hidden, inner, attended, kv = _widths(text)
     norms = 2 * 4 * hidden  # an fp32 copy of the input of each of the two norms
@@ -46,7 +46,7 @@ def teacher_bytes(args: MethodConfig, width: int, on_cpu: bool) -> tuple[int, in
     kind = None if not spec.has_teacher else "frozen" if spec.teacher == "base_model" else args.teacher
     kept = {"ema": 4, "frozen": width}.get(kind or "", 0)
     started = args.anchor_share > 0 or "start" in target_reads(args)
-    starts = width if started and kind != "frozen" else 0
+    starts = width if started and (kind != "frozen" or args.teacher_restart_steps is not None) else 0
     if args.teacher_home == "host" and not on_cpu:
         return 0, width if kept or starts else 0
     return kept + starts, width if kind == "ema" and width < 4 else 0

@@ -113,6 +113,9 @@ NEEDS: dict[str, Need] = {
     "teacher": _TEACHER,
     "teacher_update_rate": _AVERAGE,
     "teacher_sync_steps": _AVERAGE,
+    "teacher_restart_steps": Need(
+        lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "frozen", "with a frozen teacher"
+    ),
     "teacher_home": _KEPT,
     "template": _SHOWN,
     "template_file": _SHOWN,

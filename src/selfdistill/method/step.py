@@ -330,10 +330,15 @@ class Step:
         if self.spec.has_teacher:
             kind = "frozen" if self.spec.teacher == "base_model" else config.teacher
             teachers["teacher"] = Teacher(
-                self.masters, kind, config.teacher_update_rate, config.teacher_sync_steps, config.teacher_home
+                self.masters,
+                kind,
+                config.teacher_update_rate,
+                config.teacher_sync_steps,
+                config.teacher_home,
+                config.teacher_restart_steps,
             )
         if config.anchor_share > 0 or "start" in self._reads:
-            frozen = [teacher for teacher in teachers.values() if teacher.kind == "frozen"]
+            frozen = [one for one in teachers.values() if one.kind == "frozen" and one.restart_steps is None]
             teachers["start"] = frozen[0] if frozen else Teacher(self.masters, "frozen", home=config.teacher_home)
         if base_weights is not None:
             for teacher in teachers.values():

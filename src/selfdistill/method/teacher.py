@@ -4,7 +4,8 @@ One module plays both roles. During the teacher's forward pass its tensors repla
 weights that are not trained (the base model under LoRA) exist once.
 
 =======  ==============================================================================================
-frozen   the weights that were in memory when training began, not those that the model's name refers to
+frozen   the weights that were in memory when training began, not those that the model's name refers to; or those of
+         the last restart, of which there is one every ``restart_steps``
 ema      teacher <- rate * student + (1 - rate) * teacher, in fp32 whatever dtype the model computes in
 live     the student itself
 =======  ==============================================================================================
@@ -40,6 +41,8 @@ class Teacher:
         update_rate: share of the student in an ema update, in [0, 1].
         sync_steps: number of optimizer steps between two ema updates.
         home: where the weights are kept: on the student's ``device`` or on the ``host``.
+        restart_steps: number of optimizer steps after which a frozen teacher becomes a copy of the student; None for
+            one that stays.
     """
 
     def __init__(
@@ -49,10 +52,11 @@ class Teacher:
         update_rate: float = 0.02,
         sync_steps: int = 1,
         home: TeacherHome = "device",
+        restart_steps: int | None = None,
     ) -> None:
         self.kind, self.home = kind, home
         self.update_rate = update_rate
-        self.sync_steps = sync_steps
+        self.sync_steps, self.restart_steps = sync_steps, restart_steps
         self._student = masters
         self._kept: dict[str, Tensor] = {}  # ema: the fp32 average; frozen: in the dtype that the model computes in
         self._background = ThreadPoolExecutor(max_workers=1) if home == "host" else None
@@ -94,10 +98,13 @@ class Teacher:
                 self._student.parameters[name].data = data
 
     def update(self, step: int) -> None:
-        """Moves an ema teacher towards the student. Call it after every optimizer step, with its number (from 1).
+        """Moves an ema teacher towards the student, or restarts a frozen one if it is time. Call it after every
+        optimizer step, with its number (from 1).
 
         On the host this goes on in the background: ``wait`` must be called before the student changes again.
         """
+        if self.kind == "frozen" and self.restart_steps is not None and step % self.restart_steps == 0:
+            self.restart()
         if self.kind != "ema" or step % self.sync_steps:
             return
         self.wait()

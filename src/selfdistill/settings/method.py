@@ -81,6 +81,9 @@ class TeacherSettings:
     """ema: share of the student in the average at each update (0.02: 2% student, 98% teacher so far)."""
     teacher_sync_steps: int = at_least(1, 1)
     """ema: optimizer steps between updates."""
+    teacher_restart_steps: int | None = at_least(1, None)
+    """frozen: optimizer steps after which the teacher becomes a copy of the student, and stays so for as many; by
+    default it never does."""
     teacher_home: TeacherHome = "device"
     """Where the teacher's weights are kept. host: in the host's memory, uploaded once a step, with the same results."""
 
