@@ -17,7 +17,7 @@ Support = Literal["full", "top_k", "sampled"]
 Role = Literal["teacher", "student"]
 TeacherKind = Literal["ema", "frozen", "live"]
 TeacherHome = Literal["device", "host"]
-Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "auto"]
+Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "question", "auto"]
 """Names of the rows of ``method.templates.TEMPLATES``, and ``auto``: a preflight chooses one of them."""
 Reduction = Literal["rollout_mean", "token_mean"]
 Overlong = Literal["error", "drop"]

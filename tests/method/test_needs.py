@@ -48,6 +48,7 @@ USES = {
     "teacher_home": Use("host", {"teacher": "live"}, {"teacher": "frozen"}),
     "teacher_sync_steps": Use(2, {"teacher": "live"}, {"teacher": "ema"}),
     "teacher_restart_steps": Use(9, {"method": "reinvoke"}, {"teacher": "frozen"}),
+    "teacher_model": Use("other", {"method": "reinvoke"}, {"method": "offline"}),
     "template": Use("prior_turn", {"method": "reinvoke"}, {"method": "offline"}),
     "template_file": Use("mine.jinja", SFT | {"template": "file"}, {"template": "file"}),
     "template_repeat": Use(2, {"template": "paper"}, {"template": "prior_turn"}),
@@ -103,6 +104,13 @@ def test_the_start_model_is_no_reference_where_it_is_the_teacher(target: Any):
     assert ignored_settings(MethodConfig(method="reinvoke", target=target)) == ["target"]
     assert ignored_settings(MethodConfig(method="reinvoke", target="mix", target_reference="student")) == []
     assert ignored_settings(MethodConfig(method="reinvoke", target="budget")) == []
+
+
+def test_a_teacher_that_is_another_model_has_no_kind():
+    other: dict[str, Any] = {"teacher_model": "other"}
+    chosen = MethodConfig(teacher="frozen", teacher_restart_steps=3, teacher_home="host", **other)
+    assert sorted(ignored_settings(chosen)) == ["teacher", "teacher_home", "teacher_restart_steps"]
+    assert ignored_settings(MethodConfig(teacher_home="host", anchor_share=0.5, **other)) == []
 
 
 def test_a_live_teachers_start_model_has_a_home():

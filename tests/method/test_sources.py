@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from selfdistill.method.memory import estimate
+from selfdistill.method.memory_parts import TeacherSize
 from selfdistill.method.processes import Processes
 from selfdistill.method.rows import anchor_pairs, training_pairs
 from selfdistill.method.sources import SOURCES, mixture_share, uses_answers, writers
@@ -349,7 +350,7 @@ def test_flops_count_the_teachers_reading_in_sampling(tmp_path: Path) -> None:
 
 def test_the_estimate_knows_more_rollouts_and_both_caches() -> None:
     shared: dict[str, Any] = {"weight_bytes": 2000, "num_trainable": 1000, "bytes_per_weight": 2, "adapter": False}
-    sizes: dict[str, Any] = {"lengths": [50, 40], "longest_prompt": 6, "longest_teacher_prompt": 9}
+    sizes: dict[str, Any] = {"lengths": [50, 40], "longest_prompt": 6, "other": TeacherSize(longest_prompt=9)}
     batch: dict[str, Any] = {
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 2,

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from functools import partial
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
 from selfdistill.method.lengths import context_length
+from selfdistill.method.methods import METHODS
+from selfdistill.method.other_teacher import OtherTeacher
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling
-from selfdistill.method.rollout.engines import describe
+from selfdistill.method.rollout.engines import describe, make_engine
 from selfdistill.method.rollout.own import OwnEngine, why_not_own
 from selfdistill.method.rollout.together import Judge, Prompts, Together, accept, interleave
 from selfdistill.method.sources import source
@@ -24,10 +26,24 @@ class Completions:
         model: the student's module.
         config: the settings.
         teacher: the teacher; None if the method has none.
+        tokenizer: the model's tokenizer.
     """
 
-    def __init__(self, model: PreTrainedModel, config: MethodConfig, teacher: Teacher | None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: MethodConfig,
+        teacher: Teacher | OtherTeacher | None,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
         self._model, self._config, self._teacher, self._source = model, config, teacher, source(config)
+        self._module, self._own = model, None
+        if isinstance(teacher, OtherTeacher):
+            self._module = teacher.model
+            if METHODS[config.method].completion == "teacher" or config.mixture_of == "teacher":
+                self._own = make_engine(teacher.model, tokenizer, name=config.rollout_engine)
+            elif self._source.together:
+                make_engine(teacher.model, tokenizer, name="own")  # refuses a model that our loop does not know
 
     def check(self, engine: RolloutEngine) -> None:
         """Raises UserError if the source can't do with the engine."""
@@ -73,6 +89,7 @@ class Completions:
     def _taught(self, pairs: Sequence[PromptPair], seeds: Sequence[int], engine: RolloutEngine) -> list[Rollout]:
         assert self._teacher is not None
         with self._teacher.active():
+            engine = self._own or engine
             engine.sync()
             return engine.generate([_teacher_ids(pair) for pair in pairs], self._sampling(seeds, engine))
 
@@ -84,7 +101,7 @@ class Completions:
             judge = partial(interleave, top_k=self._config.interleaved_top_k)
         made = Together(
             engine=engine,
-            teacher=self._model,
+            teacher=self._module,
             context=partial(self._teacher.active, dict(self._teacher.weights())),
             judge=judge,
             ends=self._config.completion_source == "accepted",

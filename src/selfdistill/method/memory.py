@@ -12,9 +12,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from selfdistill.method.memory_parts import (
+    TeacherSize,
     activation_bytes,
     loss_bytes,
-    rollout_bytes,
+    sampling_bytes,
     score_bytes,
     teacher_bytes,
 )
@@ -108,7 +109,7 @@ def estimate(
     adapter: bool,
     lengths: Sequence[int],
     longest_prompt: int,
-    longest_teacher_prompt: int = 0,
+    other: TeacherSize | None = None,
     on_cpu: bool = True,
 ) -> MemoryEstimate:
     """Estimates the memory of training with ``args``.
@@ -124,16 +125,16 @@ def estimate(
         adapter: whether a LoRA adapter is trained.
         lengths: tokens of each row that the student reads in training: prompt and longest possible completion.
         longest_prompt: tokens of the longest prompt that completions are sampled from.
-        longest_teacher_prompt: tokens of the longest prompt that the teacher reads beside the student in sampling.
+        other: the teacher; by default one without a prompt of its own.
         on_cpu: whether the model runs on a CPU, where decoding reads a packed copy of the weights.
     """
-    text = config.get_text_config(decoder=True)
-    share, together = args.anchor_share, source(args).together
+    text, share, other = config.get_text_config(decoder=True), args.anchor_share, other or TeacherSize()
     micro_batch = -(-args.per_device_train_batch_size // (1 - share))
     tokens = sum(sorted(lengths)[-int(micro_batch) :]) * args.num_rollouts
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_rollouts
     sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     teacher, teacher_pass = teacher_bytes(args, bytes_per_weight, on_cpu)
+    packable = weight_bytes if on_cpu else None
     lower_halves = num_trainable * (2 if bytes_per_weight == 2 else 0)
     embeddings = 0 if adapter else text.vocab_size * text.hidden_size
     states, states_on_device = (
@@ -145,16 +146,13 @@ def estimate(
         weights=weight_bytes + (num_trainable * bytes_per_weight if adapter else 0),
         masters_and_optimizer=lower_halves + states_on_device,
         gradients=num_trainable * 4,
-        teacher=num_trainable * teacher,
+        teacher=num_trainable * teacher + other.weight_bytes,
         teacher_pass=num_trainable * teacher_pass,
         activations=tokens * activation_bytes(text, args, bytes_per_weight, adapter),
         loss=loss_bytes(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
-        + score_bytes(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
-        rollouts=sum(
-            rollout_bytes(text, args, sampled, prompt, bytes_per_weight, weight_bytes if on_cpu else 0)
-            for prompt in ([longest_prompt, longest_teacher_prompt] if together else [longest_prompt])
-        )
-        + (num_trainable * teacher_pass if together else 0),
+        + score_bytes(text, other, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
+        rollouts=sampling_bytes(text, other, args, sampled, longest_prompt, bytes_per_weight, packable)
+        + (num_trainable * teacher_pass if source(args).together else 0),
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
         host=0 if on_cpu else PROGRAM_BYTES + at_host,
         checkpoint=num_trainable * bytes_per_weight + lower_halves + states + num_trainable * kept,
@@ -172,6 +170,7 @@ class MemoryCheck:
         lora_r: rank of the LoRA adapter to train; None to train all weights.
         device: device to train on.
         quantize: bits of the weights beside an adapter; None for those of ``dtype``.
+        teacher_config: transformers config of a teacher that is another model.
     """
 
     def __init__(
@@ -183,9 +182,11 @@ class MemoryCheck:
         lora_r: int | None,
         device: torch.device,
         quantize: Quantize | None = None,
+        teacher_config: Any = None,
     ) -> None:
         self._config, self._lora_r, self._device = config, lora_r, device
         self._quantize: Quantize | None = quantize
+        self._teacher_config, self._teacher_weights = teacher_config, _weights_of(teacher_config)
         self._width = compute_dtype(dtype, device).itemsize
         self._prompts = [len(pair.student_ids) for pair in pairs]
         self._teacher_prompts = [len(pair.teacher_ids or ()) for pair in pairs]
@@ -196,7 +197,6 @@ class MemoryCheck:
         """Estimates the memory of training with ``args``, or with a change of them."""
         change = change or Change()
         args, spec = _with(args, change.settings), METHODS[args.method]
-        taught = spec.completion == "teacher" or (source(args).mixes and args.mixture_of == "teacher")
         rank = change.lora_r or self._lora_r
         size = self._size(rank)
         completions = [0] * len(self._prompts) if spec.samples else self._demonstrations
@@ -213,14 +213,22 @@ class MemoryCheck:
             bytes_per_weight=self._width,
             adapter=rank is not None,
             lengths=lengths,
-            longest_prompt=max(self._teacher_prompts + self._prompts if taught else self._prompts),
-            longest_teacher_prompt=max(self._teacher_prompts + self._prompts),
+            longest_prompt=max(self._prompts),
+            other=TeacherSize(
+                longest_prompt=max(self._teacher_prompts + self._prompts),
+                config=self._teacher_config,
+                weight_bytes=self._teacher_weights * self._width,
+            ),
             on_cpu=self._device.type == "cpu",
         )
 
     def num_parameters(self) -> int:
         """Number of the model's parameters, without an adapter."""
         return self._size(self._lora_r).parameters
+
+    def teacher_size(self) -> float:
+        """Number of the teacher's parameters over that of the model's."""
+        return self._teacher_weights / self.num_parameters() if self._teacher_config else 1.0
 
     def shortage(self, args: MethodConfig, needed: MemoryEstimate) -> str | None:
         """Returns None if ``needed`` fits, otherwise what is lacking and what would help, in at most 36 words."""
@@ -261,6 +269,14 @@ class MemoryCheck:
             pinned = sum(1 << (count - 1).bit_length() for count in trained)
             self._sizes[rank] = _Size(parameters=number, trainable=sum(trained), pinned=pinned, layers=layers)
         return self._sizes[rank]
+
+
+def _weights_of(config: Any) -> int:
+    """Number of weights of a model with this config; 0 if there is none."""
+    if config is None:
+        return 0
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,14 +58,18 @@ _TARGET = Need(
     lambda config, spec: spec.compares and (spec.shows_demonstration or not target_reads(config)),
     "with a method that compares with a teacher, and, where it reads the start model, shows it the demonstration",
 )
-_TEACHER = Need(
+_CHOSEN = Need(
     lambda config, spec: spec.has_teacher and spec.teacher == "setting", "with a method whose teacher can be chosen"
+)
+_TEACHER = Need(
+    lambda config, spec: _CHOSEN.met(config, spec) and config.teacher_model is None,
+    f"{_CHOSEN.words}, without teacher_model",
 )
 _AVERAGE = Need(lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "ema", "with an ema teacher")
 _KEPT = Need(
     lambda config, spec: (
         config.anchor_share > 0
-        or (spec.has_teacher and (spec.teacher != "setting" or config.teacher != "live"))
+        or (spec.has_teacher and (spec.teacher != "setting" or (config.teacher != "live" and not config.teacher_model)))
         or "start" in target_reads(config)
     ),
     "with a teacher that has weights of its own, or anchor_share, or a target that reads the start model",
@@ -116,6 +120,7 @@ NEEDS: dict[str, Need] = {
     "teacher_restart_steps": Need(
         lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "frozen", "with a frozen teacher"
     ),
+    "teacher_model": _CHOSEN,
     "teacher_home": _KEPT,
     "template": _SHOWN,
     "template_file": _SHOWN,
@@ -205,8 +210,14 @@ def _check_sampled(config: MethodConfig) -> None:
 
 
 def _check_source(config: MethodConfig) -> None:
-    """Raises UserError for a source that the engine or the method has no use for."""
+    """Raises UserError for a source that the engine or the method has no use for, and for a teacher that knows no more
+    than the student."""
     chosen, engine = source(config), config.rollout_engine
+    if config.template == "question" and METHODS[config.method].shows_demonstration and config.teacher_model is None:
+        raise UserError(
+            "template: question shows no demonstration, so the model as its own teacher has nothing to teach. Give "
+            "--teacher_model, or take another template."
+        )
     if chosen.together and engine not in ("auto", "own"):
         raise UserError(
             f"completion_source={config.completion_source} takes our own decoding loop, in which the teacher looks at "

@@ -21,6 +21,7 @@ from selfdistill.method.contrast import OtherDemonstrations
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
+from selfdistill.method.other_teacher import OtherTeacher
 from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.prompts import think_end_ids
 from selfdistill.method.rollout.engine import RolloutEngine, row_seeds
@@ -82,6 +83,7 @@ class Step:
         rows: all training rows, needed if ``config.target`` is ``contrast``.
         base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
             model's own. ``method="reinvoke"`` needs them.
+        teacher_model: the model that ``config.teacher_model`` names.
         engine: samples completions; by default the one that ``config.rollout_engine`` names.
         timer: adds up seconds by phase.
 
@@ -99,6 +101,7 @@ class Step:
         anchors: Sequence[PromptPair] = (),
         rows: Sequence[PromptPair] = (),
         base_weights: Mapping[str, Tensor] | None = None,
+        teacher_model: PreTrainedModel | None = None,
         engine: RolloutEngine | None = None,
         timer: PhaseTimer | None = None,
         processes: Processes = ALONE,
@@ -109,9 +112,10 @@ class Step:
         self._others = OtherDemonstrations(rows, config, tokenizer, model.config) if "other" in self._reads else None
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
+        self._taught_by = model if teacher_model is None else teacher_model
         self.teachers = self._make_teachers(base_weights)
         self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine)
-        self.completions = Completions(model, config, self.teachers.get("teacher"))
+        self.completions = Completions(model, config, self.teachers.get("teacher"), tokenizer)
         self.completions.check(self.engine)
         self.timer = timer or PhaseTimer(model.device)
         self.on_part: Callable[[Part, PartLoss], None] = lambda part, loss: None
@@ -221,11 +225,12 @@ class Step:
             return []
         reads = self._reads if target == "teacher" else ()
         found: dict[str, list[Predictions]] = {}
+        module = self._taught_by if target == "teacher" else self.model
         with self.timer.phase("teacher"), torch.no_grad(), without_noise(self.model):
             with self.teachers[target].active():
-                found["teacher"] = [predictions(self.model, part.teacher or ()).detach() for part in parts]
+                found["teacher"] = [predictions(module, part.teacher or ()).detach() for part in parts]
                 if "other" in reads:
-                    found["other"] = [predictions(self.model, part.other or ()).detach() for part in parts]
+                    found["other"] = [predictions(module, part.other or ()).detach() for part in parts]
             if "start" in reads:
                 with self.teachers["start"].active():
                     found["start"] = [predictions(self.model, part.student).detach() for part in parts]
@@ -323,11 +328,15 @@ class Step:
             for teacher in self.teachers.values():
                 teacher.update(number)
 
-    def _make_teachers(self, base_weights: Mapping[str, Tensor] | None) -> dict[Target, Teacher]:
+    def _make_teachers(self, base_weights: Mapping[str, Tensor] | None) -> dict[Target, Teacher | OtherTeacher]:
         """Makes the teacher, and the frozen start model if anchor prompts or the target read it; one object if both are
         the same."""
-        config, teachers = self.config, dict[Target, Teacher]()
-        if self.spec.has_teacher:
+        config, teachers = self.config, dict[Target, Teacher | OtherTeacher]()
+        if (config.teacher_model is None) != (self._taught_by is self.model):
+            raise ValueError("teacher_model: give the setting, and the model that it names")
+        if self._taught_by is not self.model:
+            teachers["teacher"] = OtherTeacher(self._taught_by)
+        elif self.spec.has_teacher:
             kind = "frozen" if self.spec.teacher == "base_model" else config.teacher
             teachers["teacher"] = Teacher(
                 self.masters,
@@ -338,10 +347,10 @@ class Step:
                 config.teacher_restart_steps,
             )
         if config.anchor_share > 0 or "start" in self._reads:
-            frozen = [one for one in teachers.values() if one.kind == "frozen" and one.restart_steps is None]
-            teachers["start"] = frozen[0] if frozen else Teacher(self.masters, "frozen", home=config.teacher_home)
+            stays = [one for one in teachers.values() if isinstance(one, Teacher) and one.stays]
+            teachers["start"] = stays[0] if stays else Teacher(self.masters, "frozen", home=config.teacher_home)
         if base_weights is not None:
-            for teacher in teachers.values():
+            for teacher in (one for one in teachers.values() if isinstance(one, Teacher)):
                 teacher.load_state_dict({name: base_weights[name] for name in self.masters.parameters})
         elif self.spec.teacher == "base_model":
             raise ValueError(f"method {config.method} needs base_weights: the model to distil from")
@@ -355,16 +364,23 @@ class Step:
         Counts sampling, the student's pass, the teacher's and those of the other models that the target reads, each
         with the tokens it reads. Embedding look-ups count nothing.
         """
-        head = output_head(self.model)
-        tied = any(head is module.weight for module in self.model.modules() if isinstance(module, nn.Embedding))
-        weights = self.model.num_parameters(exclude_embeddings=True) + (head.numel() if tied else 0)
-        return sum(self._passes(sample) for sample in micro_batch.samples) * weights
+        passes = [self._passes(sample) for sample in micro_batch.samples]
+        own, teacher = _weights_read(self.model), _weights_read(self._taught_by)
+        return sum(by_student * own + by_teacher * teacher for by_student, by_teacher in passes)
 
-    def _passes(self, sample: Sample) -> int:
-        """Operations per weight for a sample: per token 6 for the student, 2 for sampling and every other pass."""
-        count = 6 * sample.student_tokens + 2 * sample.teacher_tokens + 2 * sample.other_tokens
-        if sample.target == "teacher" and "start" in self._reads:
-            count += 2 * sample.student_tokens
-        sampling = {"student": sample.student_tokens, "teacher": sample.teacher_tokens, "demonstration": 0}
-        judged = sample.target == "teacher" and source(self.config).together
-        return count + 2 * sampling[sample.writer] + (2 * sample.teacher_tokens if judged else 0)
+    def _passes(self, sample: Sample) -> tuple[int, int]:
+        """Operations per weight for a sample, of the student's module and of the teacher's: per token 6 for the
+        student's learning, 2 for sampling and every other pass."""
+        taught = sample.target == "teacher"
+        student = 6 * sample.student_tokens
+        student += 2 * sample.student_tokens * ((taught and "start" in self._reads) + (sample.writer == "student"))
+        judged = taught and source(self.config).together
+        reads = 2 * sample.teacher_tokens * (1 + judged + (sample.writer == "teacher")) + 2 * sample.other_tokens
+        return (student, reads) if taught else (student + reads, 0)
+
+
+def _weights_read(model: PreTrainedModel) -> int:
+    """Weights that a pass of one token reads; embedding look-ups count nothing."""
+    head = output_head(model)
+    tied = any(head is module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    return model.num_parameters(exclude_embeddings=True) + (head.numel() if tied else 0)

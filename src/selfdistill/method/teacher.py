@@ -65,6 +65,11 @@ class Teacher:
             for name in masters.parameters:
                 self._kept[name] = self._at_home(self._of_student(name))
 
+    @property
+    def stays(self) -> bool:
+        """Whether it keeps the weights that it began with."""
+        return self.kind == "frozen" and self.restart_steps is None
+
     @torch.no_grad()
     def restart(self) -> None:
         """Sets the teacher to the student's current weights."""

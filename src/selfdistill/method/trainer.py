@@ -34,6 +34,7 @@ from selfdistill.method.hooks import Hooks
 from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
 from selfdistill.method.optimizers import make_optimizer, optimizer_name
+from selfdistill.method.other_teacher import named_teacher
 from selfdistill.method.out_of_memory import Pieces
 from selfdistill.method.processes import Processes
 from selfdistill.method.rollout.engine import InProcessEngine, RolloutEngine
@@ -119,10 +120,9 @@ class SDFTTrainer(Trainer):
         if getattr(self.accelerator, "scaler", None) is not None:
             raise UserError("A loss scaler is active: float16 autocast is not used here. Start without it.")
         self.remove_callback(PrinterCallback)  # would print every log line
-        self.processes = Processes.here(args.device)
+        self.processes, self.timer = Processes.here(args.device), PhaseTimer(args.device)
         leave_replicas_alone(self.accelerator, self.processes)
         fit_attention(student)
-        self.timer = PhaseTimer(args.device)
         self.step = Step(
             student,
             tokenizer,
@@ -130,6 +130,7 @@ class SDFTTrainer(Trainer):
             anchors=anchors,
             rows=train_pairs,
             base_weights=base_weights,
+            teacher_model=named_teacher(args, student, tokenizer),
             engine=engine,
             timer=self.timer,
             processes=self.processes,

@@ -84,6 +84,8 @@ class TeacherSettings:
     teacher_restart_steps: int | None = at_least(1, None)
     """frozen: optimizer steps after which the teacher becomes a copy of the student, and stays so for as many; by
     default it never does."""
+    teacher_model: str | None = path()
+    """Another model of the same vocabulary as a teacher that stays as it is; by default the student's own weights."""
     teacher_home: TeacherHome = "device"
     """Where the teacher's weights are kept. host: in the host's memory, uploaded once a step, with the same results."""
 
@@ -235,6 +237,7 @@ PAPER: dict[str, Any] = {
     "num_rollouts": 1,
     "teacher": "ema",
     "teacher_update_rate": 0.01,
+    "teacher_model": None,
     "template": "paper",
     "max_prompt_length": 1024,
     "max_completion_length": 1024,

@@ -67,13 +67,15 @@ def training_work(prepared: Prepared) -> Work:
     passes = (2 if frozen_base else 3) + (1 if config.activation_checkpointing else 0)
 
     row = passes * (student + completion)
-    row += teacher + completion if spec.has_teacher else 0
-    row += {"student": student, "teacher": teacher, "demonstration": 0}[spec.completion]
-    row += teacher if together else 0
+    size = prepared.teacher_size
+    row += size * (teacher + completion) if spec.has_teacher else 0
+    row += {"student": student, "teacher": size * teacher, "demonstration": 0}[spec.completion]
+    row += size * teacher if together else 0
     tokens = prompts * row + anchors * ((passes + 1) * (anchor + limit) + anchor)  # the start model reads them, too
     alone = anchors + (prompts if spec.samples and not together else 0)
     works = [Work(steps * tokens * config.num_rollouts, {})]
-    for sampled, models in ((alone, 1), (prompts, 2 if together else 0)):
+    written = size if spec.completion == "teacher" else 1
+    for sampled, models in ((alone, written), (prompts, 1 + size if together else 0)):
         decoded = _decoding(round(sampled * config.num_rollouts), limit)
         works.append(Work(0, {rows: steps * models * count for rows, count in decoded.items() if models}))
     return total(works)
