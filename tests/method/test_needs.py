@@ -37,6 +37,7 @@ USES = {
     "mixture_of": Use("teacher", {}, {"completion_source": "mixture"}),
     "mixture_steps": Use(9, {}, {"completion_source": "mixture"}),
     "interleaved_top_k": Use(9, {"completion_source": "mixture"}, {"completion_source": "interleaved"}),
+    "stop_on_collapse": Use(True, {"method": "offline"}, {"method": "reinvoke"}),
     "num_rollouts": Use(2, ANCHORED, {"method": "offline"}),
     "divergence_clip": Use(1.0, {"method": "cpt"}, {"method": "reinvoke"}),
     "divergence_beta": Use(0.25, {"divergence": "reverse_kl"}, {"divergence": "jsd"}),

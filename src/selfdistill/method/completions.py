@@ -116,7 +116,7 @@ class Completions:
             temperature=config.temperature,
             top_p=config.top_p,
             seeds=tuple(seeds),
-            logprobs=engine.samples_elsewhere and config.sampler_correction_cap is not None,
+            logprobs=not engine.samples_elsewhere or config.sampler_correction_cap is not None,
             context=context_length(self._model.config),
         )
 

@@ -107,6 +107,9 @@ NEEDS: dict[str, Need] = {
     ),
     **{name: _of_source(name) for spec in SOURCES.values() for name in spec.parameters},
     "num_rollouts": Need(lambda config, spec: spec.samples, "with a method that samples"),
+    "stop_on_collapse": Need(
+        lambda config, spec: spec.completion == "student", "with a method whose student writes the completions"
+    ),
     "divergence_beta": Need(
         lambda config, spec: _COMPARED.met(config, spec) and "beta" in DIVERGENCES[config.divergence].parameters,
         "with a divergence that takes beta",

@@ -306,9 +306,10 @@ class Step:
         return PartLoss(total=weighted.sum(), per_token=per_token, importance=importance, token_weights=token_weights)
 
     def _importance(self, part: Part, student: Predictions) -> Tensor | None:
-        """Importance weights [N]; None if the engine reported no logprobs or correction is off."""
+        """Importance weights [N]; None if the engine samples from these very weights or reported no logprobs, or
+        correction is off."""
         cap = self.config.sampler_correction_cap
-        if part.sampler_logprobs is None or cap is None:
+        if not self.engine.samples_elsewhere or part.sampler_logprobs is None or cap is None:
             return None
         ours = logprobs(student.detach(), part.token_ids, temperature=self.config.temperature)
         return importance_weights(ours, part.sampler_logprobs, part.counts, cap)

@@ -94,6 +94,10 @@ class RunState:
     """What each of ``sums`` is divided by."""
     lines: dict[str, int] = field(default_factory=dict[str, int])
     """Number of lines of each .jsonl file."""
+    watched: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    """Measures of the completions of the first steps and the last, by which collapse is seen."""
+    has_warned: bool = False
+    """Whether a collapse was seen."""
     loss: float | None = 0.0
     """Sum of the losses of the steps since the last line of metrics.jsonl, in nats; None if it is not finite."""
     total_loss: float | None = 0.0

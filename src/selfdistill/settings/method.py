@@ -165,6 +165,8 @@ class AnchorSettings:
 class OptimizerSettings:
     """Optimizer, batch size and duration of training."""
 
+    stop_on_collapse: bool = False
+    """End the run, and save it, once its completions have collapsed; otherwise there is only a warning."""
     learning_rate: float = number(2e-5, 0, 1, "between 0 and 1, for example 2e-5")
     """Peak learning rate."""
     num_train_epochs: float = at_least(0, 2.0)
