@@ -165,7 +165,7 @@ def test_no_deviation_is_of_an_idle_setting(method: Any):
         ({"divergence": "kl"}, "divergence: 'kl' is not one of forward_kl, reverse_kl, jsd."),
         ({"target": "mixx"}, "target: 'mixx' is not one of teacher, mix, budget, contrast. Did you mean 'mix'?"),
         ({"token_weight": "two"}, "token_weight: 'two' is not one of one, support, position, late, entropy."),
-        ({"template": "papr"}, "few_shot, file, auto. Did you mean 'paper'?"),
+        ({"template": "papr"}, "few_shot, file, question, auto. Did you mean 'paper'?"),
         ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of own, generate, paged, auto."),
     ],
 )

@@ -22,6 +22,7 @@ class Sample:
     """Completion positions that carry loss, in ascending order; may be empty."""
     target: Target
     writer: Writer = "student"
+    """Who wrote the completion."""
     mixed: bool = False
     """Whether it is one of a mixture, in which others than the student write a share."""
     weight: float = 0.0

@@ -37,7 +37,7 @@ class Completions:
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self._model, self._config, self._teacher, self._source = model, config, teacher, source(config)
-        self._module, self._own = model, None
+        self._module, self._own = model, None  # who computes the teacher's logits, and its engine if it needs one
         if isinstance(teacher, OtherTeacher):
             self._module = teacher.model
             if METHODS[config.method].completion == "teacher" or config.mixture_of == "teacher":
@@ -110,14 +110,14 @@ class Completions:
         return made.generate(prompts, self._sampling(seeds, engine))
 
     def _sampling(self, seeds: Sequence[int], engine: RolloutEngine) -> Sampling:
-        config = self._config
+        config, contexts = self._config, [context_length(model.config) for model in (self._model, self._module)]
         return Sampling(
             max_new_tokens=config.max_completion_length,
             temperature=config.temperature,
             top_p=config.top_p,
             seeds=tuple(seeds),
             logprobs=not engine.samples_elsewhere or config.sampler_correction_cap is not None,
-            context=context_length(self._model.config),
+            context=min((context for context in contexts if context is not None), default=None),
         )
 
 

@@ -165,14 +165,14 @@ class AnchorSettings:
 class OptimizerSettings:
     """Optimizer, batch size and duration of training."""
 
-    stop_on_collapse: bool = False
-    """End the run, and save it, once its completions have collapsed; otherwise there is only a warning."""
     learning_rate: float = number(2e-5, 0, 1, "between 0 and 1, for example 2e-5")
     """Peak learning rate."""
     num_train_epochs: float = at_least(0, 2.0)
     """Passes over the training rows; ignored if max_steps is above 0."""
     max_steps: int = number(-1, -1, float("inf"), "-1 (as many as num_train_epochs takes) or above 0")
     """Number of optimizer steps; -1: as many as num_train_epochs takes."""
+    stop_on_collapse: bool = False
+    """End the run, and save it, once its completions have collapsed; otherwise there is only a warning."""
     per_device_train_batch_size: int = at_least(1, 4)
     """Prompts per micro-batch."""
     activation_checkpointing: bool = False
