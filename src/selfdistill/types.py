@@ -17,7 +17,7 @@ Support = Literal["full", "top_k", "sampled"]
 Role = Literal["teacher", "student"]
 TeacherKind = Literal["ema", "frozen", "live"]
 TeacherHome = Literal["device", "host"]
-Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "auto"]
+Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "question", "auto"]
 """Names of the rows of ``method.templates.TEMPLATES``, and ``auto``: a preflight chooses one of them."""
 Reduction = Literal["rollout_mean", "token_mean"]
 Overlong = Literal["error", "drop"]
@@ -36,8 +36,13 @@ TargetKind = Literal["teacher", "mix", "budget", "contrast"]
 TargetReference = Literal["start", "student"]
 TokenWeight = Literal["one", "support", "position", "late", "entropy"]
 """Names of the rows of ``method.token_weights.TOKEN_WEIGHTS``."""
-FinishReason = Literal["stop", "length"]
-"""``stop``: an end-of-sequence token was sampled; ``length``: the token limit was reached."""
+CompletionSource = Literal["student", "mixture", "interleaved", "accepted"]
+"""Names of the rows of ``method.sources.SOURCES``."""
+Writer = Literal["student", "teacher", "demonstration"]
+"""Who writes a completion."""
+FinishReason = Literal["stop", "length", "rejected"]
+"""``stop``: an end-of-sequence token was sampled; ``length``: the token limit was reached; ``rejected``: the last token
+is the first that the teacher would have rejected (only with ``completion_source=accepted``)."""
 
 Message = dict[str, Any]
 """One chat turn in the form that chat templates take: ``role``, ``content``, and optionally ``tool_calls``."""
@@ -116,6 +121,10 @@ class Rollout:
     logprobs: tuple[float, ...] | None = None
     """Log-probability in nats of each completion token under the sampler, at its temperature and before any top_p cut;
     None if the engine reports none."""
+    replaced: tuple[int, ...] | None = None
+    """Places of the tokens that the teacher wrote instead of the student; None if it could not."""
+    accepted: int | None = None
+    """Number of tokens that the teacher would not have rejected; None if it was not asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from selfdistill.method.rows import anchor_pairs, training_pairs
 from selfdistill.method.step import Step
@@ -120,6 +121,18 @@ def test_seeds_name_the_row_and_its_occurrence(tmp_path: Path) -> None:
     seeds = [sampling.seeds for _, sampling in engine.calls]
     assert [len(own) for own in seeds] == [8, 8, 8]  # 4 rows, and twice over the 2 anchors
     assert len({seed for own in seeds for seed in own}) == 24
+
+
+def test_the_start_model_stays_where_a_frozen_teacher_restarts(tmp_path: Path) -> None:
+    settings = {"teacher": "frozen", "teacher_restart_steps": 1, "anchor_share": 0.5, "max_steps": 1}
+    trainer = make_trainer(tmp_path, **settings, options={"anchor_dataset": TEN})
+    start = {name: weight.clone() for name, weight in trainer.step.teachers["start"].state_dict().items()}
+    trainer.train()
+    now = dict(trainer.model.named_parameters())
+    teachers = {role: teacher.state_dict() for role, teacher in trainer.step.teachers.items()}
+    assert all(torch.equal(start[name], teachers["start"][name]) for name in start)
+    assert all(torch.equal(now[name], teachers["teacher"][name]) for name in start)
+    assert any(not torch.equal(now[name], start[name]) for name in start)
 
 
 def test_they_are_held_to_the_start_model(tmp_path: Path) -> None:

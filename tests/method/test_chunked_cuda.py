@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfdistill.method import chunked, memory
+from selfdistill.method import chunked, memory_parts
 from selfdistill.method.chunked import limits_on
 from selfdistill.method.divergence import chunked_divergence, chunked_logprobs
 from selfdistill.settings.method import MethodConfig
@@ -152,5 +152,5 @@ def test_the_estimate_knows_the_chunks_of_the_device(
     class Text:
         vocab_size, hidden_size = 200_000, 4
 
-    found = memory._loss(Text, MethodConfig(), tokens, 2, head_trained=head_trained, on_cpu=on_cpu)
+    found = memory_parts.loss_bytes(Text, MethodConfig(), tokens, 2, head_trained=head_trained, on_cpu=on_cpu)
     assert found == expected

@@ -63,9 +63,9 @@ def test_weights_are_told_to_the_engine_before_every_call(tmp_path: Path, settin
 
 @pytest.mark.parametrize(
     ("elsewhere", "cap", "asked"),
-    [(True, 2.0, True), (True, None, False), (False, 2.0, False), (False, None, False)],
+    [(True, 2.0, True), (True, None, False), (False, 2.0, True), (False, None, True)],
 )
-def test_logprobs_are_asked_for_where_they_correct_something(
+def test_logprobs_are_asked_for_where_they_correct_something_or_cost_nothing(
     tmp_path: Path, elsewhere: bool, cap: float | None, asked: bool
 ) -> None:
     engine = Scripted(script(), samples_elsewhere=elsewhere)

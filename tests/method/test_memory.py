@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from selfdistill.method import memory
+from selfdistill.method import memory, memory_parts
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.memory import MemoryCheck, available, estimate
@@ -158,7 +158,7 @@ def test_activations_are_what_autograd_keeps(tiny_model, tmp_path, dtype, lora_r
         return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
     config = tiny_model(head_dim=16, **sizes).config
-    expected = memory._of_a_block(config, dtype.itemsize, adapter=lora_r is not None)
+    expected = memory_parts.block_bytes(config, dtype.itemsize, adapter=lora_r is not None)
     assert (kept(4) - kept(2)) / 2 / 128 == pytest.approx(expected, rel=0.03)
 
 
@@ -175,11 +175,13 @@ def test_activations_are_what_autograd_keeps(tiny_model, tmp_path, dtype, lora_r
         ({"method": "reinvoke", "teacher": "ema"}, 2, 0),
         ({"teacher": "ema", "teacher_home": "host"}, 0, 2),
         ({"teacher": "frozen", "teacher_home": "host"}, 0, 2),
+        ({"teacher": "frozen", "teacher_restart_steps": 9}, 2, 0),
+        ({"teacher": "frozen", "teacher_restart_steps": 9, "anchor_share": 0.5}, 4, 0),
         ({"method": "sft", "anchor_share": 0.5, "teacher_home": "host"}, 0, 2),
     ],
 )
 def test_teachers(settings, kept, made):
-    assert memory._teacher_bytes(MethodConfig(**settings), 2, on_cpu=False) == (kept, made)
+    assert memory_parts.teacher_bytes(MethodConfig(**settings), 2, on_cpu=False) == (kept, made)
 
 
 def test_nothing_is_sampled_where_demonstrations_are_the_completions(tiny_model: Any) -> None:
@@ -229,7 +231,7 @@ def test_the_copy_for_decoding_is_a_cpus(tiny_model: Any, dtype: str, prompts: i
 
 def test_a_copy_for_decoding_that_is_too_large_is_not_made(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = check(tiny_model().config, pair(5)).estimate(MethodConfig())
-    monkeypatch.setattr(memory, "PACKED_BYTES", found.weights - 1)
+    monkeypatch.setattr(memory_parts, "PACKED_BYTES", found.weights - 1)
     without = check(tiny_model().config, pair(5)).estimate(MethodConfig())
     assert found.rollouts - without.rollouts == found.weights
 

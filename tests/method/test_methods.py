@@ -9,8 +9,9 @@ import pytest
 from selfdistill.method.divergence import DIVERGENCES
 from selfdistill.method.methods import ANCHORS, METHODS, MethodSpec
 from selfdistill.method.rollout.engines import ENGINES
+from selfdistill.method.sources import SOURCES
 from selfdistill.method.templates import TEMPLATES
-from selfdistill.types import DivergenceKind, EngineName, Method, Target, Template
+from selfdistill.types import CompletionSource, DivergenceKind, EngineName, Method, Target, Template
 
 PAGE = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
 
@@ -22,14 +23,17 @@ PAGE = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="ut
         (DivergenceKind, DIVERGENCES, ()),
         (Template, TEMPLATES, ("auto",)),
         (EngineName, ENGINES, ("auto",)),
+        (CompletionSource, SOURCES, ()),
     ],
-    ids=["methods", "divergences", "templates", "engines"],
+    ids=["methods", "divergences", "templates", "engines", "sources"],
 )
 def test_a_setting_takes_the_names_of_its_table(names, table, others):
     assert sorted(get_args(names)) == sorted([*table, *others])
 
 
-@pytest.mark.parametrize("table", [METHODS, DIVERGENCES, TEMPLATES], ids=["methods", "divergences", "templates"])
+@pytest.mark.parametrize(
+    "table", [METHODS, DIVERGENCES, TEMPLATES, SOURCES], ids=["methods", "divergences", "templates", "sources"]
+)
 def test_the_page_of_the_method_has_a_row_for_each_name(table):
     for name in table:
         assert f"\n| `{name}`" in PAGE.replace("\n   |", "\n|")

@@ -32,6 +32,13 @@ USES = {
     "target_reference": Use("student", {"target": "contrast"}, {"target": "mix"}),
     "token_weight": Use("support", ANCHORED, {"method": "reinvoke"}),
     "token_weight_half_life": Use(8.0, {"token_weight": "entropy"}, {"token_weight": "late"}),
+    "completion_source": Use("accepted", {"method": "offline"}, {"method": "reinvoke"}),
+    "mixture_share": Use(0.25, {"completion_source": "accepted"}, {"completion_source": "mixture"}),
+    "mixture_of": Use("teacher", {}, {"completion_source": "mixture"}),
+    "mixture_steps": Use(9, {}, {"completion_source": "mixture"}),
+    "interleaved_top_k": Use(9, {"completion_source": "mixture"}, {"completion_source": "interleaved"}),
+    "stop_on_collapse": Use(True, {"method": "offline"}, {"method": "reinvoke"}),
+    "num_rollouts": Use(2, ANCHORED, {"method": "offline"}),
     "divergence_clip": Use(1.0, {"method": "cpt"}, {"method": "reinvoke"}),
     "divergence_beta": Use(0.25, {"divergence": "reverse_kl"}, {"divergence": "jsd"}),
     "divergence_top_k": Use(5, {"divergence_support": "full"}, {"divergence_support": "top_k"}),
@@ -41,6 +48,8 @@ USES = {
     "teacher_update_rate": Use(0.5, {"teacher": "frozen"}, {"teacher": "ema"}),
     "teacher_home": Use("host", {"teacher": "live"}, {"teacher": "frozen"}),
     "teacher_sync_steps": Use(2, {"teacher": "live"}, {"teacher": "ema"}),
+    "teacher_restart_steps": Use(9, {"method": "reinvoke"}, {"teacher": "frozen"}),
+    "teacher_model": Use("other", {"method": "reinvoke"}, {"method": "offline"}),
     "template": Use("prior_turn", {"method": "reinvoke"}, {"method": "offline"}),
     "template_file": Use("mine.jinja", SFT | {"template": "file"}, {"template": "file"}),
     "template_repeat": Use(2, {"template": "paper"}, {"template": "prior_turn"}),
@@ -98,6 +107,13 @@ def test_the_start_model_is_no_reference_where_it_is_the_teacher(target: Any):
     assert ignored_settings(MethodConfig(method="reinvoke", target="budget")) == []
 
 
+def test_a_teacher_that_is_another_model_has_no_kind():
+    other: dict[str, Any] = {"teacher_model": "other"}
+    chosen = MethodConfig(teacher="frozen", teacher_restart_steps=3, teacher_home="host", **other)
+    assert sorted(ignored_settings(chosen)) == ["teacher", "teacher_home", "teacher_restart_steps"]
+    assert ignored_settings(MethodConfig(teacher_home="host", anchor_share=0.5, **other)) == []
+
+
 def test_a_live_teachers_start_model_has_a_home():
     assert ignored_settings(MethodConfig(teacher="live", target="mix", teacher_home="host")) == []
     assert ignored_settings(MethodConfig(teacher="live", target="budget", teacher_home="host")) == ["teacher_home"]
@@ -149,7 +165,7 @@ def test_no_deviation_is_of_an_idle_setting(method: Any):
         ({"divergence": "kl"}, "divergence: 'kl' is not one of forward_kl, reverse_kl, jsd."),
         ({"target": "mixx"}, "target: 'mixx' is not one of teacher, mix, budget, contrast. Did you mean 'mix'?"),
         ({"token_weight": "two"}, "token_weight: 'two' is not one of one, support, position, late, entropy."),
-        ({"template": "papr"}, "few_shot, file, auto. Did you mean 'paper'?"),
+        ({"template": "papr"}, "few_shot, file, question, auto. Did you mean 'paper'?"),
         ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of own, generate, paged, auto."),
     ],
 )

@@ -86,6 +86,7 @@ RUN: dict[str, Any] = {
     ("settings", "options", "dtype"),
     [
         pytest.param({"teacher_update_rate": 0.5, "teacher_sync_steps": 3}, {}, torch.float32, id="ema"),
+        pytest.param({"teacher": "frozen", "teacher_restart_steps": 3}, {}, torch.float32, id="restarted"),
         pytest.param({"teacher_update_rate": 0.5, "logging_steps": 5}, {}, torch.bfloat16, id="ema-bf16-logging-5"),
         pytest.param({"teacher": "live", "optim": "adafactor"}, {}, torch.float32, id="live-adafactor"),
         pytest.param({"target": "mix", "teacher_update_rate": 0.5}, {}, torch.bfloat16, id="mix-bf16"),

@@ -53,6 +53,21 @@ def test_rates_at_the_ends(rate, expected):
     assert seen(teacher, module) == [expected]
 
 
+@pytest.mark.parametrize("home", ["device", "host"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_teacher_restarts_by_hand(dtype, home):
+    module = One([0.0], dtype)
+    masters = MasterWeights(module)
+    teacher = Teacher(masters, "frozen", home=home, restart_steps=2)
+    found = []
+    for step in range(1, 6):
+        set_student(masters, float(step))
+        teacher.update(step)
+        found += seen(teacher, module)
+    assert found == [0.0, 2.0, 2.0, 4.0, 4.0]
+    assert module.w.tolist() == [5.0]
+
+
 def test_sync_steps_by_hand():
     module = One([0.0])
     masters = MasterWeights(module)

@@ -70,6 +70,15 @@ def test_anchors_are_sampled_scored_by_the_start_model_and_learned(options: Any)
     assert training_work(prepared) == Work(10 * (6 * 3 * (12 + 6) + 2 * anchor), {2: 10 * 20})
 
 
+def test_more_rollouts_are_more_of_everything_and_a_judge_decodes_too(options: Any) -> None:
+    rows = pair(10, 30), pair(14, 40)
+    chosen: dict[str, Any] = {"method": "sdft", "template": "prior_turn"}
+    a_row = 12 + 3 * (12 + 20) + 35 + 20
+    assert training_work(run(options, *rows, **chosen, num_rollouts=3)) == Work(10 * 18 * a_row, {18: 10 * 20})
+    judged = training_work(run(options, *rows, **chosen, completion_source="accepted"))
+    assert judged == Work(10 * 6 * (a_row + 35), {6: 2 * 10 * 20})
+
+
 def test_rows_are_scored_in_batches(options: Any) -> None:
     prepared = run(options, pair(10, demonstration=4), pair(14, demonstration=8), method="sft")
     assert scoring_work(prepared, 150, 48) == Work(150 * 12, {64: 2 * 48, 22: 48})

@@ -53,6 +53,22 @@ def test_every_target_runs_two_steps(tmp_path: Path, flags: list[str]) -> None:
     assert saved["deviations_from_paper"]["target"] == [target, "teacher"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "metric"),
+    [
+        (["--completion_source=interleaved", "--interleaved_top_k=3"], "replaced_share"),
+        (["--completion_source=accepted"], "rejected_share"),
+        (["--completion_source=mixture", "--mixture_share=0.5", "--num_rollouts=2"], "mixture_share"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_every_source_runs_two_steps(tmp_path: Path, flags: list[str], metric: str) -> None:
+    longest = "--max_completion_length=60" if "mixture" in flags[0] else "--max_completion_length=12"
+    lines = train(tmp_path, *flags, SHOWN, "--max_steps=2", longest)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(0 < line["loss"] < 10 and 0 < line[metric] <= 1 for line in lines)
+
+
 @pytest.mark.parametrize("method", get_args(Method))
 def test_every_method_runs_three_steps(tmp_path: Path, method: Method) -> None:
     spec = METHODS[method]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from selfdistill.types import PromptPair, Reduction, Rollout, Target
+from selfdistill.types import PromptPair, Reduction, Rollout, Target, Writer
 
 CPU_TOKENS_PER_FORWARD = 1536
 """Tokens in one forward pass on a CPU. With more, hidden states no longer fit the CPU's cache, and padding grows."""
@@ -21,6 +21,10 @@ class Sample:
     loss_positions: tuple[int, ...]
     """Completion positions that carry loss, in ascending order; may be empty."""
     target: Target
+    writer: Writer = "student"
+    """Who wrote the completion."""
+    mixed: bool = False
+    """Whether it is one of a mixture, in which others than the student write a share."""
     weight: float = 0.0
     """Weight of each loss token of this sample in the step's loss."""
     other_ids: tuple[int, ...] | None = None

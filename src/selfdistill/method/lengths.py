@@ -6,6 +6,7 @@ from typing import Any
 
 from selfdistill.errors import UserError
 from selfdistill.method.methods import METHODS, MethodSpec
+from selfdistill.method.sources import uses_answers
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair
 
@@ -46,6 +47,7 @@ def length_limits(config: MethodConfig, model_config: Any, spec: MethodSpec | No
     Raises:
         UserError: max_completion_length leaves no room for a prompt.
     """
+    answers = uses_answers(config) if spec is None else not spec.samples
     spec = spec or METHODS[config.method]
     context, completion = context_length(model_config) or NO_LIMIT, config.max_completion_length
     if spec.samples and completion >= context:
@@ -65,7 +67,7 @@ def length_limits(config: MethodConfig, model_config: Any, spec: MethodSpec | No
         teacher_prompt=limit(config.max_teacher_prompt_length, "max_teacher_prompt_length")
         if spec.shows_demonstration
         else None,
-        demonstration=None if spec.samples else Limit(tokens=completion, remedy="Raise --max_completion_length"),
+        demonstration=Limit(tokens=completion, remedy="Raise --max_completion_length") if answers else None,
         context=context,
     )
 

@@ -11,14 +11,18 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from selfdistill.method.chunked import limits_on
+from selfdistill.method.memory_parts import (
+    TeacherSize,
+    activation_bytes,
+    loss_bytes,
+    sampling_bytes,
+    score_bytes,
+    teacher_bytes,
+)
 from selfdistill.method.methods import METHODS
-from selfdistill.method.needs import target_reads
 from selfdistill.method.optimizers import optimizer_name, state_bytes
 from selfdistill.method.remedies import Change, remedies
-from selfdistill.method.rollout.engine import BATCH_SIZE
-from selfdistill.method.rollout.projections import FEWEST_PACKED_ROWS, PACKED_BYTES
-from selfdistill.method.targets import TARGETS
+from selfdistill.method.sources import source
 from selfdistill.models.adapters import lora
 from selfdistill.models.device import compute_dtype
 from selfdistill.models.quantization import linear_layers, quantized_bytes
@@ -105,6 +109,7 @@ def estimate(
     adapter: bool,
     lengths: Sequence[int],
     longest_prompt: int,
+    other: TeacherSize | None = None,
     on_cpu: bool = True,
 ) -> MemoryEstimate:
     """Estimates the memory of training with ``args``.
@@ -120,110 +125,39 @@ def estimate(
         adapter: whether a LoRA adapter is trained.
         lengths: tokens of each row that the student reads in training: prompt and longest possible completion.
         longest_prompt: tokens of the longest prompt that completions are sampled from.
+        other: the teacher; by default one without a prompt of its own.
         on_cpu: whether the model runs on a CPU, where decoding reads a packed copy of the weights.
     """
-    text = config.get_text_config(decoder=True)
-    share = args.anchor_share
+    text, share, other = config.get_text_config(decoder=True), args.anchor_share, other or TeacherSize()
     micro_batch = -(-args.per_device_train_batch_size // (1 - share))
-    tokens = sum(sorted(lengths)[-int(micro_batch) :])
-    prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    tokens = sum(sorted(lengths)[-int(micro_batch) :]) * args.num_rollouts
+    prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_rollouts
     sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
-    teacher, teacher_pass = _teacher_bytes(args, bytes_per_weight, on_cpu)
+    teacher, teacher_pass = teacher_bytes(args, bytes_per_weight, on_cpu)
+    packable = weight_bytes if on_cpu else None
     lower_halves = num_trainable * (2 if bytes_per_weight == 2 else 0)
     embeddings = 0 if adapter else text.vocab_size * text.hidden_size
     states, states_on_device = (
         state_bytes(optimizer_name(args), num_trainable, embeddings, on_cpu=there) for there in (True, on_cpu)
     )
-    kept, _ = _teacher_bytes(args, bytes_per_weight, on_cpu=True)
+    kept, _ = teacher_bytes(args, bytes_per_weight, on_cpu=True)
     at_host = max(weight_bytes, states - states_on_device + (kept - teacher) * (num_pinned or num_trainable))
     needed = MemoryEstimate(
         weights=weight_bytes + (num_trainable * bytes_per_weight if adapter else 0),
         masters_and_optimizer=lower_halves + states_on_device,
         gradients=num_trainable * 4,
-        teacher=num_trainable * teacher,
+        teacher=num_trainable * teacher + other.weight_bytes,
         teacher_pass=num_trainable * teacher_pass,
-        activations=tokens * _activations(text, args, bytes_per_weight, adapter),
-        loss=_loss(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
-        + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
-        rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
-        + (_packed(weight_bytes, bytes_per_weight, sampled) if on_cpu else 0),
+        activations=tokens * activation_bytes(text, args, bytes_per_weight, adapter),
+        loss=loss_bytes(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
+        + score_bytes(text, other, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
+        rollouts=sampling_bytes(text, other, args, sampled, longest_prompt, bytes_per_weight, packable)
+        + (num_trainable * teacher_pass if source(args).together else 0),
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
         host=0 if on_cpu else PROGRAM_BYTES + at_host,
         checkpoint=num_trainable * bytes_per_weight + lower_halves + states + num_trainable * kept,
     )
     return needed if on_cpu else replace(needed, fragmentation=round(FRAGMENTATION * needed.passing))
-
-
-def _activations(text: Any, args: MethodConfig, width: int, adapter: bool) -> int:
-    """Bytes per token that autograd saves for all layers; ``width``: bytes per number."""
-    block = _of_a_block(text, width, adapter)
-    if args.activation_checkpointing:
-        return block * 2 + text.num_hidden_layers * text.hidden_size * width
-    return block * (text.num_hidden_layers + 1)  # one more for gradients of the layer in backward
-
-
-def _of_a_block(text: Any, width: int, adapter: bool) -> int:
-    """Bytes per token that autograd saves for one pre-norm gated block."""
-    hidden, inner, attended, kv = _widths(text)
-    norms = 2 * 4 * hidden  # an fp32 copy of the input of each of the two norms
-    if not adapter:  # also the norms' outputs, before and after scaling; queries, keys, values; four of the gated block
-        return norms + width * (4 * hidden + 2 * attended + 2 * kv + 4 * inner)
-    # A frozen layer saves no input, but its adapter does
-    return norms + width * (2 * hidden + attended + inner) + width * (attended + 2 * kv + 3 * inner)
-
-
-def _widths(text: Any) -> tuple[int, int, int, int]:
-    """Hidden size, width of the gated block, total width of the query heads, total width of the key heads."""
-    hidden, heads = text.hidden_size, text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or hidden // heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    return hidden, getattr(text, "intermediate_size", None) or 4 * hidden, heads * head_dim, kv_heads * head_dim
-
-
-def _teacher_bytes(args: MethodConfig, width: int, on_cpu: bool) -> tuple[int, int]:
-    """Bytes per trained weight of ``width`` bytes: what the teacher, and the start model for anchor prompts and targets
-    if that is another, keep on the device, and what their passes take in addition."""
-    spec = METHODS[args.method]
-    kind = None if not spec.has_teacher else "frozen" if spec.teacher == "base_model" else args.teacher
-    kept = {"ema": 4, "frozen": width}.get(kind or "", 0)
-    started = args.anchor_share > 0 or "start" in target_reads(args)
-    starts = width if started and kind != "frozen" else 0
-    if args.teacher_home == "host" and not on_cpu:
-        return 0, width if kept or starts else 0
-    return kept + starts, width if kind == "ema" and width < 4 else 0
-
-
-def _loss(text: Any, args: MethodConfig, tokens: int, width: int, *, head_trained: bool, on_cpu: bool) -> int:
-    """Bytes for the loss: fp32 logits, log-probabilities and probabilities of a chunk, for student and teacher (six
-    tensors) and for another target (up to four more); the head's gradient in fp32, and one tile of it in the dtype to
-    compute in."""
-    limits, tensors = limits_on("cpu" if on_cpu else "cuda"), 6 if TARGETS[args.target].log_probs is None else 10
-    logits = min(max(limits.logits, limits.fewest_rows * text.vocab_size), tokens * text.vocab_size)
-    head = text.vocab_size * text.hidden_size
-    return tensors * 4 * logits + (4 * head + width * limits.tile(head) if head_trained else 0)
-
-
-def _scores(text: Any, args: MethodConfig, prompts: int, width: int, *, head_made: bool) -> int:
-    """Bytes of the scores of the teacher and of the other models that the target reads, kept from their passes to the
-    end of the step: hidden states, and the output heads that were made for the passes."""
-    reads = target_reads(args)
-    rows = prompts * args.max_completion_length if METHODS[args.method].has_teacher or args.anchor_share > 0 else 0
-    heads = 0 if not head_made else 2 if "start" in reads and args.teacher_home == "host" else 1
-    return width * text.hidden_size * (rows * (1 + len(reads)) + heads * text.vocab_size)
-
-
-def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int) -> int:
-    """Key-value cache of one batch, plus a second copy of its prompt part while the cache grows, plus 28 bytes per
-    logit for sampling."""
-    batch = min(sampled, BATCH_SIZE)
-    cache = text.num_hidden_layers * 2 * _widths(text)[3] * width
-    return batch * (cache * (2 * prompt + completion) + 28 * text.vocab_size)
-
-
-def _packed(weights: int, width: int, sampled: int) -> int:
-    """Bytes of the packed copy of the weights that decoding reads on a CPU."""
-    fewest = FEWEST_PACKED_ROWS[torch.float32 if width == 4 else torch.bfloat16]
-    return weights if sampled >= fewest and weights <= PACKED_BYTES else 0
 
 
 class MemoryCheck:
@@ -236,6 +170,7 @@ class MemoryCheck:
         lora_r: rank of the LoRA adapter to train; None to train all weights.
         device: device to train on.
         quantize: bits of the weights beside an adapter; None for those of ``dtype``.
+        teacher_config: transformers config of a teacher that is another model.
     """
 
     def __init__(
@@ -247,9 +182,11 @@ class MemoryCheck:
         lora_r: int | None,
         device: torch.device,
         quantize: Quantize | None = None,
+        teacher_config: Any = None,
     ) -> None:
         self._config, self._lora_r, self._device = config, lora_r, device
         self._quantize: Quantize | None = quantize
+        self._teacher_config, self._teacher_weights = teacher_config, _weights_of(teacher_config)
         self._width = compute_dtype(dtype, device).itemsize
         self._prompts = [len(pair.student_ids) for pair in pairs]
         self._teacher_prompts = [len(pair.teacher_ids or ()) for pair in pairs]
@@ -276,8 +213,11 @@ class MemoryCheck:
             bytes_per_weight=self._width,
             adapter=rank is not None,
             lengths=lengths,
-            longest_prompt=max(
-                self._teacher_prompts + self._prompts if spec.completion == "teacher" else self._prompts
+            longest_prompt=max(self._prompts),
+            other=TeacherSize(
+                longest_prompt=max(self._teacher_prompts + self._prompts),
+                config=self._teacher_config,
+                weight_bytes=self._teacher_weights * self._width,
             ),
             on_cpu=self._device.type == "cpu",
         )
@@ -285,6 +225,10 @@ class MemoryCheck:
     def num_parameters(self) -> int:
         """Number of the model's parameters, without an adapter."""
         return self._size(self._lora_r).parameters
+
+    def teacher_size(self) -> float:
+        """Number of the teacher's parameters over that of the model's."""
+        return self._teacher_weights / self.num_parameters() if self._teacher_config else 1.0
 
     def shortage(self, args: MethodConfig, needed: MemoryEstimate) -> str | None:
         """Returns None if ``needed`` fits, otherwise what is lacking and what would help, in at most 36 words."""
@@ -325,6 +269,14 @@ class MemoryCheck:
             pinned = sum(1 << (count - 1).bit_length() for count in trained)
             self._sizes[rank] = _Size(parameters=number, trainable=sum(trained), pinned=pinned, layers=layers)
         return self._sizes[rank]
+
+
+def _weights_of(config: Any) -> int:
+    """Number of weights of a model with this config; 0 if there is none."""
+    if config is None:
+        return 0
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

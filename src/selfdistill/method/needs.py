@@ -8,6 +8,7 @@ from selfdistill.errors import UserError, did_you_mean, quoted
 from selfdistill.method.divergence import DIVERGENCES
 from selfdistill.method.methods import METHODS, MethodSpec
 from selfdistill.method.rollout.engines import ENGINES
+from selfdistill.method.sources import SOURCES, source
 from selfdistill.method.targets import TARGETS, Reference, references
 from selfdistill.method.templates import TEMPLATES
 from selfdistill.method.token_weights import TOKEN_WEIGHTS
@@ -35,6 +36,12 @@ def _takes(parameter: str, words: str) -> Need:
     )
 
 
+def _of_source(parameter: str) -> Need:
+    """The need of a source's parameter."""
+    (name,) = [name for name, spec in SOURCES.items() if parameter in spec.parameters]
+    return Need(lambda config, spec: parameter in source(config).parameters, f"with completion_source={name}")
+
+
 _COMPARED = Need(
     lambda config, spec: spec.compares or config.anchor_share > 0,
     "with a method that compares with a teacher, or anchor_share",
@@ -51,14 +58,18 @@ _TARGET = Need(
     lambda config, spec: spec.compares and (spec.shows_demonstration or not target_reads(config)),
     "with a method that compares with a teacher, and, where it reads the start model, shows it the demonstration",
 )
-_TEACHER = Need(
+_CHOSEN = Need(
     lambda config, spec: spec.has_teacher and spec.teacher == "setting", "with a method whose teacher can be chosen"
+)
+_TEACHER = Need(
+    lambda config, spec: _CHOSEN.met(config, spec) and config.teacher_model is None,
+    f"{_CHOSEN.words}, without teacher_model",
 )
 _AVERAGE = Need(lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "ema", "with an ema teacher")
 _KEPT = Need(
     lambda config, spec: (
         config.anchor_share > 0
-        or (spec.has_teacher and (spec.teacher != "setting" or config.teacher != "live"))
+        or (spec.has_teacher and (spec.teacher != "setting" or (config.teacher != "live" and not config.teacher_model)))
         or "start" in target_reads(config)
     ),
     "with a teacher that has weights of its own, or anchor_share, or a target that reads the start model",
@@ -90,6 +101,15 @@ NEEDS: dict[str, Need] = {
         lambda config, spec: _TAUGHT.met(config, spec) and "half_life" in TOKEN_WEIGHTS[config.token_weight].reads,
         "with token_weight=position or late",
     ),
+    "completion_source": Need(
+        lambda config, spec: spec.completion == "student" and spec.compares,
+        "with a method whose student writes the completions (sdft, reinvoke)",
+    ),
+    **{name: _of_source(name) for spec in SOURCES.values() for name in spec.parameters},
+    "num_rollouts": Need(lambda config, spec: spec.samples, "with a method that samples"),
+    "stop_on_collapse": Need(
+        lambda config, spec: spec.completion == "student", "with a method whose student writes the completions"
+    ),
     "divergence_beta": Need(
         lambda config, spec: _COMPARED.met(config, spec) and "beta" in DIVERGENCES[config.divergence].parameters,
         "with a divergence that takes beta",
@@ -100,6 +120,10 @@ NEEDS: dict[str, Need] = {
     "teacher": _TEACHER,
     "teacher_update_rate": _AVERAGE,
     "teacher_sync_steps": _AVERAGE,
+    "teacher_restart_steps": Need(
+        lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "frozen", "with a frozen teacher"
+    ),
+    "teacher_model": _CHOSEN,
     "teacher_home": _KEPT,
     "template": _SHOWN,
     "template_file": _SHOWN,
@@ -148,8 +172,9 @@ def ignored_settings(config: MethodConfig) -> list[str]:
 
 
 def check_choices(config: MethodConfig) -> None:
-    """Raises UserError if a name is not in its table, or if ``divergence_support=sampled`` does not fit the rest."""
-    tables = (METHODS, DIVERGENCES, TARGETS, TOKEN_WEIGHTS, TEMPLATES, ENGINES)
+    """Raises UserError if a name is not in its table, or if ``divergence_support=sampled`` or the source of the
+    completions does not fit the rest."""
+    tables = (METHODS, DIVERGENCES, TARGETS, TOKEN_WEIGHTS, SOURCES, TEMPLATES, ENGINES)
     for name, table in zip(TABLES, tables, strict=True):
         value, choices = getattr(config, name), [*table, *(["auto"] if name in ("template", "rollout_engine") else [])]
         if value not in choices:
@@ -157,6 +182,7 @@ def check_choices(config: MethodConfig) -> None:
             raise UserError(f"{name}: {quoted(value)} is not one of {', '.join(choices)}.{hint}")
     if config.divergence_support == "sampled":
         _check_sampled(config)
+    _check_source(config)
 
 
 def check_needs(config: MethodConfig) -> None:
@@ -176,9 +202,31 @@ def _check_sampled(config: MethodConfig) -> None:
             "divergence_support: 'sampled' estimates the reverse KL only. "
             "Set divergence to reverse_kl, or divergence_support to full or top_k."
         )
-    if config.top_p < 1 or METHODS[config.method].completion == "teacher":
+    taught, own = METHODS[config.method].completion == "teacher", source(config).draws_from_student
+    if config.top_p < 1 or taught or not own:
         what = f"top_p {config.top_p:g}" if config.top_p < 1 else f"method {config.method}"
+        what = what if own else f"completion_source {config.completion_source}"
         raise UserError(
             f"divergence_support: 'sampled' is biased with {what}, whose tokens are not the student's own draws. Use "
             "full or top_k."
+        )
+
+
+def _check_source(config: MethodConfig) -> None:
+    """Raises UserError for a source that the engine or the method has no use for, and for a teacher that knows no more
+    than the student."""
+    chosen, engine = source(config), config.rollout_engine
+    if config.template == "question" and METHODS[config.method].shows_demonstration and config.teacher_model is None:
+        raise UserError(
+            "template: question shows no demonstration, so the model as its own teacher has nothing to teach. Give "
+            "--teacher_model, or take another template."
+        )
+    if chosen.together and engine not in ("auto", "own"):
+        raise UserError(
+            f"completion_source={config.completion_source} takes our own decoding loop, in which the teacher looks at "
+            f"every token, not rollout_engine {engine}. Take rollout_engine own."
+        )
+    if chosen.mixes and config.mixture_of == "demonstration" and not METHODS[config.method].needs_demonstration:
+        raise UserError(
+            f"mixture_of: method {config.method} has no demonstrations. Take mixture_of teacher, or another method."
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfdistill.errors import UserError, brief, did_you_mean
 from selfdistill.method.methods import METHODS
+from selfdistill.method.sources import uses_answers
 from selfdistill.method.templates import TEMPLATES, TemplateContext
 from selfdistill.models.bounded import BoundedError
 from selfdistill.models.tokens import MARK, chat_text
@@ -282,7 +283,9 @@ def render_pairs(
     if spec.prompt == "raw_text":
         return raw_texts(examples, tokenizer)
     renderer = make_renderer(examples, config, tokenizer)
-    return renderer.render_all(examples, teacher=spec.shows_demonstration, answers=not spec.samples, on_done=on_done)
+    return renderer.render_all(
+        examples, teacher=spec.shows_demonstration, answers=uses_answers(config), on_done=on_done
+    )
 
 
 def render_anchors(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selfdistill.method.methods import METHODS
+from selfdistill.method.needs import counts
 from selfdistill.method.optimizers import optimizer_name
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import Quantize
@@ -36,7 +37,7 @@ def remedies(args: MethodConfig, lora_r: int | None, quantize: Quantize | None, 
     """Yields changes that save memory, the mildest first: those that change no number, alone and together; then each
     that does, alone and with all of those."""
     spec, size = METHODS[args.method], args.per_device_train_batch_size
-    taught, adaptable = spec.has_teacher and spec.teacher == "setting", spec.teacher == "setting"
+    taught, adaptable = counts(args, "teacher"), spec.teacher == "setting"
     prompts, halves = size * args.gradient_accumulation_steps, list[Change]()
     while size > 1:
         size //= 2
@@ -48,7 +49,7 @@ def remedies(args: MethodConfig, lora_r: int | None, quantize: Quantize | None, 
     exact = halves[-1:]
     if not args.activation_checkpointing:
         exact.append(Change(flags="--activation_checkpointing", settings={"activation_checkpointing": True}))
-    if not on_cpu and args.teacher_home == "device" and (spec.has_teacher or args.anchor_share > 0):
+    if not on_cpu and args.teacher_home == "device" and counts(args, "teacher_home"):
         exact.append(Change(flags="--teacher_home host", settings={"teacher_home": "host"}))
     yield from (*halves[:-1], *exact)
     together = Change()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from transformers import PreTrainedTokenizerBase
 
 from selfdistill import run_folder
 from selfdistill.method.batch import MicroBatch, Part, Sample
+from selfdistill.method.collapse import Watch, measures
 from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.step import PartLoss
 from selfdistill.records.runs import RolloutRecord, RunConfig, RunState
+from selfdistill.types import Rollout
 
 METRIC_OF = {"teacher": "divergence", "start": "anchor_divergence", "tokens": "cross_entropy"}
 """Name of the metric that averages a part's per-token values, by the part's target."""
@@ -33,6 +36,10 @@ class _Share:
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     rollouts: list[RolloutRecord] = field(default_factory=list[RolloutRecord])
+    completions: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
+    """Those that the student wrote, without anchors."""
+    logprobs: list[float] = field(default_factory=list[float])
+    """The sampler's logprobs of their tokens in nats, as far as they are known."""
 
 
 class RunLog:
@@ -68,6 +75,10 @@ class RunLog:
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, float] = defaultdict(float)
         self._rollouts: dict[int, RolloutRecord] = {}
+        self._written: list[Rollout] = []  # the present step's by the student, without anchors
+        self._watch = Watch()
+        self.collapse: str | None = None
+        """What collapsed in the last step, in words, the first time that something did."""
         self._on_device: list[tuple[Tensor, Callable[[list[float]], None]]] = []  # [n], and what takes its n values
         self._step: list[tuple[Sample, Tensor]] = []  # the present step's, with the values [n] of their loss tokens
         self._lines: dict[str, int] = defaultdict(int)
@@ -96,8 +107,9 @@ class RunLog:
         self._seconds_before = before.seconds
         self.tokens_seen, self.skipped_steps = before.tokens_seen, before.skipped_steps
         self._share = _Share()
-        for kept in (self._sums, self._counts, self._rollouts, self._on_device, self._step):
+        for kept in (self._sums, self._counts, self._rollouts, self._on_device, self._step, self._written):
             kept.clear()  # left by an interrupted step
+        self._watch.seen, self._watch.has_warned = list(before.watched), before.has_warned
         self._sums.update({name: math.nan if total is None else total for name, total in before.sums.items()})
         self._counts.update(before.counts)
         if not self._processes.is_main:
@@ -120,6 +132,8 @@ class RunLog:
             sums=dict(self._sums),
             counts=dict(self._counts),
             lines=dict(self._lines),
+            watched=list(self._watch.seen),
+            has_warned=self._watch.has_warned,
             **progress,
         )
 
@@ -149,14 +163,27 @@ class RunLog:
     def add_samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Records the completions of optimizer step ``step`` (from 1): lengths and truncation of all, some in full."""
         self._step.clear()
+        self._written = [one.rollout for one in samples if one.writer == "student" and one.target == "teacher"]
         for sample in samples:
             self._add("completion_tokens", len(sample.rollout.completion_ids))
             self._add("truncated_share", sample.rollout.finish_reason == "length")
             self._add("loss_tokens", len(sample.loss_positions))
+            self._add_source(sample)
         kept = self._rollouts_per_step
         own = None if kept is None else len(self._processes.own(range(kept)))
         for sample in samples[:own]:
             self._rollouts[id(sample.rollout)] = self._record(step, sample)
+
+    def _add_source(self, sample: Sample) -> None:
+        """Records what others than the student wrote or would not have let pass, if they could."""
+        rollout = sample.rollout
+        if sample.mixed:
+            self._add("mixture_share", sample.writer != "student")
+        if rollout.replaced is not None:
+            self._add("replaced_share", len(rollout.replaced), len(rollout.completion_ids))
+        if rollout.accepted is not None:
+            self._add("accepted_tokens", rollout.accepted)
+            self._add("rejected_share", rollout.finish_reason == "rejected")
 
     def add_part(self, part: Part, loss: PartLoss) -> None:
         """Records the per-token values of a part. Means are over all tokens, so micro-batches do not affect them."""
@@ -200,14 +227,32 @@ class RunLog:
         self._fetch()
         self._share.rollouts = list(self._rollouts.values())
         self._rollouts.clear()
+        self._share.completions = [rollout.completion_ids for rollout in self._written]
+        self._share.logprobs = [value for rollout in self._written for value in rollout.logprobs or ()]
+        self._written = []
         shares = self._processes.gathered(self._share)
         self._share = _Share()
         for share in shares:
             self._take_in(share)
+        self._look_for_collapse(shares)
         if self._processes.is_main:
             rollouts = self._processes.in_order([share.rollouts for share in shares])
             run_folder.append_jsonl(self.folder / run_folder.ROLLOUTS, rollouts)
             self._lines[run_folder.ROLLOUTS] += len(rollouts)
+
+    def _look_for_collapse(self, shares: Sequence[_Share]) -> None:
+        """Measures the step's completions of all processes, alike in each of them."""
+        completions = sorted(ids for share in shares for ids in share.completions)
+        found = measures(completions)
+        logprobs = [value for share in shares for value in share.logprobs]
+        if logprobs:
+            found["entropy"] = -fmean(logprobs)
+        for name, value in found.items():
+            self._sums[name] += value
+            self._counts[name] += 1
+        self.collapse = None
+        if "self_bleu" in found:
+            self.collapse = self._watch.see(found | {"completion_tokens": fmean(map(len, completions))})
 
     def of_the_whole_run(self, summary: dict[str, float]) -> dict[str, float]:
         """transformers' summary of a training, with times that count what was trained before it was resumed.
@@ -264,6 +309,8 @@ class RunLog:
             completion_ids=list(rollout.completion_ids),
             tokens=token_texts(self._tokenizer, rollout.completion_ids),
             finish_reason=rollout.finish_reason,
+            writer=sample.writer,
+            replaced=None if rollout.replaced is None else list(rollout.replaced),
             loss_positions=list(sample.loss_positions),
         )
 

@@ -6,7 +6,6 @@ the teacher follows. Other methods differ in who writes the completion and what 
 (``methods.METHODS``).
 """
 
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +16,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.method.batch import MicroBatch, Part, Sample, halved, loss_positions, micro_batches, weigh
+from selfdistill.method.completions import Completions
 from selfdistill.method.contrast import OtherDemonstrations
-from selfdistill.method.lengths import context_length
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
+from selfdistill.method.other_teacher import OtherTeacher
 from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.prompts import think_end_ids
-from selfdistill.method.rollout.engine import RolloutEngine, Sampling, row_seeds
+from selfdistill.method.rollout.engine import RolloutEngine, row_seeds
 from selfdistill.method.rollout.engines import make_engine
 from selfdistill.method.scoring import (
     Predictions,
@@ -35,13 +35,14 @@ from selfdistill.method.scoring import (
     logprobs,
     predictions,
 )
+from selfdistill.method.sources import rounded, source, writers
 from selfdistill.method.teacher import Teacher
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
 from selfdistill.models.output_head import output_head
 from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import PromptPair, Rollout, Target
+from selfdistill.types import PromptPair, Rollout, Target, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ class Step:
         rows: all training rows, needed if ``config.target`` is ``contrast``.
         base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
             model's own. ``method="reinvoke"`` needs them.
+        teacher_model: the model that ``config.teacher_model`` names.
         engine: samples completions; by default the one that ``config.rollout_engine`` names.
         timer: adds up seconds by phase.
 
@@ -99,6 +101,7 @@ class Step:
         anchors: Sequence[PromptPair] = (),
         rows: Sequence[PromptPair] = (),
         base_weights: Mapping[str, Tensor] | None = None,
+        teacher_model: PreTrainedModel | None = None,
         engine: RolloutEngine | None = None,
         timer: PhaseTimer | None = None,
         processes: Processes = ALONE,
@@ -109,8 +112,11 @@ class Step:
         self._others = OtherDemonstrations(rows, config, tokenizer, model.config) if "other" in self._reads else None
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
+        self._taught_by = model if teacher_model is None else teacher_model
         self.teachers = self._make_teachers(base_weights)
         self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine)
+        self.completions = Completions(model, config, self.teachers.get("teacher"), tokenizer)
+        self.completions.check(self.engine)
         self.timer = timer or PhaseTimer(model.device)
         self.on_part: Callable[[Part, PartLoss], None] = lambda part, loss: None
         self._anchors = anchors
@@ -124,21 +130,26 @@ class Step:
         """Completes the prompts of step ``number`` (from 0) and its anchor prompts. With several processes ``pairs``
         are those of all, and each completes its own share of them and of the anchors.
 
-        Returns one sample per prompt, with its loss positions and their weight in the step's loss: first those of
-        ``pairs``, then the anchors'.
+        Returns ``num_rollouts`` samples of each prompt, one after the other, with their loss positions and their weight
+        in the step's loss: first those of ``pairs``, then the anchors'.
         """
-        all_pairs, all_prompts = pairs, [*pairs, *self.anchors(len(pairs), number)]
-        seeds = self.processes.own(row_seeds(self.config.seed, number, [pair.example.id for pair in all_prompts]))
-        own, count = self.processes.own(all_prompts), len(self.processes.own(pairs))
+        copies = range(self.config.num_rollouts)
+        all_pairs = [pair for pair in pairs for _ in copies]
+        all_prompts = [*all_pairs, *(pair for pair in self.anchors(len(pairs), number) for _ in copies)]
+        ids = [pair.example.id for pair in all_prompts]
+        seeds = self.processes.own(row_seeds(self.config.seed, number, ids))
+        a_step = self._prompts_a_step() * len(copies)
+        authors = self.processes.own(writers(self.config, number, ids[: len(all_pairs)], a_step))
+        own, count = self.processes.own(all_prompts), len(authors)
         pairs, anchors = own[:count], own[count:]
         with self.timer.phase("rollout"):
-            completions = self._complete(pairs, anchors, seeds)
-        written = iter(completions)
-        samples = [self._sample(pair, next(written), self.spec.target) for pair in pairs]
+            completions = iter(self.completions.write(pairs, authors, anchors, seeds, self.engine))
+        written = zip(pairs, authors, strict=True)
+        samples = [self._sample(pair, next(completions), self.spec.target, writer) for pair, writer in written]
         if self._others is not None:
             shown = self._others.prompts(pairs, number, all_pairs)
             samples = [replace(sample, other_ids=ids) for sample, ids in zip(samples, shown, strict=True)]
-        samples += [self._sample(pair, next(written), "start") for pair in anchors]
+        samples += [self._sample(pair, next(completions), "start") for pair in anchors]
         return weigh(samples, self.config.loss_reduction, self.processes.totals)
 
     def anchors(self, num_prompts: int, number: int) -> list[PromptPair]:
@@ -150,10 +161,8 @@ class Step:
         share = self.config.anchor_share
         if share == 0:
             return []
-        prompts_a_process = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
-        prompts_a_step = prompts_a_process * self.processes.size
-        before = number * prompts_a_step * share / (1 - share)
-        first, end = _rounded(before), _rounded(before + num_prompts * share / (1 - share))
+        before = number * self._prompts_a_step() * share / (1 - share)
+        first, end = rounded(before), rounded(before + num_prompts * share / (1 - share))
         size = len(self._anchors)
         drawn: list[PromptPair] = []
         order: list[int] = []
@@ -163,51 +172,26 @@ class Step:
             drawn.append(self._anchors[order[place % size]])
         return drawn
 
-    def _complete(
-        self, pairs: Sequence[PromptPair], anchors: Sequence[PromptPair], seeds: Sequence[int]
-    ) -> list[Rollout]:
-        """Completions of the rows, written as the method says, then of the anchors, written by the student."""
-        if self.spec.completion == "student":
-            return self._generate([*pairs, *anchors], seeds)
-        count = len(pairs)
-        if self.spec.completion == "teacher":
-            with self.teachers["teacher"].active():
-                written = self._generate(pairs, seeds[:count], on_teacher_prompt=True)
-        else:
-            written = [Rollout(completion_ids=pair.demonstration_ids, finish_reason="stop") for pair in pairs]
-        return written + self._generate(anchors, seeds[count:])
-
-    def _generate(
-        self, pairs: Sequence[PromptPair], seeds: Sequence[int], *, on_teacher_prompt: bool = False
-    ) -> list[Rollout]:
-        if not pairs:
-            return []
+    def _prompts_a_step(self) -> int:
+        """Prompts of a whole step of all processes, without anchors."""
         config = self.config
-        sampling = Sampling(
-            max_new_tokens=config.max_completion_length,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            seeds=tuple(seeds),
-            logprobs=self.engine.samples_elsewhere and config.sampler_correction_cap is not None,
-            context=context_length(self.model.config),
-        )
-        prompts = [(on_teacher_prompt and pair.teacher_ids) or pair.student_ids for pair in pairs]
-        self.engine.sync()
-        return self.engine.generate(prompts, sampling)
+        return config.per_device_train_batch_size * config.gradient_accumulation_steps * self.processes.size
 
-    def _sample(self, pair: PromptPair, rollout: Rollout, target: Target) -> Sample:
-        """Adds the loss positions. In a demonstration they are the tokens that the assistant writes."""
-        if target != "start" and self.spec.completion == "demonstration":
-            mask = pair.demonstration_mask or [True] * len(rollout.completion_ids)
-            positions = tuple(place for place, learned in enumerate(mask) if learned)
-        else:
+    def _sample(self, pair: PromptPair, rollout: Rollout, target: Target, writer: Writer = "student") -> Sample:
+        """Adds the loss positions. In a demonstration they are among the tokens that the assistant writes, and all of
+        them where the demonstration is the target, too."""
+        positions = tuple(range(len(rollout.completion_ids)))
+        if target != "tokens" or writer != "demonstration":
             positions = loss_positions(
                 rollout,
                 skip=self.config.num_loss_tokens_to_skip,
                 mask_truncated=self.config.mask_truncated_completions,
                 think_end=self._think_end,
             )
-        return Sample(pair=pair, rollout=rollout, target=target, loss_positions=positions)
+        if writer == "demonstration" and (mask := pair.demonstration_mask):
+            positions = tuple(place for place in positions if mask[place])
+        mixed = target == "teacher" and source(self.config).mixes
+        return Sample(pair=pair, rollout=rollout, target=target, loss_positions=positions, writer=writer, mixed=mixed)
 
     # -- from samples to gradients -----------------------------------------------------------------------------------
 
@@ -241,11 +225,12 @@ class Step:
             return []
         reads = self._reads if target == "teacher" else ()
         found: dict[str, list[Predictions]] = {}
+        module = self._taught_by if target == "teacher" else self.model
         with self.timer.phase("teacher"), torch.no_grad(), without_noise(self.model):
             with self.teachers[target].active():
-                found["teacher"] = [predictions(self.model, part.teacher or ()).detach() for part in parts]
+                found["teacher"] = [predictions(module, part.teacher or ()).detach() for part in parts]
                 if "other" in reads:
-                    found["other"] = [predictions(self.model, part.other or ()).detach() for part in parts]
+                    found["other"] = [predictions(module, part.other or ()).detach() for part in parts]
             if "start" in reads:
                 with self.teachers["start"].active():
                     found["start"] = [predictions(self.model, part.student).detach() for part in parts]
@@ -321,9 +306,10 @@ class Step:
         return PartLoss(total=weighted.sum(), per_token=per_token, importance=importance, token_weights=token_weights)
 
     def _importance(self, part: Part, student: Predictions) -> Tensor | None:
-        """Importance weights [N]; None if the engine reported no logprobs or correction is off."""
+        """Importance weights [N]; None if the engine samples from these very weights or reported no logprobs, or
+        correction is off."""
         cap = self.config.sampler_correction_cap
-        if part.sampler_logprobs is None or cap is None:
+        if not self.engine.samples_elsewhere or part.sampler_logprobs is None or cap is None:
             return None
         ours = logprobs(student.detach(), part.token_ids, temperature=self.config.temperature)
         return importance_weights(ours, part.sampler_logprobs, part.counts, cap)
@@ -343,20 +329,29 @@ class Step:
             for teacher in self.teachers.values():
                 teacher.update(number)
 
-    def _make_teachers(self, base_weights: Mapping[str, Tensor] | None) -> dict[Target, Teacher]:
+    def _make_teachers(self, base_weights: Mapping[str, Tensor] | None) -> dict[Target, Teacher | OtherTeacher]:
         """Makes the teacher, and the frozen start model if anchor prompts or the target read it; one object if both are
         the same."""
-        config, teachers = self.config, dict[Target, Teacher]()
-        if self.spec.has_teacher:
+        config, teachers = self.config, dict[Target, Teacher | OtherTeacher]()
+        if (config.teacher_model is None) != (self._taught_by is self.model):
+            raise ValueError("teacher_model: give the setting, and the model that it names")
+        if self._taught_by is not self.model:
+            teachers["teacher"] = OtherTeacher(self._taught_by)
+        elif self.spec.has_teacher:
             kind = "frozen" if self.spec.teacher == "base_model" else config.teacher
             teachers["teacher"] = Teacher(
-                self.masters, kind, config.teacher_update_rate, config.teacher_sync_steps, config.teacher_home
+                self.masters,
+                kind,
+                config.teacher_update_rate,
+                config.teacher_sync_steps,
+                config.teacher_home,
+                config.teacher_restart_steps,
             )
         if config.anchor_share > 0 or "start" in self._reads:
-            frozen = [teacher for teacher in teachers.values() if teacher.kind == "frozen"]
-            teachers["start"] = frozen[0] if frozen else Teacher(self.masters, "frozen", home=config.teacher_home)
+            stays = [one for one in teachers.values() if isinstance(one, Teacher) and one.stays]
+            teachers["start"] = stays[0] if stays else Teacher(self.masters, "frozen", home=config.teacher_home)
         if base_weights is not None:
-            for teacher in teachers.values():
+            for teacher in (one for one in teachers.values() if isinstance(one, Teacher)):
                 teacher.load_state_dict({name: base_weights[name] for name in self.masters.parameters})
         elif self.spec.teacher == "base_model":
             raise ValueError(f"method {config.method} needs base_weights: the model to distil from")
@@ -370,20 +365,23 @@ class Step:
         Counts sampling, the student's pass, the teacher's and those of the other models that the target reads, each
         with the tokens it reads. Embedding look-ups count nothing.
         """
-        head = output_head(self.model)
-        tied = any(head is module.weight for module in self.model.modules() if isinstance(module, nn.Embedding))
-        weights = self.model.num_parameters(exclude_embeddings=True) + (head.numel() if tied else 0)
-        return sum(self._passes(sample) for sample in micro_batch.samples) * weights
+        passes = [self._passes(sample) for sample in micro_batch.samples]
+        own, teacher = _weights_read(self.model), _weights_read(self._taught_by)
+        return sum(by_student * own + by_teacher * teacher for by_student, by_teacher in passes)
 
-    def _passes(self, sample: Sample) -> int:
-        """Operations per weight for a sample: per token 6 for the student, 2 for sampling and every other pass."""
-        count = 6 * sample.student_tokens + 2 * sample.teacher_tokens + 2 * sample.other_tokens
-        if sample.target == "teacher" and "start" in self._reads:
-            count += 2 * sample.student_tokens
-        if sample.target == "start" or self.spec.completion == "student":
-            return count + 2 * sample.student_tokens
-        return count + (2 * sample.teacher_tokens if self.spec.completion == "teacher" else 0)
+    def _passes(self, sample: Sample) -> tuple[int, int]:
+        """Operations per weight for a sample, of the student's module and of the teacher's: per token 6 for the
+        student's learning, 2 for sampling and every other pass."""
+        taught = sample.target == "teacher"
+        student = 6 * sample.student_tokens
+        student += 2 * sample.student_tokens * ((taught and "start" in self._reads) + (sample.writer == "student"))
+        judged = taught and source(self.config).together
+        reads = 2 * sample.teacher_tokens * (1 + judged + (sample.writer == "teacher")) + 2 * sample.other_tokens
+        return (student, reads) if taught else (student + reads, 0)
 
 
-def _rounded(value: float) -> int:
-    return math.floor(value + 0.5)
+def _weights_read(model: PreTrainedModel) -> int:
+    """Weights that a pass of one token reads; embedding look-ups count nothing."""
+    head = output_head(model)
+    tied = any(head is module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    return model.num_parameters(exclude_embeddings=True) + (head.numel() if tied else 0)

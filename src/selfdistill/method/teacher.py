@@ -4,7 +4,8 @@ One module plays both roles. During the teacher's forward pass its tensors repla
 weights that are not trained (the base model under LoRA) exist once.
 
 =======  ==============================================================================================
-frozen   the weights that were in memory when training began, not those that the model's name refers to
+frozen   the weights that were in memory when training began, not those that the model's name refers to; or those of
+         the last restart, of which there is one every ``restart_steps``
 ema      teacher <- rate * student + (1 - rate) * teacher, in fp32 whatever dtype the model computes in
 live     the student itself
 =======  ==============================================================================================
@@ -18,7 +19,7 @@ averages is not the average of the products, but both start at the same adapter 
 second order in the distance between student and teacher.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -40,6 +41,8 @@ class Teacher:
         update_rate: share of the student in an ema update, in [0, 1].
         sync_steps: number of optimizer steps between two ema updates.
         home: where the weights are kept: on the student's ``device`` or on the ``host``.
+        restart_steps: number of optimizer steps after which a frozen teacher becomes a copy of the student; None for
+            one that stays.
     """
 
     def __init__(
@@ -49,10 +52,11 @@ class Teacher:
         update_rate: float = 0.02,
         sync_steps: int = 1,
         home: TeacherHome = "device",
+        restart_steps: int | None = None,
     ) -> None:
         self.kind, self.home = kind, home
         self.update_rate = update_rate
-        self.sync_steps = sync_steps
+        self.sync_steps, self.restart_steps = sync_steps, restart_steps
         self._student = masters
         self._kept: dict[str, Tensor] = {}  # ema: the fp32 average; frozen: in the dtype that the model computes in
         self._background = ThreadPoolExecutor(max_workers=1) if home == "host" else None
@@ -61,6 +65,11 @@ class Teacher:
             for name in masters.parameters:
                 self._kept[name] = self._at_home(self._of_student(name))
 
+    @property
+    def stays(self) -> bool:
+        """Whether it keeps the weights that it began with."""
+        return self.kind == "frozen" and self.restart_steps is None
+
     @torch.no_grad()
     def restart(self) -> None:
         """Sets the teacher to the student's current weights."""
@@ -68,26 +77,39 @@ class Teacher:
         for name, kept in self._kept.items():
             kept.copy_(self._of_student(name))
 
-    @contextmanager
-    def active(self) -> Generator[None]:
-        """Context in which the student's module has the teacher's weights. No backward pass may be pending."""
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields the weights by parameter name, on the student's device in the dtype that it computes in; none
+        for a live teacher."""
         self.wait()
+        for name, kept in self._kept.items():
+            parameter = self._student.parameters[name]
+            yield name, kept.to(parameter.device, non_blocking=True).to(parameter.dtype)
+
+    @contextmanager
+    def active(self, weights: Mapping[str, Tensor] | None = None) -> Generator[None]:
+        """Context in which the student's module has the teacher's weights. No backward pass may be pending.
+
+        ``weights``: those of ``weights()``, for whoever enters the context often; by default they are made here.
+        """
         students: dict[str, Tensor] = {}
         try:
-            for name, kept in self._kept.items():
+            for name, data in self.weights() if weights is None else weights.items():
                 parameter = self._student.parameters[name]
                 students[name] = parameter.data
-                parameter.data = kept.to(parameter.device, non_blocking=True).to(parameter.dtype)
+                parameter.data = data
             yield
         finally:
             for name, data in students.items():
                 self._student.parameters[name].data = data
 
     def update(self, step: int) -> None:
-        """Moves an ema teacher towards the student. Call it after every optimizer step, with its number (from 1).
+        """Moves an ema teacher towards the student, or restarts a frozen one if it is time. Call it after every
+        optimizer step, with its number (from 1).
 
         On the host this goes on in the background: ``wait`` must be called before the student changes again.
         """
+        if self.kind == "frozen" and self.restart_steps is not None and step % self.restart_steps == 0:
+            self.restart()
         if self.kind != "ema" or step % self.sync_steps:
             return
         self.wait()

@@ -87,6 +87,11 @@ def from_file(example: Example, context: TemplateContext) -> list[Message]:
     return _with_last_question(example, fill)
 
 
+def question(example: Example, context: TemplateContext) -> list[Message]:
+    """Shows no demonstration: a teacher that is another model may know without."""
+    return list(example.prompt)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateSpec:
     """A way of showing the demonstration."""
@@ -104,6 +109,7 @@ TEMPLATES: dict[Template, TemplateSpec] = {
     "prior_turn": TemplateSpec(messages=prior_turn, takes_repeat=True, tried=(1, 2)),
     "few_shot": TemplateSpec(messages=few_shot, takes_repeat=True),
     "file": TemplateSpec(messages=from_file),
+    "question": TemplateSpec(messages=question),
 }
 """The templates by name. To add one, add a function and a row here, and its name to ``types.Template``."""
 

@@ -19,7 +19,14 @@ import torch
 from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+)
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.commit import install, tidy
@@ -28,12 +35,14 @@ from selfdistill.errors import NumbersError, UserError
 from selfdistill.method.accelerator import leave_replicas_alone
 from selfdistill.method.accepted import check_arguments, check_model, loaded
 from selfdistill.method.batch import MicroBatch
+from selfdistill.method.collapse import remedy
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.fingerprints import PROCESSES, check_same_run, of_data, of_model
 from selfdistill.method.hooks import Hooks
 from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
 from selfdistill.method.optimizers import make_optimizer, optimizer_name
+from selfdistill.method.other_teacher import named_teacher
 from selfdistill.method.out_of_memory import Pieces
 from selfdistill.method.processes import Processes
 from selfdistill.method.rollout.engine import InProcessEngine, RolloutEngine
@@ -120,10 +129,9 @@ class SDFTTrainer(Trainer):
         if getattr(self.accelerator, "scaler", None) is not None:
             raise UserError("A loss scaler is active: float16 autocast is not used here. Start without it.")
         self.remove_callback(PrinterCallback)  # would print every log line
-        self.processes = Processes.here(args.device)
+        self.processes, self.timer = Processes.here(args.device), PhaseTimer(args.device)
         leave_replicas_alone(self.accelerator, self.processes)
         fit_attention(student)
-        self.timer = PhaseTimer(args.device)
         self.step = Step(
             student,
             tokenizer,
@@ -131,6 +139,7 @@ class SDFTTrainer(Trainer):
             anchors=anchors,
             rows=train_pairs,
             base_weights=base_weights,
+            teacher_model=named_teacher(args, student, tokenizer),
             engine=engine,
             timer=self.timer,
             processes=self.processes,
@@ -302,12 +311,17 @@ class SDFTTrainer(Trainer):
         for name in self.run_log.begin(self.state.global_step, self.run_config, before, is_finished=finished):
             self.checkpoints.warn(f"{name} has lost lines of steps up to {self.state.global_step}.")
 
-    def end_step(self) -> None:
-        """Called after an optimizer step: updates the teacher and writes the step's rollouts."""
+    def end_step(self, control: TrainerControl) -> None:
+        """Called after an optimizer step: updates the teacher, writes the step's rollouts and looks for collapse."""
         self._hooks.check(clips=self.args.max_grad_norm > 0)
         self.step.follow(self.state.global_step)
         self.run_log.write_rollouts()
         self.checkpoints.step_is_open = False
+        if (seen := self.run_log.collapse) is not None:
+            stops = self.args.stop_on_collapse
+            ended = f" The run ends after step {self.state.global_step}, as stop_on_collapse says." if stops else ""
+            self.checkpoints.warn(f"{seen}.{ended} {remedy(self.args)}")
+            control.should_training_stop = control.should_training_stop or stops
 
     def end_save(self) -> None:
         """Called after a checkpoint was written: checks that it was written here."""
@@ -365,7 +379,7 @@ class _StepCallback(TrainerCallback):
         self._trainer.begin_run()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._trainer.end_step()
+        self._trainer.end_step(control)
         self._trainer.processes.agree(control)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

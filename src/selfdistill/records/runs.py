@@ -10,7 +10,7 @@ from typing import Any
 
 from selfdistill import run_folder
 from selfdistill.run_folder import FORMAT
-from selfdistill.types import FinishReason, Target
+from selfdistill.types import FinishReason, Target, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,11 @@ class RolloutRecord:
     tokens: list[str]
     """Text that each of ``completion_ids`` adds; joined, they are ``completion``."""
     finish_reason: FinishReason
+    """``rejected``: the last token is the first that the teacher would have rejected."""
+    writer: Writer = "student"
+    """Who wrote the completion."""
+    replaced: list[int] | None = None
+    """Positions in ``completion_ids``, from 0, whose token the teacher wrote; None if it replaces none."""
     loss_positions: list[int]
     """Positions in ``completion_ids`` that carry loss, from 0."""
     per_token_kl: list[float | None] = field(default_factory=list[float | None])
@@ -89,6 +94,10 @@ class RunState:
     """What each of ``sums`` is divided by."""
     lines: dict[str, int] = field(default_factory=dict[str, int])
     """Number of lines of each .jsonl file."""
+    watched: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    """Measures of the completions of the first steps and the last, by which collapse is seen."""
+    has_warned: bool = False
+    """Whether a collapse was seen."""
     loss: float | None = 0.0
     """Sum of the losses of the steps since the last line of metrics.jsonl, in nats; None if it is not finite."""
     total_loss: float | None = 0.0

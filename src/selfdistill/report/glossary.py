@@ -26,6 +26,13 @@ MEANINGS = {
     "grad_norm": "Norm of the gradient before clipping. Spikes are a sign of unstable training.",
     "learning_rate": "Learning rate of the step.",
     "completion_tokens": "Mean length of the sampled completions, in tokens.",
+    "entropy": "How unsure the student is of its own tokens, in nats, estimated from those that it sampled. Near 0 it "
+    "writes the same again and again.",
+    "distinct_1": "Different tokens over all tokens of a step's completions. It falls when they repeat themselves.",
+    "distinct_2": "Different pairs of neighbouring tokens over all pairs of a step's completions. It falls when they "
+    "repeat themselves.",
+    "self_bleu": "How much a completion of a step is like the others, from 0 to 1: its mean BLEU score against them.",
+    "first_token_share": "Share of a step's completions that begin with the most frequent first token.",
     "truncated_share": "Share of completions that reached the token limit before they ended.",
     "tokens_seen": "Tokens that passed through the student in training so far.",
     "skipped_steps": "Steps so far that changed nothing, since their gradients were not finite.",

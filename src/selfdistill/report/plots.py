@@ -21,9 +21,20 @@ CURVES = {
     "cross_entropy": "Cross-entropy of demonstrations",
     "completion_tokens": "Completion length",
     "truncated_share": "Completions cut off",
+    "entropy": "Entropy of the student",
+    "distinct_2": "Distinct pairs of tokens",
+    "distinct_1": "Distinct tokens",
+    "self_bleu": "Likeness of completions (self-BLEU)",
+    "first_token_share": "Most frequent first token",
     "grad_norm": "Gradient norm",
 }
-UNITS = {"divergence": "nats", "anchor_divergence": "nats", "cross_entropy": "nats", "completion_tokens": "tokens"}
+UNITS = {
+    "divergence": "nats",
+    "anchor_divergence": "nats",
+    "cross_entropy": "nats",
+    "entropy": "nats",
+    "completion_tokens": "tokens",
+}
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
 CONFIG: dict[str, Any] = {
     "background": None,

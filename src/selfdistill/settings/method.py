@@ -7,11 +7,12 @@ users of transformers and TRL expect.
 import dataclasses
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from selfdistill.errors import UserError
 from selfdistill.settings.fields import SMALL, JsonObject, at_least, check_fields, number, path
 from selfdistill.types import (
+    CompletionSource,
     DivergenceKind,
     EngineName,
     Method,
@@ -80,8 +81,32 @@ class TeacherSettings:
     """ema: share of the student in the average at each update (0.02: 2% student, 98% teacher so far)."""
     teacher_sync_steps: int = at_least(1, 1)
     """ema: optimizer steps between updates."""
+    teacher_restart_steps: int | None = at_least(1, None)
+    """frozen: optimizer steps after which the teacher becomes a copy of the student, and stays so for as many; by
+    default it never does."""
+    teacher_model: str | None = path()
+    """Another model of the same vocabulary as a teacher that stays as it is; by default the student's own weights."""
     teacher_home: TeacherHome = "device"
     """Where the teacher's weights are kept. host: in the host's memory, uploaded once a step, with the same results."""
+
+
+@dataclass(kw_only=True)
+class CompletionSettings:
+    """Who writes the completions of a method whose student writes them, and how many there are."""
+
+    completion_source: CompletionSource = "student"
+    """student: the student alone. mixture: others write a share of the completions. interleaved: the teacher replaces
+    tokens that it ranks low. accepted: the student, up to the first token that a speculative verifier would reject."""
+    mixture_share: float = number(0.5, SMALL, 1, "above 0 and at most 1")
+    """mixture: share of the completions of a step that the student does not write."""
+    mixture_of: Literal["demonstration", "teacher"] = "demonstration"
+    """mixture: what stands in their place: the demonstration, or a sample of the teacher's."""
+    mixture_steps: int | None = at_least(1, None)
+    """mixture: steps over which the share falls evenly to 0; by default it stays."""
+    interleaved_top_k: int = at_least(1, 25)
+    """interleaved: a token that is not among the teacher's k likeliest is replaced by a sample of the teacher's."""
+    num_rollouts: int = at_least(1, 1)
+    """Completions of each prompt in a step, anchor prompts too, for methods that sample."""
 
 
 @dataclass(kw_only=True)
@@ -146,6 +171,8 @@ class OptimizerSettings:
     """Passes over the training rows; ignored if max_steps is above 0."""
     max_steps: int = number(-1, -1, float("inf"), "-1 (as many as num_train_epochs takes) or above 0")
     """Number of optimizer steps; -1: as many as num_train_epochs takes."""
+    stop_on_collapse: bool = False
+    """End the run, and save it, once its completions have collapsed; otherwise there is only a warning."""
     per_device_train_batch_size: int = at_least(1, 4)
     """Prompts per micro-batch."""
     activation_checkpointing: bool = False
@@ -170,6 +197,7 @@ class MethodConfig(
     DivergenceSettings,
     TargetSettings,
     TeacherSettings,
+    CompletionSettings,
     PromptSettings,
     SamplingSettings,
     AnchorSettings,
@@ -199,7 +227,7 @@ class MethodConfig(
             raise UserError("template_file: give it together with template=file, and only then.")
 
 
-TABLES = ("method", "divergence", "target", "token_weight", "template", "rollout_engine")
+TABLES = ("method", "divergence", "target", "token_weight", "completion_source", "template", "rollout_engine")
 """Settings whose choices are the rows of a table."""
 PAPER: dict[str, Any] = {
     "divergence": "forward_kl",
@@ -207,8 +235,11 @@ PAPER: dict[str, Any] = {
     "vocab_clip": None,
     "target": "teacher",
     "token_weight": "one",
+    "completion_source": "student",
+    "num_rollouts": 1,
     "teacher": "ema",
     "teacher_update_rate": 0.01,
+    "teacher_model": None,
     "template": "paper",
     "max_prompt_length": 1024,
     "max_completion_length": 1024,

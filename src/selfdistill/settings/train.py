@@ -13,6 +13,7 @@ from selfdistill.settings.fields import at_least, check_fields, number, path
 from selfdistill.settings.groups import AdapterOptions, DataOptions, ModelOptions, SourceOptions, TrainerOptions
 from selfdistill.settings.method import (
     AnchorSettings,
+    CompletionSettings,
     DivergenceSettings,
     MethodConfig,
     OptimizerSettings,
@@ -37,6 +38,7 @@ class Recipe:
     comparison: DivergenceSettings = field(default_factory=DivergenceSettings)
     targets: TargetSettings = field(default_factory=TargetSettings)
     teachers: TeacherSettings = field(default_factory=TeacherSettings)
+    completions: CompletionSettings = field(default_factory=CompletionSettings)
     prompts: PromptSettings = field(default_factory=lambda: PromptSettings(template="auto"))
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     anchors: AnchorSettings = field(default_factory=AnchorSettings)
@@ -138,6 +140,8 @@ class PreflightOptions:
         self.recipe.check()
         self.recipe.data.rows.check(own=self.source.dataset_path is not None)
         method_config(self).validate()
+        if self.recipe.teachers.teacher_model is not None:
+            raise UserError("--teacher_model: a preflight measures the student as its own teacher. Leave it out.")
         rows, file = self.recipe.trainer.preflight_rows, self.recipe.trainer.config
         without_flags = PreflightOptions() if file is None else options_from_file(PreflightOptions, file)
         if rows != without_flags.recipe.trainer.preflight_rows:

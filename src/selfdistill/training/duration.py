@@ -14,6 +14,7 @@ import torch
 
 from selfdistill.method.methods import METHODS
 from selfdistill.method.rollout.engine import BATCH_SIZE
+from selfdistill.method.sources import source
 from selfdistill.models.device import compute_dtype
 from selfdistill.models.mode import evaluating
 from selfdistill.models.tokens import vocab_size
@@ -52,6 +53,7 @@ class Speed:
 def training_work(prepared: Prepared) -> Work:
     """What a run's training computes, its template being settled."""
     config, spec = prepared.config, METHODS[prepared.config.method]
+    together = source(config).together
     prompts = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
     anchors = prompts * config.anchor_share / (1 - config.anchor_share)
     steps = config.max_steps if config.max_steps > 0 else config.num_train_epochs * len(prepared.pairs) / prompts
@@ -65,11 +67,18 @@ def training_work(prepared: Prepared) -> Work:
     passes = (2 if frozen_base else 3) + (1 if config.activation_checkpointing else 0)
 
     row = passes * (student + completion)
-    row += teacher + completion if spec.has_teacher else 0
-    row += {"student": student, "teacher": teacher, "demonstration": 0}[spec.completion]
+    size = prepared.teacher_size
+    row += size * (teacher + completion) if spec.has_teacher else 0
+    row += {"student": student, "teacher": size * teacher, "demonstration": 0}[spec.completion]
+    row += size * teacher if together else 0
     tokens = prompts * row + anchors * ((passes + 1) * (anchor + limit) + anchor)  # the start model reads them, too
-    sampled = round(anchors + (prompts if spec.samples else 0))
-    return Work(steps * tokens, {rows: steps * count for rows, count in _decoding(sampled, limit).items()})
+    alone = anchors + (prompts if spec.samples and not together else 0)
+    works = [Work(steps * tokens * config.num_rollouts, {})]
+    written = size if spec.completion == "teacher" else 1
+    for sampled, models in ((alone, written), (prompts, 1 + size if together else 0)):
+        decoded = _decoding(round(sampled * config.num_rollouts), limit)
+        works.append(Work(0, {rows: steps * models * count for rows, count in decoded.items() if models}))
+    return total(works)
 
 
 def scoring_work(prepared: Prepared, num_rows: int, max_new_tokens: int) -> Work:

@@ -13,7 +13,8 @@ from selfdistill.data.general import anchor_examples
 from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.memory import MemoryCheck, MemoryEstimate
-from selfdistill.method.methods import METHODS
+from selfdistill.method.other_teacher import check_vocabulary, tokenizer_and_config
+from selfdistill.method.sources import uses_answers
 from selfdistill.models import loading
 from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions, method_config
@@ -63,6 +64,8 @@ class Prepared:
     anchors: list[PromptPair]
     """Rendered anchor prompts; empty if ``anchor_share`` is 0."""
     memory: MemoryEstimate
+    teacher_size: float
+    """Number of the teacher's weights over that of the model's."""
     shortage: str | None
     """Message that the run needs more memory than is available, with remedies; None if it fits."""
 
@@ -125,10 +128,15 @@ def prepare(
     if options.recipe.max_completion_length is None:
         plain = method_config(options)
         lengths = rows.demonstration_lengths(plain)
-        budget = completion_budget(task, lengths, samples=METHODS[options.method].samples)
+        budget = completion_budget(task, lengths, samples=not uses_answers(plain))
     config = trainer_config(options, budget)
     anchors = anchor_examples(config.anchor_data) if config.anchor_share else []
     if needs_template(options):
+        if config.teacher_model is not None:
+            raise UserError(
+                "--template auto: its preflight knows the student as its own teacher, and no --teacher_model. Name a "
+                "template."
+            )
         rows.check_tried(config, files.config)
         pairs = rows.untaught(config, files.config)
     else:
@@ -136,10 +144,10 @@ def prepare(
     anchored = rows.anchors(anchors, config, files.config)
     _check_steps(config, len(pairs))
     if memory_of is not None:
-        memory, shortage = memory_of.memory, memory_of.shortage
+        memory, shortage, size = memory_of.memory, memory_of.shortage, memory_of.teacher_size
     else:
-        check = _memory_check(options, files, [*pairs, *anchored], config.device)
-        memory = check.estimate(config)
+        check = _memory_check(options, files, [*pairs, *anchored], config)
+        memory, size = check.estimate(config), check.teacher_size()
         shortage = check.shortage(config, memory)
     return Prepared(
         options=options,
@@ -150,6 +158,7 @@ def prepare(
         pairs=pairs,
         anchors=anchored,
         memory=memory,
+        teacher_size=size,
         shortage=shortage,
     )
 
@@ -160,12 +169,19 @@ def require_memory(prepared: Prepared) -> None:
         raise UserError(f"{prepared.shortage} --skip_memory_check tries it anyway.")
 
 
-def _memory_check(
-    options: TrainOptions, files: ModelFiles, pairs: list[PromptPair], device: torch.device
-) -> MemoryCheck:
-    model, adapter = options.recipe.model, options.recipe.adapter
+def _memory_check(options: TrainOptions, files: ModelFiles, pairs: list[PromptPair], config: SDFTConfig) -> MemoryCheck:
+    model, adapter, teacher = options.recipe.model, options.recipe.adapter, None
+    if config.teacher_model is not None:
+        tokenizer, teacher = tokenizer_and_config(config.teacher_model)
+        check_vocabulary(config.teacher_model, files.tokenizer, files.config, tokenizer, teacher)
     return MemoryCheck(
-        files.config, pairs, dtype=model.dtype, lora_r=adapter.lora_r, device=device, quantize=model.quantize
+        files.config,
+        pairs,
+        dtype=model.dtype,
+        lora_r=adapter.lora_r,
+        device=config.device,
+        quantize=model.quantize,
+        teacher_config=teacher,
     )
 
 

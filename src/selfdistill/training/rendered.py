@@ -14,6 +14,7 @@ from selfdistill.method.lengths import NO_LIMIT, Limits, fit, length_limits
 from selfdistill.method.methods import ANCHORS, METHODS, MethodSpec
 from selfdistill.method.prompts import PromptRenderer, make_renderer, raw_texts, render_anchors
 from selfdistill.method.rows import check_ids
+from selfdistill.method.sources import uses_answers
 from selfdistill.method.templates import TEMPLATES
 from selfdistill.settings.method import MethodConfig, with_template
 from selfdistill.types import Example, PromptPair
@@ -54,7 +55,7 @@ class RenderedRows:
     def demonstration_lengths(self, config: MethodConfig) -> list[int]:
         """Length of every demonstration in tokens. If the method trains on it, it is measured as an answer with its end
         of turn, otherwise as bare text."""
-        if not METHODS[config.method].samples:
+        if uses_answers(config):
             return [len(pair.demonstration_ids) for pair in self._answered(config)]
         if self._lengths is None:
             texts = [example.demonstration_text for example in self.examples]
@@ -76,7 +77,7 @@ class RenderedRows:
                 model's vocabulary.
         """
         spec = METHODS[config.method]
-        pairs = self._answered(config) if not spec.samples else self._students(config)
+        pairs = self._answered(config) if uses_answers(config) else self._students(config)
         if spec.shows_demonstration:
             ids = self._teacher_ids(config)
             pairs = [replace(pair, teacher_ids=teacher) for pair, teacher in zip(pairs, ids, strict=True)]

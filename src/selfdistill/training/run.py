@@ -185,7 +185,7 @@ def _read_unnamed(options: TrainOptions) -> Generator[str]:
     the models that adapters belong to."""
     if data_dir := resolve_data_dir(options.recipe.data.data_dir):
         yield str(data_dir)
-    models = [options.recipe.model.model_name]
+    models = [options.recipe.model.model_name, *filter(None, [options.recipe.teachers.teacher_model])]
     if METHODS[options.method].teacher == "base_model":
         models.append(base_name(options))
     for model in models:

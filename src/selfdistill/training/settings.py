@@ -113,7 +113,7 @@ def completion_budget(task: Task, lengths: Sequence[int], *, samples: bool) -> i
     Args:
         task: for its limit.
         lengths: tokens of every demonstration; if empty, the limit is the task's own.
-        samples: False if the demonstration is the completion. Then the longest demonstration fits, whatever the task's
+        samples: False if demonstrations are completions. Then the longest demonstration fits, whatever the task's
             limit.
     """
     if not lengths:

@@ -141,6 +141,31 @@ def prefill(
     )
 
 
+def advance(state: State, tokens: Tensor, decoder: Decoder) -> None:
+    """Runs one token per sequence, [B] int64, through the decoder; sets state.hidden [B, H]."""
+    start, end = state.length, state.length + 1
+    columns = torch.arange(end, device=tokens.device)
+    bias = torch.zeros(len(tokens), 1, 1, end, dtype=state.hidden.dtype, device=tokens.device)
+    bias.masked_fill_((columns < state.padding[:, None])[:, None, None], float("-inf"))
+
+    def write(layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = state.keys[layer], state.values[layer]
+        keys[:, :, start:end] = key
+        values[:, :, start:end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+    state.hidden = decoder.step(tokens, start - state.padding, bias, write)
+    state.length = end
+
+
+def with_room(filled: Tensor, room: int) -> Tensor:
+    """Copies [B, heads, T, dim] to [B, heads, T + room, dim], whose last ``room`` columns are uninitialised."""
+    batch, heads, length, dim = filled.shape
+    whole = filled.new_empty(batch, heads, length + room, dim)
+    whole[:, :, :length] = filled
+    return whole
+
+
 def as_rollout(ids: Sequence[int], logprobs: Sequence[float] | None, eos: frozenset[int]) -> Rollout:
     """Makes a rollout of sampled ids, which end with an id of ``eos`` or at the token limit."""
     return Rollout(

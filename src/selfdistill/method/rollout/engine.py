@@ -4,10 +4,10 @@ import hashlib
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ BATCH_SIZE = 64
 """Default number of prompts decoded together."""
 OnDone = Callable[[int], None]
 """Called with the number of completions finished since the last call."""
+_Prompt = TypeVar("_Prompt", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +138,10 @@ def with_seeds(sampling: Sampling, count: int) -> Sampling:
 
 
 def in_batches(
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[_Prompt],
     sampling: Sampling,
     batch_size: int,
-    complete: Callable[[list[Sequence[int]], Sampling], list[Rollout]],
+    complete: Callable[[list[_Prompt], Sampling], list[Rollout]],
     on_done: OnDone | None = None,
     shrink: Callable[[int], None] | None = None,
 ) -> list[Rollout]:
@@ -149,7 +150,7 @@ def in_batches(
     Prompts are sorted by length, the longest first, and those of a batch have the same token limit.
 
     Args:
-        prompts: token ids.
+        prompts: token ids, or anything whose length is a number of tokens.
         sampling: how to sample.
         batch_size: prompts per batch at most.
         complete: completes one batch, given its prompts and the sampling with their seeds and token limit.
@@ -186,7 +187,7 @@ def in_batches(
 
 
 def _batches(
-    prompts: Sequence[Sequence[int]], chosen: Sequence[int], sampling: Sampling, batch_size: int
+    prompts: Sequence[Sized], chosen: Sequence[int], sampling: Sampling, batch_size: int
 ) -> Iterator[tuple[list[int], int]]:
     """Yields the indices of each batch's prompts, and its token limit. ``chosen``: indices of the prompts to take."""
     limits = [sampling.limit(len(prompt)) for prompt in prompts]

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfdistill.method.rollout import recorded
-from selfdistill.method.rollout.decoding import Decoder, State, as_rollout, make_decoder, prefill
+from selfdistill.method.rollout.decoding import Decoder, advance, as_rollout, make_decoder, prefill, with_room
 from selfdistill.method.rollout.engine import BATCH_SIZE, InProcessEngine, OnDone, Sampling, in_batches
 from selfdistill.method.rollout.sampling import sample, uniforms
 from selfdistill.models.attention import has_plain_attention
@@ -81,10 +81,10 @@ class OwnEngine(InProcessEngine):
         prompts = [[(7 * place + 3) % size for place in range(length)] for length in (5, 3)]
         with evaluating(model):
             decoder = make_decoder(model, len(prompts), 1)
-            state = prefill(model, prompts, self.pad_token_id, partial(_with_room, room=2))
+            state = prefill(model, prompts, self.pad_token_id, partial(with_room, room=2))
             ends = decoder.logits(state.hidden)
             tokens = ends.argmax(-1)
-            _step(state, tokens, decoder)
+            advance(state, tokens, decoder)
             ours = torch.cat([ends, decoder.logits(state.hidden)])
             rows = [[*prompt, token] for prompt, token in zip(prompts, tokens.tolist(), strict=True)]
             whole = [
@@ -95,7 +95,7 @@ class OwnEngine(InProcessEngine):
         return float((ours - theirs).abs().max() / theirs.abs().max())
 
     def _complete(self, prompts: list[Sequence[int]], sampling: Sampling, decoder: Decoder) -> list[Rollout]:
-        widen = partial(_with_room, room=sampling.max_new_tokens)
+        widen = partial(with_room, room=sampling.max_new_tokens)
         state = prefill(self.model, prompts, self.pad_token_id, widen)
         drawn = uniforms(sampling.seeds, sampling.max_new_tokens, self.model.device)
         ids: list[list[int]] = [[] for _ in prompts]
@@ -116,7 +116,7 @@ class OwnEngine(InProcessEngine):
             if len(finished) == len(prompts) or step + 1 == sampling.max_new_tokens:
                 break
             kept = state.compact(finished)
-            _step(state, tokens if kept is None else tokens[kept], decoder)
+            advance(state, tokens if kept is None else tokens[kept], decoder)
         return self._rollouts(ids, logprobs, sampling)
 
     def _complete_recorded(
@@ -133,31 +133,6 @@ class OwnEngine(InProcessEngine):
             as_rollout(row, values if sampling.logprobs else None, self.eos_token_ids)
             for row, values in zip(ids, logprobs, strict=True)
         ]
-
-
-def _step(state: State, tokens: Tensor, decoder: Decoder) -> None:
-    """Runs one token per sequence, [B] int64, through the decoder; sets state.hidden [B, H]."""
-    start, end = state.length, state.length + 1
-    columns = torch.arange(end, device=tokens.device)
-    bias = torch.zeros(len(tokens), 1, 1, end, dtype=state.hidden.dtype, device=tokens.device)
-    bias.masked_fill_((columns < state.padding[:, None])[:, None, None], float("-inf"))
-
-    def write(layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = state.keys[layer], state.values[layer]
-        keys[:, :, start:end] = key
-        values[:, :, start:end] = value
-        return keys[:, :, :end], values[:, :, :end]
-
-    state.hidden = decoder.step(tokens, start - state.padding, bias, write)
-    state.length = end
-
-
-def _with_room(filled: Tensor, room: int) -> Tensor:
-    """Copies [B, heads, T, dim] to [B, heads, T + room, dim], whose last ``room`` columns are uninitialised."""
-    batch, heads, length, dim = filled.shape
-    whole = filled.new_empty(batch, heads, length + room, dim)
-    whole[:, :, :length] = filled
-    return whole
 
 
 @torch.no_grad()
