@@ -49,6 +49,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "support": ("--token_weight=support",),
     "top-k": ("--divergence_support=top_k", "--divergence_top_k=5", "--divergence_tail"),
     "sampled": ("--divergence_support=sampled", "--divergence=reverse_kl", "--loss_reduction=token_mean"),
+    "mixture": ("--completion_source=mixture", "--mixture_share=0.5", "--num_rollouts=2"),
+    "accepted": ("--completion_source=accepted", "--stop_on_collapse"),
     "auto": ("--template=auto", "--max_completion_length=8"),
 }
 """Kinds of runs: the flags that each adds to ``EVERY_STEP``."""
