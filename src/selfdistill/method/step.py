@@ -24,6 +24,7 @@ from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
 from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.prompts import think_end_ids
+from selfdistill.method.rollout.copies import copy_options
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling, row_seeds
 from selfdistill.method.rollout.engines import make_engine
 from selfdistill.method.scoring import (
@@ -110,7 +111,8 @@ class Step:
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
         self.teachers = self._make_teachers(base_weights)
-        self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine)
+        copy = copy_options(config, model.config, [*rows, *anchors])
+        self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine, options=copy)
         self.timer = timer or PhaseTimer(model.device)
         self.on_part: Callable[[Part, PartLoss], None] = lambda part, loss: None
         self._anchors = anchors
@@ -188,7 +190,10 @@ class Step:
             temperature=config.temperature,
             top_p=config.top_p,
             seeds=tuple(seeds),
-            logprobs=self.engine.samples_elsewhere and config.sampler_correction_cap is not None,
+            # of the student's own completions: those of a teacher are not drawn from the student in any case
+            logprobs=self.engine.samples_elsewhere
+            and config.sampler_correction_cap is not None
+            and not on_teacher_prompt,
             context=context_length(self.model.config),
         )
         prompts = [(on_teacher_prompt and pair.teacher_ids) or pair.student_ids for pair in pairs]
