@@ -16,8 +16,7 @@ from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
 from selfdistill.method.optimizers import optimizer_name, state_bytes
 from selfdistill.method.remedies import Change, remedies
-from selfdistill.method.rollout.engine import BATCH_SIZE
-from selfdistill.method.rollout.projections import FEWEST_PACKED_ROWS, PACKED_BYTES
+from selfdistill.method.sampling_memory import sampling_bytes, widths
 from selfdistill.method.targets import TARGETS
 from selfdistill.models.adapters import lora
 from selfdistill.models.device import compute_dtype
@@ -55,7 +54,8 @@ class MemoryEstimate:
     loss: int
     """Logits of one chunk, the gradient to the output head, and the hidden states and head of the teacher's scores."""
     rollouts: int
-    """Key-value cache and logits while sampling, and on a CPU the packed copy of the weights."""
+    """Key-value cache and logits while sampling, and on a CPU the packed copy of the weights; with vLLM on a GPU the
+    share of the card that it takes while it samples."""
     program: int
     """On a CPU interpreter, libraries, and freed memory that is not returned to the system; on a GPU its context."""
     fragmentation: int = 0
@@ -63,6 +63,8 @@ class MemoryEstimate:
     host: int = 0
     """With a GPU, memory of the host: the program, the model while it is read, and what is kept there. Not in the
     peak."""
+    engine: int = 0
+    """With vLLM on a CPU, its copy of the weights and its key-value cache, which stay."""
     checkpoint: int = 0
     """Size of a checkpoint on the disk. Not in the peak."""
 
@@ -74,7 +76,7 @@ class MemoryEstimate:
     @property
     def standing(self) -> int:
         """Bytes that stay from step to step."""
-        return self.weights + self.masters_and_optimizer + self.teacher + self.program
+        return self.weights + self.masters_and_optimizer + self.teacher + self.engine + self.program
 
     @property
     def passing(self) -> int:
@@ -106,6 +108,7 @@ def estimate(
     lengths: Sequence[int],
     longest_prompt: int,
     on_cpu: bool = True,
+    card_bytes: int = 0,
 ) -> MemoryEstimate:
     """Estimates the memory of training with ``args``.
 
@@ -121,6 +124,7 @@ def estimate(
         lengths: tokens of each row that the student reads in training: prompt and longest possible completion.
         longest_prompt: tokens of the longest prompt that completions are sampled from.
         on_cpu: whether the model runs on a CPU, where decoding reads a packed copy of the weights.
+        card_bytes: the GPU's memory, of which vLLM takes a share.
     """
     text = config.get_text_config(decoder=True)
     share = args.anchor_share
@@ -136,6 +140,8 @@ def estimate(
     )
     kept, _ = _teacher_bytes(args, bytes_per_weight, on_cpu=True)
     at_host = max(weight_bytes, states - states_on_device + (kept - teacher) * (num_pinned or num_trainable))
+    card, width = None if on_cpu else card_bytes, bytes_per_weight
+    rollouts, engine = sampling_bytes(config, args, sampled, longest_prompt, weight_bytes, width, card)
     needed = MemoryEstimate(
         weights=weight_bytes + (num_trainable * bytes_per_weight if adapter else 0),
         masters_and_optimizer=lower_halves + states_on_device,
@@ -145,8 +151,8 @@ def estimate(
         activations=tokens * _activations(text, args, bytes_per_weight, adapter),
         loss=_loss(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
         + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
-        rollouts=_rollouts(text, sampled, longest_prompt, args.max_completion_length, bytes_per_weight)
-        + (_packed(weight_bytes, bytes_per_weight, sampled) if on_cpu else 0),
+        rollouts=rollouts,
+        engine=engine,
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
         host=0 if on_cpu else PROGRAM_BYTES + at_host,
         checkpoint=num_trainable * bytes_per_weight + lower_halves + states + num_trainable * kept,
@@ -164,20 +170,12 @@ def _activations(text: Any, args: MethodConfig, width: int, adapter: bool) -> in
 
 def _of_a_block(text: Any, width: int, adapter: bool) -> int:
     """Bytes per token that autograd saves for one pre-norm gated block."""
-    hidden, inner, attended, kv = _widths(text)
+    hidden, inner, attended, kv = widths(text)
     norms = 2 * 4 * hidden  # an fp32 copy of the input of each of the two norms
     if not adapter:  # also the norms' outputs, before and after scaling; queries, keys, values; four of the gated block
         return norms + width * (4 * hidden + 2 * attended + 2 * kv + 4 * inner)
     # A frozen layer saves no input, but its adapter does
     return norms + width * (2 * hidden + attended + inner) + width * (attended + 2 * kv + 3 * inner)
-
-
-def _widths(text: Any) -> tuple[int, int, int, int]:
-    """Hidden size, width of the gated block, total width of the query heads, total width of the key heads."""
-    hidden, heads = text.hidden_size, text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or hidden // heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    return hidden, getattr(text, "intermediate_size", None) or 4 * hidden, heads * head_dim, kv_heads * head_dim
 
 
 def _teacher_bytes(args: MethodConfig, width: int, on_cpu: bool) -> tuple[int, int]:
@@ -210,20 +208,6 @@ def _scores(text: Any, args: MethodConfig, prompts: int, width: int, *, head_mad
     rows = prompts * args.max_completion_length if METHODS[args.method].has_teacher or args.anchor_share > 0 else 0
     heads = 0 if not head_made else 2 if "start" in reads and args.teacher_home == "host" else 1
     return width * text.hidden_size * (rows * (1 + len(reads)) + heads * text.vocab_size)
-
-
-def _rollouts(text: Any, sampled: int, prompt: int, completion: int, width: int) -> int:
-    """Key-value cache of one batch, plus a second copy of its prompt part while the cache grows, plus 28 bytes per
-    logit for sampling."""
-    batch = min(sampled, BATCH_SIZE)
-    cache = text.num_hidden_layers * 2 * _widths(text)[3] * width
-    return batch * (cache * (2 * prompt + completion) + 28 * text.vocab_size)
-
-
-def _packed(weights: int, width: int, sampled: int) -> int:
-    """Bytes of the packed copy of the weights that decoding reads on a CPU."""
-    fewest = FEWEST_PACKED_ROWS[torch.float32 if width == 4 else torch.bfloat16]
-    return weights if sampled >= fewest and weights <= PACKED_BYTES else 0
 
 
 class MemoryCheck:
@@ -280,7 +264,13 @@ class MemoryCheck:
                 self._teacher_prompts + self._prompts if spec.completion == "teacher" else self._prompts
             ),
             on_cpu=self._device.type == "cpu",
+            card_bytes=self._card_bytes(),
         )
+
+    def _card_bytes(self) -> int:
+        """The GPU's memory; 0 where it can't be asked, as for a plan for another machine."""
+        there = self._device.type == "cuda" and torch.cuda.is_available()
+        return torch.cuda.mem_get_info(self._device)[1] if there else 0
 
     def num_parameters(self) -> int:
         """Number of the model's parameters, without an adapter."""

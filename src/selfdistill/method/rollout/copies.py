@@ -42,6 +42,8 @@ TOLERANCE = {torch.float32: 0.01}
 same weights."""
 ROUGH_TOLERANCE = 0.15
 """The same for bf16, whose rounding differs from one implementation to another."""
+USUAL_WEIGHTS = (0.9, 1.1)
+"""Range of the mean importance weight of a run whose sampler has the trainer's weights."""
 CHECKS = 2
 """Number of transfers after which logprobs are compared: the second, too, because a new adapter changes nothing."""
 PROBE_TOKENS = 16
@@ -257,6 +259,17 @@ def logprob_error(model: PreTrainedModel, prompt: Sequence[int], rollout: Rollou
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     ours = (logits / temperature).log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
     return float((ours.cpu() - torch.tensor(rollout.logprobs)).abs().mean())
+
+
+def weight_warning(weight: float, step: int) -> str | None:
+    """What to tell the user of the mean importance weight by ``step``; None if it is a usual one."""
+    low, high = USUAL_WEIGHTS
+    if low <= weight <= high:
+        return None
+    return (
+        f"The mean importance weight is {weight:.3g} at step {step}, outside [{low}, {high}]: completions are sampled "
+        "from other probabilities than the trainer's. Give both the same dtype (--dtype float32 is the most exact)."
+    )
 
 
 def run_limits(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[int]:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,9 @@ class VLLMEngine:
         if _held.llm is not None and _held.described == described and _held.longest >= longest:
             return
         _held.end()
-        if inner.device.type == "cpu":
+        if not _sleeps(inner):
             settings["kv_cache_memory_bytes"] = cache_bytes(
-                inner.config, inner.dtype, longest, min(rows, self.batch_size)
+                inner.config, inner.dtype.itemsize, longest, min(rows, self.batch_size)
             )
         try:
             _held.llm = _made(inner, settings | {"max_model_len": longest})
@@ -152,18 +153,18 @@ class VLLMEngine:
 
     def _copy(self) -> None:
         """Copies the module's weights to vLLM, where they overwrite those that are there."""
-        llm, sleeps = _held.llm, unwrapped(self.model).device.type == "cuda"
+        llm, sleeps = _held.llm, _sleeps(self.model)
         try:
             if sleeps:
                 llm.wake_up(tags=["weights"])
             if sleeps or self._adapter is None or _held.owner is not self:
                 llm.collective_rpc("reload_weights", kwargs={"weights_iterator": base_weights(self.model)})
             if adapter_rank(self.model) is not None:
-                from vllm.lora.request import LoRARequest
-
                 folder = self._folder.write(self.model, self.eos_token_ids)
                 _held.adapters += 1
-                self._adapter = LoRARequest(f"adapter-{_held.adapters}", _held.adapters, str(folder))
+                self._adapter = _part("lora.request").LoRARequest(
+                    f"adapter-{_held.adapters}", _held.adapters, str(folder)
+                )
             if sleeps:
                 llm.wake_up(tags=["kv_cache"])
         except Exception as error:
@@ -172,16 +173,14 @@ class VLLMEngine:
 
     def _rest(self) -> None:
         """Gives the GPU's memory back: what vLLM held there is copied anew by the next call."""
-        if unwrapped(self.model).device.type == "cuda":
+        if _sleeps(self.model):
             _held.llm.sleep(level=2)
             self._is_current = False
 
     def _sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
-        from vllm import SamplingParams
-
         seeds = sampling.seeds or (None,) * len(prompts)
         parameters = [
-            SamplingParams(
+            _part().SamplingParams(
                 max_tokens=limit,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -226,27 +225,26 @@ class _Held:
         self.llm = self.described = self.owner = None
         self.longest = 0
         gc.collect()
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        cleanup_dist_env_and_memory()
+        _part("distributed").cleanup_dist_env_and_memory()
 
 
 _held = _Held()
 
 
-def cache_bytes(config: Any, dtype: torch.dtype, longest: int, rows: int) -> int:
-    """Bytes of a key-value cache for ``rows`` sequences of ``longest`` tokens, in whole blocks."""
+def cache_bytes(config: Any, width: int, longest: int, rows: int) -> int:
+    """Bytes of a key-value cache for ``rows`` sequences of ``longest`` tokens, in whole blocks; ``width``: bytes of a
+    number."""
     text = config.get_text_config(decoder=True)
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    a_token = text.num_hidden_layers * 2 * heads * head_dim * dtype.itemsize
+    a_token = text.num_hidden_layers * 2 * heads * head_dim * width
     blocks = rows * -(-longest // CACHE_BLOCK) + 1  # vLLM keeps one for itself
     return blocks * CACHE_BLOCK * a_token
 
 
 def _settings(model: Any, options: CopyOptions, batch_size: int, rank: int | None) -> dict[str, Any]:
     """vLLM's arguments, but for lengths and the cache's size."""
-    on_cpu = model.device.type == "cpu"
+    on_cpu = not _sleeps(model)
     settings: dict[str, Any] = {
         "load_format": "dummy",  # weights are copied
         "skip_tokenizer_init": True,  # ids in, ids out
@@ -260,7 +258,7 @@ def _settings(model: Any, options: CopyOptions, batch_size: int, rank: int | Non
         "enforce_eager": on_cpu,
     }
     if not on_cpu:
-        settings |= {"gpu_memory_utilization": options.memory_share, "enable_sleep_mode": model.device.type == "cuda"}
+        settings |= {"gpu_memory_utilization": options.memory_share, "enable_sleep_mode": True}
     if rank is not None:
         settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(size for size in RANKS if size >= rank)}
     return settings
@@ -273,20 +271,23 @@ def _made(model: Any, settings: dict[str, Any]) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are copied within this process
     state, set_num_threads = random_state(), torch.set_num_threads
     try:
-        from vllm import LLM
-        from vllm.platforms import current_platform
-
-        if current_platform.device_type != model.device.type:
+        built_for = _part("platforms").current_platform.device_type
+        if built_for != model.device.type:
             raise UserError(
-                f"rollout_engine vllm: this vLLM is built for {current_platform.device_type}, the model is on "
-                f"{model.device.type}. Install the other build, or take rollout_engine auto."
+                f"rollout_engine vllm: this vLLM is built for {built_for}, the model is on {model.device.type}. "
+                "Install the other build, or take rollout_engine auto."
             )
         with tempfile.TemporaryDirectory(prefix="selfdistill-") as folder:
             write_config(model, Path(folder))
-            return LLM(model=folder, **settings)
+            return _part().LLM(model=folder, **settings)
     finally:
         restore_random_state(state)  # vLLM seeds all generators, from which the order of the rows is drawn, too
         torch.set_num_threads = set_num_threads  # on a CPU vLLM replaces it by a function that does nothing
+
+
+def _part(name: str = "") -> Any:
+    """A module of vLLM, or vLLM itself."""
+    return import_module(f"vllm.{name}" if name else "vllm")
 
 
 def write_config(model: Any, folder: Path) -> None:
@@ -294,6 +295,11 @@ def write_config(model: Any, folder: Path) -> None:
     config = type(model.config).from_dict(model.config.to_dict())
     config.architectures = [type(model).__name__]
     config.save_pretrained(str(folder))
+
+
+def _sleeps(model: PreTrainedModel) -> bool:
+    """Whether vLLM gives its memory back between two calls: on a GPU."""
+    return unwrapped(model).device.type == "cuda"
 
 
 def _described(model: Any) -> str:

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from typing import Any, cast
 
@@ -166,7 +167,7 @@ class VLLMServerEngine:
         ]
         rollouts: list[Rollout] = []
         with ThreadPoolExecutor(self.batch_size) as pool:
-            for answer in pool.map(lambda body: _complete(self._url, body), asked):
+            for answer in pool.map(partial(_complete, self._url), asked):
                 rollouts.append(answer)
                 if on_done:
                     on_done(1)
