@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from selfdistill.evaluate import run
 from selfdistill.evaluate.scorer_choice import TaskRows
 from selfdistill.evaluate.task_rows import score_rows, scoring_bar
+from selfdistill.method.rollout.copies import CopyOptions
 from selfdistill.method.rollout.engine import OnDone, Sampling
 from selfdistill.settings.evaluate import DecodingOptions
 from selfdistill.types import Example, Rollout

@@ -56,6 +56,8 @@ class FakeLLM:
         self.deaf = self.broken = False
         self.parameters: list[Any] = []
         torch.set_num_threads = lambda _: None  # as vLLM does on a CPU
+        core = SimpleNamespace(shutdown=lambda: self.events.append("shutdown"))
+        self.llm_engine = SimpleNamespace(engine_core=core)
         self.made.append(self)
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
@@ -74,6 +76,7 @@ class FakeLLM:
     ) -> list[Any]:
         self.events.append(("generate", len(prompts), lora_request and lora_request.lora_int_id))
         self.parameters = parameters
+        torch.rand(1)  # as vLLM draws, though every row has a seed
         if self.broken:
             raise RuntimeError("EngineCore encountered an issue")
         return [

@@ -127,21 +127,19 @@ def estimate(
         card_bytes: the GPU's memory, of which vLLM takes a share.
     """
     text = config.get_text_config(decoder=True)
-    share = args.anchor_share
-    micro_batch = -(-args.per_device_train_batch_size // (1 - share))
+    micro_batch = -(-args.per_device_train_batch_size // (1 - args.anchor_share))
     tokens = sum(sorted(lengths)[-int(micro_batch) :])
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     teacher, teacher_pass = _teacher_bytes(args, bytes_per_weight, on_cpu)
     lower_halves = num_trainable * (2 if bytes_per_weight == 2 else 0)
     embeddings = 0 if adapter else text.vocab_size * text.hidden_size
     states, states_on_device = (
         state_bytes(optimizer_name(args), num_trainable, embeddings, on_cpu=there) for there in (True, on_cpu)
     )
-    kept, _ = _teacher_bytes(args, bytes_per_weight, on_cpu=True)
+    kept = _teacher_bytes(args, bytes_per_weight, on_cpu=True)[0]
     at_host = max(weight_bytes, states - states_on_device + (kept - teacher) * (num_pinned or num_trainable))
     card, width = None if on_cpu else card_bytes, bytes_per_weight
-    rollouts, engine = sampling_bytes(config, args, sampled, longest_prompt, weight_bytes, width, card)
+    sampling = sampling_bytes(config, args, prompts, longest_prompt, weight_bytes, width, card)
     needed = MemoryEstimate(
         weights=weight_bytes + (num_trainable * bytes_per_weight if adapter else 0),
         masters_and_optimizer=lower_halves + states_on_device,
@@ -151,8 +149,8 @@ def estimate(
         activations=tokens * _activations(text, args, bytes_per_weight, adapter),
         loss=_loss(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
         + _scores(text, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
-        rollouts=rollouts,
-        engine=engine,
+        rollouts=sampling.passing,
+        engine=sampling.standing,
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
         host=0 if on_cpu else PROGRAM_BYTES + at_host,
         checkpoint=num_trainable * bytes_per_weight + lower_halves + states + num_trainable * kept,

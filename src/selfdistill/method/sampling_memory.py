@@ -1,39 +1,50 @@
 """Memory that sampling takes, as part of the estimate of a training run."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from selfdistill.method.methods import METHODS
 from selfdistill.method.rollout.engine import BATCH_SIZE
 from selfdistill.method.rollout.projections import FEWEST_PACKED_ROWS, PACKED_BYTES
 from selfdistill.method.rollout.vllm import cache_bytes
 from selfdistill.settings.method import MethodConfig
 
 
+class SamplingBytes(NamedTuple):
+    """What an engine takes."""
+
+    passing: int
+    """While it samples."""
+    standing: int
+    """From step to step."""
+
+
 def sampling_bytes(
-    config: Any, args: MethodConfig, sampled: int, prompt: int, weight_bytes: int, width: int, card_bytes: int | None
-) -> tuple[int, int]:
-    """Bytes that an engine takes while it samples, and bytes that it keeps from step to step.
+    config: Any, args: MethodConfig, prompts: int, longest: int, weight_bytes: int, width: int, card_bytes: int | None
+) -> SamplingBytes:
+    """Bytes that the engine of ``args`` takes.
 
     Args:
         config: the model's transformers config.
-        args: the settings, which name the engine.
-        sampled: completions per step.
-        prompt: tokens of the longest prompt.
+        args: the settings.
+        prompts: number of them in a step, without anchor prompts.
+        longest: tokens of the longest prompt.
         weight_bytes: of the model without an adapter.
         width: bytes of a number that the model computes with.
         card_bytes: the GPU's memory; None on a CPU.
     """
-    text, completion = config.get_text_config(decoder=True), args.max_completion_length
+    share, text, completion = args.anchor_share, config.get_text_config(decoder=True), args.max_completion_length
+    sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     batch = min(sampled, BATCH_SIZE)
     if args.rollout_engine == "vllm-server" or not sampled:
-        return 0, 0
+        return SamplingBytes(0, 0)
     if args.rollout_engine == "vllm":
         if card_bytes is not None:
-            return round(args.vllm_memory_share * card_bytes), 0
-        return 0, weight_bytes + cache_bytes(config, width, prompt + completion, batch)
+            return SamplingBytes(round(args.vllm_memory_share * card_bytes), 0)
+        return SamplingBytes(0, weight_bytes + cache_bytes(config, width, longest + completion, batch))
     packed = _packed(weight_bytes, width, sampled) if card_bytes is None else 0
-    return _cache_and_logits(text, batch, prompt, completion, width) + packed, 0
+    return SamplingBytes(_cache_and_logits(text, batch, longest, completion, width) + packed, 0)
 
 
 def widths(text: Any) -> tuple[int, int, int, int]:

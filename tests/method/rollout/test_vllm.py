@@ -136,6 +136,21 @@ def test_an_adapter_goes_as_a_folder_with_a_new_number_beside_the_base(llm: type
     assert llm.events == ["reload_weights", *[("generate", n, number) for number in (1, 2) for n in (1, 3)]]
 
 
+def test_what_training_and_saving_do_to_a_config_is_no_other_model(tmp_path: Path, llm: type[FakeLLM]) -> None:
+    model = student()
+    made = engine(model, longest=20)
+    model.save_pretrained(tmp_path)
+    model.config.use_cache, model.config.eos_token_id = False, 77
+    made.generate(PROMPTS, SAMPLING)
+    assert len(llm.made) == 1
+
+
+def test_random_numbers_are_those_of_a_run_without_vllm(llm: type[FakeLLM]) -> None:
+    model, state = student(), torch.get_rng_state()
+    engine(model, longest=20).generate(PROMPTS, SAMPLING)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_process_has_one_vllm_that_belongs_to_the_last_engine(llm: type[FakeLLM]) -> None:
     first, second = student(), student()
     change(second)
@@ -189,7 +204,7 @@ def test_a_vllm_that_fails_is_an_error_of_its_own_and_is_made_anew(llm: type[Fak
     assert len(made.generate(PROMPTS, SAMPLING)) == 3
     assert len(llm.made) == 2
     made.close()
-    assert llm.events[-1] == "cleanup"
+    assert [event for event in llm.events if event == "shutdown"] == ["shutdown"] * 2
 
 
 def test_a_vllm_that_can_t_be_made_says_why(llm: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +214,7 @@ def test_a_vllm_that_can_t_be_made_says_why(llm: type[FakeLLM], monkeypatch: pyt
     monkeypatch.setattr(llm, "__init__", fail)
     text = mistake(engine, student(), longest=20)
     assert text.startswith("rollout_engine vllm: vLLM could not be started: No available memory for the cache blocks.")
+    assert llm.events == ["cleanup"]
 
 
 def test_a_vllm_for_other_hardware_is_refused(llm: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> None:

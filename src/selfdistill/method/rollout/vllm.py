@@ -5,7 +5,6 @@ weights; what it samples from is copied into it. So every engine of a process wh
 one, and the last engine that copied its weights owns it. On a GPU it gives its memory back between two calls.
 """
 
-import gc
 import os
 import tempfile
 from collections.abc import Collection, Sequence
@@ -20,7 +19,8 @@ from transformers import PreTrainedModel
 
 from selfdistill.errors import EngineError, UserError, brief
 from selfdistill.launcher import place
-from selfdistill.method.random_state import random_state, restore_random_state
+from selfdistill.method.fingerprints import OF_THE_PLACE, SET_BY_TRAINING
+from selfdistill.method.random_state import unchanged_random_state
 from selfdistill.method.rollout.copies import (
     CHECKS,
     CopyOptions,
@@ -41,8 +41,8 @@ CACHE_BLOCK = 128
 """Tokens per block of the key-value cache on a CPU; a sequence takes whole blocks."""
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 """Variables that are set before vLLM is imported, unless they are set already: no telemetry, errors only."""
-IDLE_KEYS = ("_name_or_path", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
-"""Keys of a model's config that make no difference to vLLM, and that loading or training changes."""
+IDLE_KEYS = (*OF_THE_PLACE, *SET_BY_TRAINING)
+"""Keys of a model's config that loading, training and saving change, without a difference to vLLM."""
 REMEDY = "Take rollout_engine auto, and report the model's type."
 
 
@@ -85,7 +85,8 @@ class VLLMEngine:
                 "take rollout_engine vllm-server, or auto."
             )
         if self._options.longest is not None:
-            self._make(self._options.longest, self._options.rows or batch_size)
+            with unchanged_random_state():
+                self._make(self._options.longest, self._options.rows or batch_size)
 
     def sync(self) -> None:
         """Makes the next ``generate`` copy the module's weights first."""
@@ -106,14 +107,15 @@ class VLLMEngine:
         if not prompts:
             return []
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        self._make(max(longest, self._options.longest or 0), self._options.rows or len(prompts))
-        if is_new := not self._is_current or _held.owner is not self:
-            self._copy()
-        if self._checks_left and is_new:
-            check_arrived(self.model, self._sample, sampling, "vllm", REMEDY)
-            self._checks_left -= 1
-        rollouts = self._sample(prompts, sampling)
-        self._rest()
+        with unchanged_random_state():  # vLLM seeds and draws from them, as does whoever orders the rows
+            self._make(max(longest, self._options.longest or 0), self._options.rows or len(prompts))
+            if is_new := not self._is_current or _held.owner is not self:
+                self._copy()
+            if self._checks_left and is_new:
+                check_arrived(self.model, self._sample, sampling, "vllm", REMEDY)
+                self._checks_left -= 1
+            rollouts = self._sample(prompts, sampling)
+            self._rest()
         if on_done:
             on_done(len(rollouts))
         return rollouts
@@ -143,8 +145,8 @@ class VLLMEngine:
         except UserError:
             raise
         except Exception as error:
-            with suppress(Exception):
-                _held.end()
+            with suppress(Exception):  # what is left of it would be in the way of the next one
+                _part("distributed").cleanup_dist_env_and_memory()
             raise EngineError(
                 f"rollout_engine vllm: vLLM could not be started: {brief(_reason(error), 20)}. Mend that, or take "
                 "rollout_engine auto."
@@ -220,12 +222,10 @@ class _Held:
 
     def end(self) -> None:
         """Ends vLLM and releases its memory."""
-        if self.llm is None:
-            return
-        self.llm = self.described = self.owner = None
-        self.longest = 0
-        gc.collect()
-        _part("distributed").cleanup_dist_env_and_memory()
+        llm, self.llm, self.described, self.owner, self.longest = self.llm, None, None, None, 0
+        if llm is not None:
+            # not by dropping it: something may still refer to it, and it would end later, together with the next one
+            llm.llm_engine.engine_core.shutdown()
 
 
 _held = _Held()
@@ -269,7 +269,7 @@ def _made(model: Any, settings: dict[str, Any]) -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are copied within this process
-    state, set_num_threads = random_state(), torch.set_num_threads
+    set_num_threads = torch.set_num_threads
     try:
         built_for = _part("platforms").current_platform.device_type
         if built_for != model.device.type:
@@ -281,7 +281,6 @@ def _made(model: Any, settings: dict[str, Any]) -> Any:
             write_config(model, Path(folder))
             return _part().LLM(model=folder, **settings)
     finally:
-        restore_random_state(state)  # vLLM seeds all generators, from which the order of the rows is drawn, too
         torch.set_num_threads = set_num_threads  # on a CPU vLLM replaces it by a function that does nothing
 
 
@@ -334,4 +333,4 @@ def _failed(what: str, error: Exception) -> EngineError:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).strip() or type(error).__name__
+    return str(error).strip().rstrip(".") or type(error).__name__
