@@ -32,7 +32,7 @@ class Weights:
         self.model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()})
 
     def complete(self, prompt: list[int], adapter: str | None, **sampling: Any) -> Rollout:
-        model = self.model if adapter is None else PeftModel.from_pretrained(self.model, adapter)
+        model: Any = self.model if adapter is None else PeftModel.from_pretrained(self.model, adapter)
         try:
             seeds = (sampling.pop("seed") or 0,)
             eos = sampling.pop("stop_token_ids")

@@ -64,20 +64,20 @@ def test_greedy_tokens_are_transformers_before_and_after_a_change_of_the_weights
 
 
 def test_sampled_tokens_depend_on_their_own_seed_and_their_logprobs_are_the_model_s() -> None:
-    model = small()
+    model, seeds = small(), (1, 2, 3, 4, 2**63 - 1)
     made = engine(model)
-    sampling = Sampling(max_new_tokens=24, temperature=0.7, seeds=(1, 2, 3, 4, 2**63 - 1), logprobs=True)
-    found = made.generate(PROMPTS, sampling)
+
+    def sampled(prompts: list[list[int]], seeds: tuple[int, ...]) -> list[Rollout]:
+        return made.generate(prompts, Sampling(max_new_tokens=24, temperature=0.7, seeds=seeds, logprobs=True))
+
+    found = sampled(PROMPTS, seeds)
     for prompt, rollout in zip(PROMPTS, found, strict=True):
         assert logprob_error(model, prompt, rollout, 0.7) < 1e-3
         assert (rollout.finish_reason == "stop") == (rollout.completion_ids[-1] in EOS)
         assert rollout.finish_reason == "stop" or len(rollout.completion_ids) == 24
     assert len(set(ids(found))) == 5
-    alone = Sampling(max_new_tokens=24, temperature=0.7, seeds=(4,), logprobs=True)
-    assert ids(made.generate([PROMPTS[3]], alone)) == [found[3].completion_ids]
-    assert ids(made.generate(PROMPTS[::-1], Sampling(max_new_tokens=24, temperature=0.7, seeds=sampling.seeds[::-1])))[
-        ::-1
-    ] == ids(found)
+    assert ids(sampled([PROMPTS[3]], (4,))) == [found[3].completion_ids]
+    assert ids(sampled(PROMPTS[::-1], seeds[::-1]))[::-1] == ids(found)
 
 
 def test_a_completion_ends_at_each_of_our_ids() -> None:

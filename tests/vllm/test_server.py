@@ -56,37 +56,32 @@ def test_a_run_s_weights_arrive_before_each_step(tmp_path: Path, server: Server,
     settings: dict[str, Any] = {"max_steps": 3, "options": options, "temperature": 0.8, "learning_rate": 0.5}
     trainer = make_trainer(tmp_path, model=small(), rollout_engine="vllm-server", vllm_url=server.url, **settings)
     trainer.train()
-    assert (
-        any(
-            (weight - small().state_dict().get(name, weight)).abs().max() > 1e-3
-            for name, weight in weights(trainer).items()
-        )
-        or options
-    )
+    start = dict(small().named_parameters())
+    if options is None:
+        assert max(float((weight - start[name]).abs().max()) for name, weight in weights(trainer).items()) > 1e-3
     assert [line["importance_weight"] for line in steps(tmp_path)] == [pytest.approx(1.0, abs=1e-3)] * 3
 
 
-def test_a_server_that_is_killed_ends_the_run_which_goes_on_with_another(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "options": LORA}
-    with running(tmp_path) as server:
-        given: dict[str, Any] = {"rollout_engine": "vllm-server", **settings}
-        whole = make_trainer(tmp_path / "whole", model=small(), vllm_url=server.url, **given)
-        whole.train()
-        cut = make_trainer(tmp_path / "cut", model=small(), vllm_url=server.url, **given)
-        end_step = cut.end_step
+def test_a_server_that_is_killed_ends_the_run_which_goes_on_with_another(tmp_path: Path, server: Server) -> None:
+    given: dict[str, Any] = {"rollout_engine": "vllm-server", "max_steps": 3, "options": LORA}
+    given |= {"save_strategy": "steps", "save_steps": 1}
+    whole = make_trainer(tmp_path / "whole", model=small(), vllm_url=server.url, **given)
+    whole.train()
+    cut = make_trainer(tmp_path / "cut", model=small(), vllm_url=server.url, **given)
+    end_step = cut.end_step
 
-        def kill() -> None:
-            end_step()
-            if cut.state.global_step == 2:
-                server.kill()
+    def kill() -> None:
+        end_step()
+        if cut.state.global_step == 2:
+            server.kill()
 
-        cut.end_step = kill  # type: ignore[method-assign]
-        with pytest.raises(EngineError, match="the server does not answer") as caught:
-            cut.train()
-        assert caught.value.exit_code == 7
+    cut.end_step = kill  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="the server does not answer") as caught:
+        cut.train()
+    assert caught.value.exit_code == 7
     assert mistake(check_server, server.url).startswith(f"vllm_url {server.url}: no vLLM server answers there")
-    with running(tmp_path) as server:
-        again = make_trainer(tmp_path / "cut", model=small(), vllm_url=server.url, **given)
+    with running(tmp_path) as other:
+        again = make_trainer(tmp_path / "cut", model=small(), vllm_url=other.url, **given)
         again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 3
     expected = weights(whole)
