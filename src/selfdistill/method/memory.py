@@ -262,13 +262,13 @@ class MemoryCheck:
                 self._teacher_prompts + self._prompts if spec.completion == "teacher" else self._prompts
             ),
             on_cpu=self._device.type == "cpu",
-            card_bytes=self._card_bytes(),
+            card_bytes=self._card_bytes(args),
         )
 
-    def _card_bytes(self) -> int:
-        """The GPU's memory; 0 where it can't be asked, as for a plan for another machine."""
-        there = self._device.type == "cuda" and torch.cuda.is_available()
-        return torch.cuda.mem_get_info(self._device)[1] if there else 0
+    def _card_bytes(self, args: MethodConfig) -> int:
+        """The GPU's memory, which is asked for only where vLLM takes a share of it."""
+        asked = self._device.type == "cuda" and args.rollout_engine == "vllm"
+        return torch.cuda.mem_get_info(self._device)[1] if asked else 0
 
     def num_parameters(self) -> int:
         """Number of the model's parameters, without an adapter."""

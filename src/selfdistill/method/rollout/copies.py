@@ -125,7 +125,7 @@ def check_sampling(name: str, temperature: float, top_p: float, *, corrected: bo
     if corrected and top_p < 1:
         raise UserError(
             f"rollout_engine {name}: with top_p {top_p:g} vLLM's logprobs are those after the cut, which can't correct "
-            "the loss. Give top_p 1, sampler_correction_cap none, or rollout_engine auto."
+            "the loss. Give top_p 1, sampler_correction_cap None, or rollout_engine auto."
         )
 
 

@@ -7,6 +7,7 @@ one, and the last engine that copied its weights owns it. On a GPU it gives its 
 
 import os
 import tempfile
+import warnings
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -271,6 +272,9 @@ def _made(model: Any, settings: dict[str, Any]) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are copied within this process
     set_num_threads = torch.set_num_threads
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of vLLM's own calls of torch
+            _part()
         built_for = _part("platforms").current_platform.device_type
         if built_for != model.device.type:
             raise UserError(
