@@ -1,5 +1,7 @@
 """The engine of vLLM in this process, with a stand-in for vLLM: what it is asked for, what it answers."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,17 @@ def test_a_process_has_one_vllm_that_belongs_to_the_last_engine(llm: type[FakeLL
     assert [made.settings["max_model_len"] for made in llm.made] == [10, 26]  # made anew for a longer prompt
     engine(student(num_hidden_layers=1)).generate(PROMPTS, SAMPLING)
     assert [made.config.num_hidden_layers for made in llm.made] == [2, 2, 1]
+
+
+def test_vllm_keeps_no_model_of_a_run_that_is_over(llm: type[FakeLLM]) -> None:
+    model = student()
+    made, alive = engine(model), weakref.ref(model)
+    made.generate(PROMPTS, SAMPLING)
+    del model, made
+    gc.collect()
+    assert alive() is None
+    engine(student()).generate(PROMPTS, SAMPLING)
+    assert len(llm.made) == 1
 
 
 def test_on_a_gpu_memory_is_given_back_and_weights_come_before_the_cache(

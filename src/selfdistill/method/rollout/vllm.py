@@ -8,6 +8,7 @@ one, and the last engine that copied its weights owns it. On a GPU it gives its 
 import os
 import tempfile
 import warnings
+import weakref
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class VLLMEngine:
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
         with unchanged_random_state():  # vLLM seeds and draws from them, as does whoever orders the rows
             self._make(max(longest, self._options.longest or 0), self._options.rows or len(prompts))
-            if is_new := not self._is_current or _held.owner is not self:
+            if is_new := not self._is_current or not _held.is_of(self):
                 self._copy()
             if self._checks_left and is_new:
                 check_arrived(self.model, self._sample, sampling, "vllm", REMEDY)
@@ -124,7 +125,7 @@ class VLLMEngine:
     def close(self) -> None:
         """Ends vLLM if this engine used it last."""
         self._folder.delete()
-        if _held.owner is self:
+        if _held.is_of(self):
             _held.end()
 
     # -- vLLM ----------------------------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class VLLMEngine:
         try:
             if sleeps:
                 llm.wake_up(tags=["weights"])
-            if sleeps or self._adapter is None or _held.owner is not self:
+            if sleeps or self._adapter is None or not _held.is_of(self):
                 llm.collective_rpc("reload_weights", kwargs={"weights_iterator": base_weights(self.model)})
             if adapter_rank(self.model) is not None:
                 folder = self._folder.write(self.model, self.eos_token_ids)
@@ -172,7 +173,7 @@ class VLLMEngine:
                 llm.wake_up(tags=["kv_cache"])
         except Exception as error:
             raise _failed("could not take over the weights", error) from error
-        _held.owner, self._is_current = self, True
+        _held.owner, self._is_current = weakref.ref(self), True
 
     def _rest(self) -> None:
         """Gives the GPU's memory back: what vLLM held there is copied anew by the next call."""
@@ -216,10 +217,14 @@ class _Held:
     """What it was made for."""
     longest: int = 0
     """Tokens that it reads."""
-    owner: VLLMEngine | None = None
-    """Whose weights it has."""
+    owner: "weakref.ref[VLLMEngine] | None" = None
+    """Whose weights it has. Its model may be freed meanwhile."""
     adapters: int = 0
     """Number of adapters so far: each has a number of its own, by which vLLM tells them apart."""
+
+    def is_of(self, engine: VLLMEngine) -> bool:
+        """Whether vLLM has this engine's weights."""
+        return self.owner is not None and self.owner() is engine
 
     def end(self) -> None:
         """Ends vLLM and releases its memory."""

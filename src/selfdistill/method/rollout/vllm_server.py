@@ -8,7 +8,6 @@ model already. In each case its log-probabilities are compared with the model's 
 """
 
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from typing import Any, cast
+from uuid import uuid4
 
 from transformers import PreTrainedModel
 
@@ -122,7 +122,7 @@ class VLLMServerEngine:
             self._send("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}}, DEV_MODE)
             self._send("reset_prefix_cache", {}, DEV_MODE)
             return
-        before, self._adapter = self._adapter, f"selfdistill-{os.getpid()}-{id(self)}-{self._folder.number}"
+        before, self._adapter = self._adapter, f"selfdistill-{uuid4().hex}"
         self._send("v1/load_lora_adapter", {"lora_name": self._adapter, "lora_path": folder}, LORA_MODE)
         if before is not None:
             self._send("v1/unload_lora_adapter", {"lora_name": before}, LORA_MODE)
