@@ -173,7 +173,8 @@ class VLLMEngine:
                 llm.wake_up(tags=["kv_cache"])
         except Exception as error:
             raise _failed("could not take over the weights", error) from error
-        _held.owner, self._is_current = weakref.ref(self), True
+        _held.give(self)
+        self._is_current = True
 
     def _rest(self) -> None:
         """Gives the GPU's memory back: what vLLM held there is copied anew by the next call."""
@@ -225,6 +226,10 @@ class _Held:
     def is_of(self, engine: VLLMEngine) -> bool:
         """Whether vLLM has this engine's weights."""
         return self.owner is not None and self.owner() is engine
+
+    def give(self, engine: VLLMEngine) -> None:
+        """Notes that vLLM has this engine's weights."""
+        self.owner = weakref.ref(engine)
 
     def end(self) -> None:
         """Ends vLLM and releases its memory."""
