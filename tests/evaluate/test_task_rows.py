@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from selfdistill.evaluate import run
 from selfdistill.evaluate.scorer_choice import TaskRows
 from selfdistill.evaluate.task_rows import score_rows, scoring_bar
+from selfdistill.method.rollout.copies import CopyOptions
 from selfdistill.method.rollout.engine import OnDone, Sampling
 from selfdistill.settings.evaluate import DecodingOptions
 from selfdistill.types import Example, Rollout
@@ -51,7 +52,11 @@ def test_rows_are_decoded_as_the_options_say(monkeypatch: pytest.MonkeyPatch, to
     own = scored(max_new_tokens=3, temperature=0.5, top_p=0.75, num_samples=2, batch_size=5, rollout_engine="generate")
     assert (own.max_new_tokens, own.temperature, own.top_p) == (3, 0.5, 0.75)
     assert len(engine.calls[-1][0]) == 6
-    assert asked == {"name": "generate", "batch_size": 5}
+    assert asked == {"name": "generate", "batch_size": 5, "options": CopyOptions()}
+    scored(rollout_engine="vllm-server", vllm_url="u")
+    assert asked["options"] == CopyOptions(url="u")
+    scored(rollout_engine="vllm", vllm_memory_share=0.5)
+    assert asked["options"] == CopyOptions(memory_share=0.5)
     assert own.seeds == scored(temperature=1.0, num_samples=2).seeds
     assert own.seeds != scored(temperature=1.0, num_samples=2, seed=1).seeds
 

@@ -10,7 +10,7 @@ from selfdistill import errors
 from tests.support.mistakes import MOST_WORDS
 
 PACKAGE = Path(errors.__file__).parent
-ERRORS = ("UserError", "MissingDataError", "EmptyRowError")
+ERRORS = ("UserError", "EngineError", "MissingDataError", "EmptyRowError")
 
 
 def messages(source: str) -> Iterator[tuple[int, ast.expr]]:

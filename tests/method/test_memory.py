@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from selfdistill.method import memory, memory_parts
+from selfdistill.method import memory, memory_parts, sampling_memory
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.memory import MemoryCheck, available, estimate
@@ -66,6 +66,7 @@ def test_every_part_by_hand(tiny_model):
         "rollouts": 8 * (2 * 2 * 8 * 4 * (6 + 6 + 10) + 28 * 40) + 4000,
         "program": 700 * 2**20,
         "host": 0,
+        "engine": 0,
         "checkpoint": 4000 + 8000 + 4000,  # weights, moments, average
         "peak": 4000 + 8000 + 4000 + 4000 + 403_200 + 139_520 + 5_120 + 700 * 2**20,
     }
@@ -92,6 +93,29 @@ def test_a_target_keeps_scores_of_every_model_it_reads_and_a_start_model(tiny_mo
     assert more(target="mix", target_reference="student") == (0, chunk)
     assert more(target="mix") == (4000, chunk + scores)
     assert more(target="contrast") == (4000, chunk + 2 * scores)
+
+
+def test_vllm_keeps_its_copy_on_a_cpu_and_takes_its_share_of_a_card_while_it_samples(tiny_model):
+    def found(engine: Any, **options: Any) -> memory.MemoryEstimate:
+        args = MethodConfig(
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
+            max_completion_length=130,
+            rollout_engine=engine,
+            vllm_memory_share=0.25,
+        )
+        sizes: dict[str, Any] = {"weight_bytes": 4000, "num_trainable": 1000, "bytes_per_weight": 4, "adapter": False}
+        return estimate(tiny_model().config, args, lengths=[50], longest_prompt=6, **sizes, **options)
+
+    inside, beside, own = found("vllm"), found("vllm-server"), found("auto")
+    # eight rows of 136 tokens take two blocks of 128 each, and vLLM one more
+    assert (inside.rollouts, inside.engine) == (0, 4000 + 17 * 128 * (2 * 2 * 8 * 4))
+    assert inside.standing == own.standing + inside.engine
+    assert (beside.rollouts, beside.engine) == (0, 0)
+    card = found("vllm", on_cpu=False, card_bytes=2**34)
+    assert (card.rollouts, card.engine) == (2**32, 0)
+    assert card.passing == 2**32
+    assert found("auto", on_cpu=False, card_bytes=2**34).rollouts == found("auto", on_cpu=False).rollouts > 0
 
 
 def test_while_completions_are_sampled_there_are_no_gradients():
@@ -231,7 +255,7 @@ def test_the_copy_for_decoding_is_a_cpus(tiny_model: Any, dtype: str, prompts: i
 
 def test_a_copy_for_decoding_that_is_too_large_is_not_made(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = check(tiny_model().config, pair(5)).estimate(MethodConfig())
-    monkeypatch.setattr(memory_parts, "PACKED_BYTES", found.weights - 1)
+    monkeypatch.setattr(sampling_memory, "PACKED_BYTES", found.weights - 1)
     without = check(tiny_model().config, pair(5)).estimate(MethodConfig())
     assert found.rollouts - without.rollouts == found.weights
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from selfdistill.method import config as config_module
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import NEEDS, check_choices, check_needs, counts, deviations, ignored_settings
@@ -59,6 +60,8 @@ USES = {
     "temperature": Use(0.5, SFT, SFT | {"anchor_share": 0.25}),
     "top_p": Use(0.5, {"method": "dft"}, {"method": "offline"}),
     "rollout_engine": Use("generate", SFT, ANCHORED),
+    "vllm_url": Use("http://there:8000", {"rollout_engine": "vllm"}, {"rollout_engine": "vllm-server"}),
+    "vllm_memory_share": Use(0.5, {"rollout_engine": "vllm-server"}, {"rollout_engine": "vllm"}),
     "mask_truncated_completions": Use(True, {"method": "cpt"}, {"method": "reinvoke"}),
     "num_loss_tokens_to_skip": Use(3, SFT, {}),
     "sampler_correction_cap": Use(1.5, SFT, {}),
@@ -67,7 +70,10 @@ USES = {
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_a_setting_is_refused_where_it_would_be_ignored_and_taken_where_it_counts(tmp_path: Path, name: str):
+def test_a_setting_is_refused_where_it_would_be_ignored_and_taken_where_it_counts(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(config_module, "check_engine", lambda *_, **__: None)  # vLLM need not be here
     value, idle, counting = USES[name]
     assert not counts(MethodConfig(**idle, **{name: value}), name)
     message = mistake(SDFTConfig, output_dir=str(tmp_path), **idle, **{name: value})
@@ -166,7 +172,10 @@ def test_no_deviation_is_of_an_idle_setting(method: Any):
         ({"target": "mixx"}, "target: 'mixx' is not one of teacher, mix, budget, contrast. Did you mean 'mix'?"),
         ({"token_weight": "two"}, "token_weight: 'two' is not one of one, support, position, late, entropy."),
         ({"template": "papr"}, "few_shot, file, question, auto. Did you mean 'paper'?"),
-        ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of own, generate, paged, auto."),
+        (
+            {"rollout_engine": "sglang"},
+            "rollout_engine: 'sglang' is not one of own, generate, paged, vllm, vllm-server, ",
+        ),
     ],
 )
 def test_a_name_that_no_table_has(settings: dict[str, Any], words: str):

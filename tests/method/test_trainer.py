@@ -224,6 +224,24 @@ def test_sampler_correction_is_the_capped_weight_averaged_over_a_rollout(tmp_pat
     assert 0 < line["importance_weight"] < 0.5
 
 
+def test_a_mean_weight_that_is_unusual_is_told_once(tmp_path: Path) -> None:
+    def told(name: str, engine: Scripted, cap: float) -> list[str]:
+        trainer, texts = (
+            make_trainer(tmp_path / name, engine=engine, max_steps=3, sampler_correction_cap=cap),
+            list[str](),
+        )
+        trainer.checkpoints.on_warning = texts.append
+        trainer.train()
+        return texts
+
+    (text,) = told("capped", elsewhere(-1000.0), 2.0)
+    assert text.startswith(
+        "The mean importance weight is 2 at step 1, outside [0.9, 1.1]: completions are sampled from "
+    )
+    assert told("usual", elsewhere(-1000.0), 1.05) == []
+    assert told("none", Scripted(script()), 2.0) == []
+
+
 def test_the_divergence_in_the_metrics_holds_no_importance_weights(tmp_path: Path) -> None:
     _, plain = loss(tmp_path / "plain", Scripted(script()))
     _, line = loss(tmp_path / "capped", elsewhere(-1000.0), sampler_correction_cap=2.0)

@@ -44,7 +44,16 @@ def test_what_is_taken(given: dict[str, Any]):
         ({"limit": 0}, "limit: 0 is not at least 1."),
         ({"batch_size": 0}, "batch_size: 0 is not at least 1."),
         ({"num_samples": 0}, "num_samples: 0 is not at least 1."),
-        ({"rollout_engine": "vllm"}, "rollout_engine: 'vllm' is not one of auto, own, generate, paged."),
+        (
+            {"rollout_engine": "sglang"},
+            "rollout_engine: 'sglang' is not one of auto, own, generate, paged, vllm, vllm-",
+        ),
+        ({"dataset_name": "drift", "rollout_engine": "vllm"}, "--rollout_engine changes nothing for drift."),
+        ({"vllm_url": "u"}, "--vllm_url u changes nothing without --rollout_engine vllm-server. Leave it out."),
+        (
+            {"vllm_memory_share": 0.5, "rollout_engine": "vllm-server"},
+            "--vllm_memory_share 0.5 changes nothing without --rollout_engine vllm. Leave it out.",
+        ),
         ({"num_samples": 4}, "--num_samples 4 of greedy decoding are all the same. Give --temperature 1."),
         ({"top_p": 0.9}, "--top_p 0.9 changes nothing in greedy decoding. Give --temperature 1."),
         ({"temperature": -1.0}, "--temperature -1.0 is not between 0"),

@@ -32,9 +32,18 @@ def run(options: EvalOptions, console: Console) -> None:
     from selfdistill.evaluate.jobs import against_bases, base_results, job_for  # loads torch
     from selfdistill.evaluate.results import write_records, write_reference_view
     from selfdistill.evaluate.table import results_table
+    from selfdistill.method.rollout.engines import check_engine
     from selfdistill.models import loading
 
     loading.quiet_libraries()
+    decoding = options.decoding
+    check_engine(
+        decoding.rollout_engine,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        corrected=False,
+        url=decoding.vllm_url,
+    )
     jobs = {name: job_for(name, rows.get(name), options, console) for name in names}
     bases = base_results(names, options)
     tokenizer = loading.load_tokenizer(options.model_path)

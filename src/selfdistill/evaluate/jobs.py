@@ -25,7 +25,7 @@ from selfdistill.records.runs import run_in
 from selfdistill.settings.evaluate import DRIFT, PRIOR, PRIOR_QUICK, EvalOptions
 from selfdistill.stats.paired import holm
 from selfdistill.tasks import TASKS, resolve_data_dir
-from selfdistill.types import EvalResult, ScoredSample
+from selfdistill.types import EvalResult, ScoredSample, engine_in_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +179,7 @@ def _score_drift(
         tokenizer,
         drift_examples()[: options.data.limit],
         format_probe=task.format_probe if task else None,
-        engine=options.decoding.rollout_engine,
+        engine=engine_in_memory(options.decoding.rollout_engine),  # base and model can't both be on a server
         chat_template_kwargs=options.decoding.chat_template_kwargs,
     )
     drift = probe.base if base is model else probe.measure(model)

@@ -26,7 +26,7 @@ from selfdistill.settings.method import MethodConfig, with_template
 from selfdistill.stats.paired import PairedTest, paired_test
 from selfdistill.stats.scores import LEVEL, mean
 from selfdistill.tasks.task import Task
-from selfdistill.types import Example, Rollout, Template
+from selfdistill.types import Example, Rollout, Template, engine_in_memory
 
 Progress = Callable[[str], None]
 
@@ -189,7 +189,7 @@ def preflight(
         model=model,
         task=task,
         rows=[pair.example for pair in kept],
-        engine=engine or make_engine(model, tokenizer, name=config.rollout_engine),
+        engine=engine or make_engine(model, tokenizer, name=engine_in_memory(config.rollout_engine)),
         sampling=Sampling(max_new_tokens=config.max_completion_length, temperature=0),
         limits=limits,
         renderer=student,

@@ -11,6 +11,7 @@ from selfdistill.evaluate.attempts import one_row
 from selfdistill.evaluate.renderers import Renderer, renderer_for
 from selfdistill.evaluate.sandbox import wall_facts
 from selfdistill.method.lengths import context_length
+from selfdistill.method.rollout.copies import CopyOptions
 from selfdistill.method.rollout.engine import OnDone, RolloutEngine, Sampling, row_seeds
 from selfdistill.method.rollout.engines import BATCH_SIZE, describe, make_engine
 from selfdistill.tasks.task import BatchScorer, Task
@@ -28,14 +29,16 @@ def evaluate_model(
     batch_size: int = BATCH_SIZE,
     seed: int = 42,
     engine: str = "auto",
+    copy: CopyOptions | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
     progress: OnDone | None = None,
 ) -> EvalResult:
-    """``evaluate`` for a model in memory, with a rollout engine by name and the task's kind of prompt."""
+    """``evaluate`` for a model in memory, with a rollout engine by name and the task's kind of prompt. ``copy``: for an
+    engine that samples from a copy of the weights."""
     return evaluate(
         task,
         examples,
-        make_engine(model, tokenizer, name=engine, batch_size=batch_size),
+        make_engine(model, tokenizer, name=engine, batch_size=batch_size, options=copy),
         renderer_for(task, tokenizer, chat_template_kwargs),
         replace(sampling, context=context_length(model.config)),
         num_samples=num_samples,

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.evaluate.run import evaluate_model
 from selfdistill.evaluate.scorer_choice import TaskRows
+from selfdistill.method.rollout.copies import CopyOptions
 from selfdistill.method.rollout.engine import OnDone, Sampling
 from selfdistill.progress import progress_bar
 from selfdistill.settings.evaluate import DecodingOptions
@@ -39,6 +40,7 @@ def score_rows(
             batch_size=decoding.batch_size,
             seed=decoding.seed,
             engine=decoding.rollout_engine,
+            copy=CopyOptions(url=decoding.vllm_url, memory_share=decoding.vllm_memory_share),
             chat_template_kwargs=decoding.chat_template_kwargs,
             progress=progress,
         )

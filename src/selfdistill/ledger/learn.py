@@ -32,7 +32,7 @@ from selfdistill.tasks.overlap import overlap_warning
 from selfdistill.training.prepare import ModelFiles, Prepared, prepare, require_memory
 from selfdistill.training.run import load_student, make_trainer, rendered_rows, save_whole, settled, whole_model
 from selfdistill.training.settings import completion_budget, without_idle_settings
-from selfdistill.types import EvalResult
+from selfdistill.types import EvalResult, engine_in_memory
 
 METHOD = ("method", "learning_rate", "num_train_epochs", "max_steps", "template", "anchor_share", "seed")
 """Training settings that ledger.json records of each version; run_config.json has all of them."""
@@ -149,7 +149,7 @@ class _Learning:
         """Scores the model's greedy answers to a skill's items and writes them into an evaluation folder."""
         decoding = DecodingOptions(
             batch_size=self.options.new_skill.eval_batch_size,
-            rollout_engine=self.options.recipe.sampling.rollout_engine,
+            rollout_engine=engine_in_memory(self.options.recipe.sampling.rollout_engine),
             chat_template_kwargs=one.skill.chat_template_kwargs,
         )
         result = score_rows(model, tokenizer, TaskRows(one.task, one.items), decoding, self.console)

@@ -1,6 +1,7 @@
 """Completes the prompts of a step: who writes each completion, and with which model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,7 +11,7 @@ from selfdistill.method.lengths import context_length
 from selfdistill.method.methods import METHODS
 from selfdistill.method.other_teacher import OtherTeacher
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling
-from selfdistill.method.rollout.engines import describe, make_engine
+from selfdistill.method.rollout.engines import COPIES, describe, make_engine
 from selfdistill.method.rollout.own import OwnEngine, why_not_own
 from selfdistill.method.rollout.together import Judge, Prompts, Together, accept, interleave
 from selfdistill.method.sources import source
@@ -41,7 +42,8 @@ class Completions:
         if isinstance(teacher, OtherTeacher):
             self._module = teacher.model
             if METHODS[config.method].completion == "teacher" or config.mixture_of == "teacher":
-                self._own = make_engine(teacher.model, tokenizer, name=config.rollout_engine)
+                name = "auto" if config.rollout_engine in COPIES else config.rollout_engine
+                self._own = make_engine(teacher.model, tokenizer, name=name)
             elif self._source.together:
                 make_engine(teacher.model, tokenizer, name="own")  # refuses a model that our loop does not know
 
@@ -91,7 +93,8 @@ class Completions:
         with self._teacher.active():
             engine = self._own or engine
             engine.sync()
-            return engine.generate([_teacher_ids(pair) for pair in pairs], self._sampling(seeds, engine))
+            sampling = replace(self._sampling(seeds, engine), logprobs=False)  # which are not the student's
+            return engine.generate([_teacher_ids(pair) for pair in pairs], sampling)
 
     def _together(self, pairs: Sequence[PromptPair], seeds: Sequence[int], engine: RolloutEngine) -> list[Rollout]:
         assert self._teacher is not None

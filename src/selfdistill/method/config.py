@@ -15,6 +15,7 @@ from selfdistill.method.liger import check_liger
 from selfdistill.method.needs import check_choices, check_needs
 from selfdistill.method.optimizers import optimizer_name
 from selfdistill.method.refused import refuse_ignored, refuse_launch
+from selfdistill.method.rollout.engines import check_engine
 from selfdistill.models.device import default_device, prepare_device
 from selfdistill.settings.method import MethodConfig
 
@@ -46,6 +47,13 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         if self.template == "auto":
             raise UserError("template: auto is for the command line, which measures it. Name a template here.")
         check_needs(self)
+        check_engine(
+            self.rollout_engine,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            corrected=self.sampler_correction_cap is not None,
+            url=self.vllm_url,
+        )
         refuse_ignored(self)
         refuse_launch(os.environ)
         optimizer_name(self)

@@ -15,13 +15,13 @@ from selfdistill.method.memory_parts import (
     TeacherSize,
     activation_bytes,
     loss_bytes,
-    sampling_bytes,
     score_bytes,
     teacher_bytes,
 )
 from selfdistill.method.methods import METHODS
 from selfdistill.method.optimizers import optimizer_name, state_bytes
 from selfdistill.method.remedies import Change, remedies
+from selfdistill.method.sampling_memory import sampling_bytes
 from selfdistill.method.sources import source
 from selfdistill.models.adapters import lora
 from selfdistill.models.device import compute_dtype
@@ -59,7 +59,8 @@ class MemoryEstimate:
     loss: int
     """Logits of one chunk, the gradient to the output head, and the hidden states and head of the teacher's scores."""
     rollouts: int
-    """Key-value cache and logits while sampling, and on a CPU the packed copy of the weights."""
+    """Key-value cache and logits while sampling, and on a CPU the packed copy of the weights; with vLLM on a GPU the
+    share of the card that it takes while it samples."""
     program: int
     """On a CPU interpreter, libraries, and freed memory that is not returned to the system; on a GPU its context."""
     fragmentation: int = 0
@@ -67,6 +68,8 @@ class MemoryEstimate:
     host: int = 0
     """With a GPU, memory of the host: the program, the model while it is read, and what is kept there. Not in the
     peak."""
+    engine: int = 0
+    """With vLLM on a CPU, its copy of the weights and its key-value cache, which stay."""
     checkpoint: int = 0
     """Size of a checkpoint on the disk. Not in the peak."""
 
@@ -78,7 +81,7 @@ class MemoryEstimate:
     @property
     def standing(self) -> int:
         """Bytes that stay from step to step."""
-        return self.weights + self.masters_and_optimizer + self.teacher + self.program
+        return self.weights + self.masters_and_optimizer + self.teacher + self.engine + self.program
 
     @property
     def passing(self) -> int:
@@ -111,6 +114,7 @@ def estimate(
     longest_prompt: int,
     other: TeacherSize | None = None,
     on_cpu: bool = True,
+    card_bytes: int = 0,
 ) -> MemoryEstimate:
     """Estimates the memory of training with ``args``.
 
@@ -127,14 +131,13 @@ def estimate(
         longest_prompt: tokens of the longest prompt that completions are sampled from.
         other: the teacher; by default one without a prompt of its own.
         on_cpu: whether the model runs on a CPU, where decoding reads a packed copy of the weights.
+        card_bytes: the GPU's memory, of which vLLM takes a share.
     """
     text, share, other = config.get_text_config(decoder=True), args.anchor_share, other or TeacherSize()
     micro_batch = -(-args.per_device_train_batch_size // (1 - share))
     tokens = sum(sorted(lengths)[-int(micro_batch) :]) * args.num_rollouts
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_rollouts
-    sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     teacher, teacher_pass = teacher_bytes(args, bytes_per_weight, on_cpu)
-    packable = weight_bytes if on_cpu else None
     lower_halves = num_trainable * (2 if bytes_per_weight == 2 else 0)
     embeddings = 0 if adapter else text.vocab_size * text.hidden_size
     states, states_on_device = (
@@ -142,6 +145,8 @@ def estimate(
     )
     kept, _ = teacher_bytes(args, bytes_per_weight, on_cpu=True)
     at_host = max(weight_bytes, states - states_on_device + (kept - teacher) * (num_pinned or num_trainable))
+    card, width = None if on_cpu else card_bytes, bytes_per_weight
+    sampling = sampling_bytes(config, other, args, prompts, longest_prompt, weight_bytes, width, card)
     needed = MemoryEstimate(
         weights=weight_bytes + (num_trainable * bytes_per_weight if adapter else 0),
         masters_and_optimizer=lower_halves + states_on_device,
@@ -151,8 +156,8 @@ def estimate(
         activations=tokens * activation_bytes(text, args, bytes_per_weight, adapter),
         loss=loss_bytes(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
         + score_bytes(text, other, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
-        rollouts=sampling_bytes(text, other, args, sampled, longest_prompt, bytes_per_weight, packable)
-        + (num_trainable * teacher_pass if source(args).together else 0),
+        rollouts=sampling.passing + (num_trainable * teacher_pass if source(args).together else 0),
+        engine=sampling.standing,
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,
         host=0 if on_cpu else PROGRAM_BYTES + at_host,
         checkpoint=num_trainable * bytes_per_weight + lower_halves + states + num_trainable * kept,
@@ -220,7 +225,13 @@ class MemoryCheck:
                 weight_bytes=self._teacher_weights * self._width,
             ),
             on_cpu=self._device.type == "cpu",
+            card_bytes=self._card_bytes(args),
         )
+
+    def _card_bytes(self, args: MethodConfig) -> int:
+        """The GPU's memory, which is asked for only where vLLM takes a share of it."""
+        asked = self._device.type == "cuda" and args.rollout_engine == "vllm"
+        return torch.cuda.mem_get_info(self._device)[1] if asked else 0
 
     def num_parameters(self) -> int:
         """Number of the model's parameters, without an adapter."""

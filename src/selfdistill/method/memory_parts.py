@@ -3,14 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from selfdistill.method.chunked import limits_on
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
-from selfdistill.method.rollout.engine import BATCH_SIZE
-from selfdistill.method.rollout.projections import FEWEST_PACKED_ROWS, PACKED_BYTES
-from selfdistill.method.sources import source
 from selfdistill.method.targets import TARGETS
 from selfdistill.settings.method import MethodConfig
 
@@ -41,7 +36,7 @@ def activation_bytes(text: Any, args: MethodConfig, width: int, adapter: bool) -
 
 def block_bytes(text: Any, width: int, adapter: bool) -> int:
     """Bytes per token that autograd saves for one pre-norm gated block."""
-    hidden, inner, attended, kv = _widths(text)
+    hidden, inner, attended, kv = widths(text)
     norms = 2 * 4 * hidden  # an fp32 copy of the input of each of the two norms
     if not adapter:  # also the norms' outputs, before and after scaling; queries, keys, values; four of the gated block
         return norms + width * (4 * hidden + 2 * attended + 2 * kv + 4 * inner)
@@ -49,7 +44,7 @@ def block_bytes(text: Any, width: int, adapter: bool) -> int:
     return norms + width * (2 * hidden + attended + inner) + width * (attended + 2 * kv + 3 * inner)
 
 
-def _widths(text: Any) -> tuple[int, int, int, int]:
+def widths(text: Any) -> tuple[int, int, int, int]:
     """Hidden size, width of the gated block, total width of the query heads, total width of the key heads."""
     hidden, heads = text.hidden_size, text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or hidden // heads
@@ -93,28 +88,3 @@ def score_bytes(
     rows = prompts * args.max_completion_length if METHODS[args.method].has_teacher or args.anchor_share > 0 else 0
     heads = 0 if not head_made else 2 if "start" in reads and args.teacher_home == "host" else 1
     return width * (widest * rows * (1 + len(reads)) + text.hidden_size * heads * text.vocab_size)
-
-
-def sampling_bytes(
-    text: Any, teacher: TeacherSize, args: MethodConfig, sampled: int, prompt: int, width: int, packable: int | None
-) -> int:
-    """What the models that write completions take. ``prompt``: tokens of the student's longest; ``packable``: bytes of
-    its weights where they may be packed, None elsewhere."""
-    own = _of_a_writer(text, args, sampled, prompt, width, packable or 0)
-    weights = 0 if packable is None else teacher.weight_bytes or packable
-    taught = _of_a_writer(teacher.text(text), args, sampled, teacher.longest_prompt, width, weights)
-    if source(args).together:
-        return own + taught
-    written = METHODS[args.method].completion == "teacher" or (source(args).mixes and args.mixture_of == "teacher")
-    return max(own, taught) if written else own
-
-
-def _of_a_writer(text: Any, args: MethodConfig, sampled: int, prompt: int, width: int, packable: int) -> int:
-    """What one model takes in sampling: the key-value cache of one batch, plus a second copy of its prompt part while
-    the cache grows, plus 28 bytes per logit; and the packed copy of ``packable`` bytes of weights, if they are packed.
-    """
-    batch = min(sampled, BATCH_SIZE)
-    cache = text.num_hidden_layers * 2 * _widths(text)[3] * width
-    fewest = FEWEST_PACKED_ROWS[torch.float32 if width == 4 else torch.bfloat16]
-    packed = packable if sampled >= fewest and packable <= PACKED_BYTES else 0
-    return batch * (cache * (2 * prompt + args.max_completion_length) + 28 * text.vocab_size) + packed

@@ -141,6 +141,13 @@ NEEDS: dict[str, Need] = {
     ),
     "top_p": _SAMPLED,
     "rollout_engine": _SAMPLED,
+    "vllm_url": Need(
+        lambda config, spec: _SAMPLED.met(config, spec) and config.rollout_engine == "vllm-server",
+        "with rollout_engine=vllm-server",
+    ),
+    "vllm_memory_share": Need(
+        lambda config, spec: _SAMPLED.met(config, spec) and config.rollout_engine == "vllm", "with rollout_engine=vllm"
+    ),
     "mask_truncated_completions": _SAMPLED,
     "num_loss_tokens_to_skip": _SAMPLED,
     "sampler_correction_cap": _SAMPLED,

@@ -1,6 +1,8 @@
 """The states of all random number generators that a run may draw from."""
 
 import random
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,3 +36,13 @@ def restore_random_state(state: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(one, device)
     elif torch.backends.mps.is_available() and state["devices"]:
         torch.mps.set_rng_state(state["devices"][0])
+
+
+@contextmanager
+def unchanged_random_state() -> Generator[None]:
+    """Context that leaves all generators as it found them."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)

@@ -24,6 +24,7 @@ from selfdistill.method.needs import target_reads
 from selfdistill.method.other_teacher import OtherTeacher
 from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.prompts import think_end_ids
+from selfdistill.method.rollout.copies import copy_options
 from selfdistill.method.rollout.engine import RolloutEngine, row_seeds
 from selfdistill.method.rollout.engines import make_engine
 from selfdistill.method.scoring import (
@@ -114,7 +115,8 @@ class Step:
         self._restarts_teachers = base_weights is None
         self._taught_by = model if teacher_model is None else teacher_model
         self.teachers = self._make_teachers(base_weights)
-        self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine)
+        copy = copy_options(config, model.config, [*rows, *anchors])
+        self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine, options=copy)
         self.completions = Completions(model, config, self.teachers.get("teacher"), tokenizer)
         self.completions.check(self.engine)
         self.timer = timer or PhaseTimer(model.device)

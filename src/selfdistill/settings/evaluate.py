@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from selfdistill.errors import UserError
 from selfdistill.run_folder import DRIFT
 from selfdistill.settings import flat
-from selfdistill.settings.fields import JsonObject, at_least, check_fields, data, path
+from selfdistill.settings.fields import JsonObject, at_least, check_fields, data, number, path
 from selfdistill.settings.groups import DEFAULT_MODEL, DEFAULT_TASK, JudgeOptions, check_sampling
 from selfdistill.settings.rows import RowOptions
-from selfdistill.types import Dtype, EngineName
+from selfdistill.types import COPY_ENGINES, Dtype, EngineName
 
 HUMANEVAL, PRIOR, PRIOR_QUICK = "humaneval-quick", "prior", "prior-quick"
 MEASURES = (DRIFT, PRIOR_QUICK, HUMANEVAL, PRIOR)
@@ -56,7 +56,12 @@ class DecodingOptions:
     seed: int = 42
     """Seed of sampling."""
     rollout_engine: EngineName = "auto"
-    """own: our decoding loop. generate, paged: transformers' generate, continuous batching. auto: own or generate."""
+    """own: our decoding loop. generate, paged: transformers' generate, continuous batching. auto: own or generate.
+    vllm, vllm-server: vLLM in this process, or a server of it that serves this model (docs/engines.md)."""
+    vllm_url: str | None = None
+    """rollout_engine=vllm-server: the server's address, such as http://localhost:8000."""
+    vllm_memory_share: float = number(0.3, 0.01, 0.95, "between 0.01 and 0.95")
+    """rollout_engine=vllm on a GPU: share of its memory for vLLM's weights and key-value cache while it samples."""
     chat_template_kwargs: JsonObject | None = None
     """Passed to the chat template. By default what the training run in model_path used."""
 
@@ -66,6 +71,10 @@ class DecodingOptions:
         check_sampling(self.temperature, self.top_p)
         if self.seed != DecodingOptions.seed and self.temperature == 0:
             raise UserError(f"--seed {self.seed} changes nothing in greedy decoding. Give --temperature 1.")
+        for name, engine in (("vllm_url", "vllm-server"), ("vllm_memory_share", "vllm")):
+            value = getattr(self, name)
+            if value != getattr(DecodingOptions, name) and self.rollout_engine != engine:
+                raise UserError(f"--{name} {value} changes nothing without --rollout_engine {engine}. Leave it out.")
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(
                 f"--num_samples {self.num_samples} of greedy decoding are all the same. Give --temperature 1."
@@ -122,7 +131,7 @@ class EvalOptions:
             "base_results": [name for name in self.names if name != DRIFT],
             "allow_code_execution": [HUMANEVAL, PRIOR],
             "allow_unconfined_code": [HUMANEVAL, PRIOR],
-            "rollout_engine": [*tasks, HUMANEVAL, DRIFT],
+            "rollout_engine": [*tasks, HUMANEVAL, *([] if self.decoding.rollout_engine in COPY_ENGINES else [DRIFT])],
             "chat_template_kwargs": [*tasks, HUMANEVAL, DRIFT],
         }
         completed = (*tasks, HUMANEVAL)

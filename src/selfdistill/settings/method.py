@@ -138,9 +138,15 @@ class SamplingSettings:
     top_p: float = number(1.0, SMALL, 1, "above 0 and at most 1")
     """Sample from the likeliest tokens whose probabilities add up to this (nucleus sampling)."""
     rollout_engine: EngineName = "auto"
-    """own: our decoding loop. generate, paged: transformers' generate, continuous batching. auto: own or generate."""
+    """own: our decoding loop. generate, paged: transformers' generate, continuous batching. auto: own or generate.
+    vllm, vllm-server: vLLM in this process, or a server of it (docs/engines.md)."""
+    vllm_url: str | None = None
+    """rollout_engine=vllm-server: the server's address, such as http://localhost:8000."""
+    vllm_memory_share: float = number(0.3, 0.01, 0.95, "between 0.01 and 0.95")
+    """rollout_engine=vllm on a GPU: share of its memory for vLLM's weights and key-value cache while it samples."""
     sampler_correction_cap: float | None = number(2.0, SMALL, float("inf"), "above 0")
-    """Upper bound on importance weights, None for no correction. Only for an engine of your own, in Python."""
+    """Upper bound on importance weights, None for no correction. Only where an engine samples from a copy of the
+    weights: vllm, vllm-server, or one of your own in Python."""
     num_loss_tokens_to_skip: int = at_least(0, 0)
     """Tokens at the start of each completion left out of the loss (counted after a closing think tag, if any)."""
     mask_truncated_completions: bool = False

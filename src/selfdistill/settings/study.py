@@ -14,7 +14,7 @@ from selfdistill.settings.groups import DEFAULT_TASK, JudgeOptions, SourceOption
 from selfdistill.settings.method import OptimizerSettings
 from selfdistill.settings.train import Recipe, RecipeGroup, method_config
 from selfdistill.settings.yaml_files import options_from_file
-from selfdistill.types import Budget, Method
+from selfdistill.types import Budget, Method, engine_in_memory
 
 Prior = Literal["auto", "none", "prior-quick", "prior"]
 NO_TOTAL = ("constant", "constant_with_warmup", "inverse_sqrt")
@@ -206,10 +206,11 @@ StudyOptions = CompareOptions | ContinualOptions
 
 
 def decoding_of(measures: MeasureOptions, recipe: Recipe) -> DecodingOptions:
-    """Decoding options of a study's evaluations: greedy, with the engine and the chat template of its training runs."""
+    """Decoding options of a study's evaluations: greedy, with the engine and the chat template of its training runs. An
+    engine that samples from a copy of the weights is used in training only."""
     return DecodingOptions(
         batch_size=measures.eval_batch_size,
         max_new_tokens=measures.max_new_tokens,
-        rollout_engine=recipe.sampling.rollout_engine,
+        rollout_engine=engine_in_memory(recipe.sampling.rollout_engine),
         chat_template_kwargs=recipe.prompts.chat_template_kwargs,
     )
