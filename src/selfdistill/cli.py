@@ -28,6 +28,7 @@ COMMANDS = {
     "report": Command("report:ReportOptions", "write a report on a run or a study"),
     "compare": Command("study:CompareOptions", "compare methods: same data, same budget, several seeds"),
     "continual": Command("study:ContinualOptions", "train on several tasks in a row and measure gains and losses"),
+    "export": Command("export:ExportOptions", "write a trained model as other programs load it"),
     "chat": Command("chat:ChatOptions", "talk to one or two models, in the terminal or on a web page"),
     "learn": Command("ledger:LearnOptions", "train one more skill; refused if an earlier skill is lost"),
     "rollback": Command("ledger:RollbackOptions", "make another version of a ledger's model current"),
@@ -41,11 +42,8 @@ IN_SEVERAL_PROCESSES = "train"
 """The command that torchrun and accelerate launch can start in several processes."""
 
 HELP = """usage: selfdistill COMMAND [options]
-
 Teach a language model new skills by self-distillation, and keep the old ones.
-
 {commands}
-
 `selfdistill COMMAND --help` lists a command's options.
 Quick start:  selfdistill train --output_dir runs/first
 """

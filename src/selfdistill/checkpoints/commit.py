@@ -163,6 +163,9 @@ def _written(staging: Path, write: Callable[[Path], None]) -> Manifest:
     held = os.open(staging, os.O_RDONLY)  # while it is open, no other folder gets its number
     try:
         write(staging)
+        for path in staging.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(0o644)  # some libraries write for their owner alone, and others serve the model
         if not os.path.samestat(os.fstat(held), os.stat(staging)):
             raise FileNotFoundError(errno.ENOENT, "It was deleted or moved while it was written", str(staging))
     finally:
