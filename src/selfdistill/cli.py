@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("train:DemoOptions", "evaluate, train and evaluate again the embedded model"),
     "plan": Command("plan:PlanOptions", "show which training settings fit a GPU, before anything is loaded"),
+    "init": Command("init:InitOptions", "ask five questions and write a file of settings for train"),
     "data": Command("data:DataCommandOptions", "show what is understood of your rows, and which are bad"),
     "preflight": Command("train:PreflightOptions", "predict before training whether self-distillation can work"),
     "train": Command("train:TrainOptions", "train a model on the demonstrations of a task"),

@@ -154,6 +154,8 @@ class DemoOptions:
     """Recipe or YAML file with the settings of the training."""
     limit: int | None = at_least(1, None)
     """Score only N evaluation rows, with the parts of the task in proportion."""
+    max_steps: int | None = at_least(1, None)
+    """Optimizer steps of the training; by default those of the configuration."""
     overwrite: bool = False
     """Delete the run in output_dir first."""
     skip_memory_check: bool = False
