@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def test_what_was_trained_and_how(run: Path) -> None:
     record = json.loads((run / "run_config.json").read_text())
     assert f"| training rows | `{record['fingerprints']['training rows']}` |" in text
     assert "| method | sdft |" in text
+    assert "| teacher | ema |" in text
     assert "| start model | M |" in text
     for name, (ours, paper) in record["deviations_from_paper"].items():
         assert f"| {name} | {ours} | {paper} |" in text
@@ -59,6 +61,14 @@ def test_skill_and_losses_with_intervals(run: Path) -> None:
     assert "| prior-mmlu | exact | 9 |  | 0.0 [0.0, 29.9] | not compared |" in cost
     assert "KL(base‖model) 0.250 nats per token" in cost
     assert "answers in the task's format 50.0%" in cost
+
+
+def test_a_scorer_of_ones_own_is_named_without_its_folder(run: Path) -> None:
+    made_up = [replace(each, scores={"/secret/place/mine.py:score": 1.0}) for each in answers([1, 1, 1])]
+    write_eval(run / "eval", made_up, metric="/secret/place/mine.py:score")
+    text = made("mine")
+    assert "| assistant-tools | mine.py:score | 3 |" in text
+    assert "secret" not in text
 
 
 def test_no_answer_and_no_prompt_is_in_it(run: Path) -> None:

@@ -68,4 +68,5 @@ def test_what_a_table_names_here_is_a_setting_and_its_value_is_allowed(section: 
             if text in quoted(here) or value:
                 assert name in settings or text.startswith("selfdistill export --to merged"), text
             if value and not value.replace(".", "").isdecimal():
-                check_fields(MethodConfig(**{name: value}))
+                given: dict[str, Any] = {name: value}
+                check_fields(MethodConfig(**given))

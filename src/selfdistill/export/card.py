@@ -22,7 +22,7 @@ from selfdistill.settings.groups import DEFAULT_MODEL
 from selfdistill.settings.sources import parts
 
 CARD = "README.md"
-SHOWN = ("method", "target", "template", "teacher_kind", "learning_rate", "max_steps", "num_train_epochs", "seed")
+SHOWN = ("method", "target", "template", "teacher", "learning_rate", "max_steps", "num_train_epochs", "seed")
 """Settings in the table of the training."""
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".arrow", ".gguf")
 """Endings of files of rows and models, which may be gone by now."""
@@ -162,7 +162,7 @@ def _scores(found: Sequence[Comparison]) -> str:
     rows = [
         (
             each.dataset + (f": {each.part}" if each.part else ""),
-            each.metric,
+            Path(each.metric).name if ".py:" in each.metric else each.metric,
             f"{each.after.num_total:,}",
             cell_text("percent", each.before),
             cell_text("percent", each.after),
