@@ -6,15 +6,28 @@ RUNTIME := .venv/.runtime
 DEV := .venv/.dev
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
+DISTPIP := .venv-dist/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
+
 LOWEST := .venv-lowest/bin
 VLLM := .venv-vllm/bin
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-quick check setup lint type imports spell clean
+.PHONY: demo dist test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
+
+dist:  ## build wheel and sdist, install the wheel into an empty environment, and run commands there (minutes)
+	rm -rf dist .venv-dist
+	$(PYTHON) -m venv .venv-dist
+	$(DISTPIP) build
+	.venv-dist/bin/python -m build --outdir dist .
+	rm -rf .venv-dist
+	$(PYTHON) -m venv .venv-dist
+	$(DISTPIP) torch
+	$(DISTPIP) dist/*.whl
+	.venv-dist/bin/python tests/dist/check.py dist
 
 setup: $(DEV)  ## install the package with everything developers need
 
@@ -73,7 +86,7 @@ spell: $(DEV)
 	$(BIN)/codespell src tests docs recipes benchmarks evidence examples *.md
 
 clean:
-	rm -rf .venv .venv-lowest .venv-vllm
+	rm -rf .venv .venv-lowest .venv-vllm .venv-dist dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -112,6 +112,7 @@ def _homes(device: torch.device, kind: Any, dtype: torch.dtype) -> dict[str, Any
     config = MethodConfig(teacher=kind, teacher_update_rate=0.3)
     step = Step(tiny_model(device, dtype=dtype), tokenizer(), config, engine=Scripted())
     here = step.teachers["teacher"]
+    assert isinstance(here, Teacher)
     there = Teacher(step.masters, kind, config.teacher_update_rate, config.teacher_sync_steps, home="host")
     rows, equal, moved, error = pairs(4, 20, 30, 300), True, False, 0.0
     start = _shown(there, step.masters)

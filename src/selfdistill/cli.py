@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("train:DemoOptions", "evaluate, train and evaluate again the embedded model"),
     "plan": Command("plan:PlanOptions", "show which training settings fit a GPU, before anything is loaded"),
+    "init": Command("init:InitOptions", "ask five questions and write a file of settings for train"),
     "data": Command("data:DataCommandOptions", "show what is understood of your rows, and which are bad"),
     "preflight": Command("train:PreflightOptions", "predict before training whether self-distillation can work"),
     "train": Command("train:TrainOptions", "train a model on the demonstrations of a task"),
@@ -28,6 +29,7 @@ COMMANDS = {
     "report": Command("report:ReportOptions", "write a report on a run or a study"),
     "compare": Command("study:CompareOptions", "compare methods: same data, same budget, several seeds"),
     "continual": Command("study:ContinualOptions", "train on several tasks in a row and measure gains and losses"),
+    "export": Command("export:ExportOptions", "write a trained model as other programs load it"),
     "chat": Command("chat:ChatOptions", "talk to one or two models, in the terminal or on a web page"),
     "learn": Command("ledger:LearnOptions", "train one more skill; refused if an earlier skill is lost"),
     "rollback": Command("ledger:RollbackOptions", "make another version of a ledger's model current"),
@@ -41,11 +43,8 @@ IN_SEVERAL_PROCESSES = "train"
 """The command that torchrun and accelerate launch can start in several processes."""
 
 HELP = """usage: selfdistill COMMAND [options]
-
 Teach a language model new skills by self-distillation, and keep the old ones.
-
 {commands}
-
 `selfdistill COMMAND --help` lists a command's options.
 Quick start:  selfdistill train --output_dir runs/first
 """

@@ -62,6 +62,19 @@ def test_it_says_beforehand_how_long_it_takes_here(home: TinyHome, monkeypatch: 
     assert said.index("This takes about") < said.index("Scoring M on 2 evaluation rows")
 
 
+@pytest.mark.parametrize(("more", "steps"), [((), 1), (("--max_steps=3",), 3)])
+def test_the_number_of_steps_may_be_given(
+    home: TinyHome, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], steps: int
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(
+        demo_command, "_how_long", lambda prepared, *_: taken.append(prepared.config.max_steps) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):  # after which it would train
+        home.run(*demo(home), *more)
+    assert taken == [steps]
+
+
 def test_a_demo_without_rows_to_score_is_refused_before_anything_is_loaded(home: TinyHome) -> None:
     assert "limit: 0 is not at least 1." in home.refused("demo", "--limit=0")
     assert not (home.folder / "runs").exists()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import TrainerControl
 
 from selfdistill.errors import EngineError
 from selfdistill.method.rollout.copies import CopyOptions, logprob_error
@@ -70,8 +71,8 @@ def test_a_server_that_is_killed_ends_the_run_which_goes_on_with_another(tmp_pat
     cut = make_trainer(tmp_path / "cut", model=small(), vllm_url=server.url, **given)
     end_step = cut.end_step
 
-    def kill() -> None:
-        end_step()
+    def kill(control: TrainerControl) -> None:
+        end_step(control)
         if cut.state.global_step == 2:
             server.kill()
 

@@ -163,6 +163,8 @@ def _written(staging: Path, write: Callable[[Path], None]) -> Manifest:
         FileNotFoundError: the folder was deleted or moved meanwhile; what was written later may have made another one.
         OSError, DamagedError: as ``seal``.
     """
+    mask = os.umask(0o077)
+    os.umask(mask)
     held = os.open(staging, os.O_RDONLY)  # while it is open, no other folder gets its number
     try:
         try:
@@ -171,6 +173,8 @@ def _written(staging: Path, write: Callable[[Path], None]) -> Manifest:
             if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(staging)) from error
+        for name in files_in(staging):
+            (staging / name).chmod(0o666 & ~mask)  # some libraries write for their owner alone
         if not os.path.samestat(os.fstat(held), os.stat(staging)):
             raise FileNotFoundError(errno.ENOENT, "It was deleted or moved while it was written", str(staging))
     finally:

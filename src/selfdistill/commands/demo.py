@@ -1,7 +1,7 @@
 """``selfdistill demo``: evaluates, trains and evaluates again."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -103,7 +103,9 @@ def _how_long(prepared: "Prepared", model: "PreTrainedModel", rows: "TaskRows") 
 
 def _settings(options: DemoOptions) -> TrainOptions:
     """Options of the training run."""
-    given = {"output_dir": options.output_dir, "overwrite": options.overwrite}
+    given: dict[str, Any] = {"output_dir": options.output_dir, "overwrite": options.overwrite}
+    if options.max_steps is not None:
+        given["max_steps"] = options.max_steps
     if options.skip_memory_check:
         given["skip_memory_check"] = True
     return flat.changed(options_from_file(TrainOptions, options.config), given)

@@ -123,11 +123,10 @@ def estimate(
         args: the settings.
         weight_bytes: of the model without an adapter.
         num_trainable: number of trained parameters.
-        num_pinned: the same, each tensor's number rounded up to a power of two, as torch rounds blocks of pinned
-            memory; by default ``num_trainable``.
+        num_pinned: the same, each tensor's rounded up to a power of two as in pinned memory; or ``num_trainable``.
         bytes_per_weight: size of the dtype that the model computes in.
         adapter: whether a LoRA adapter is trained.
-        lengths: tokens of each row that the student reads in training: prompt and longest possible completion.
+        lengths: tokens of each row that the student reads in training, prompt and longest possible completion.
         longest_prompt: tokens of the longest prompt that completions are sampled from.
         other: the teacher; by default one without a prompt of its own.
         on_cpu: whether the model runs on a CPU, where decoding reads a packed copy of the weights.
@@ -139,13 +138,11 @@ def estimate(
     prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_rollouts
     teacher, teacher_pass = teacher_bytes(args, bytes_per_weight, on_cpu)
     lower_halves = num_trainable * (2 if bytes_per_weight == 2 else 0)
-    embeddings = 0 if adapter else text.vocab_size * text.hidden_size
-    states, states_on_device = (
-        state_bytes(optimizer_name(args), num_trainable, embeddings, on_cpu=there) for there in (True, on_cpu)
-    )
-    kept, _ = teacher_bytes(args, bytes_per_weight, on_cpu=True)
+    embeddings, optimizer = 0 if adapter else text.vocab_size * text.hidden_size, optimizer_name(args)
+    states, states_on_device = (state_bytes(optimizer, num_trainable, embeddings, on_cpu=at) for at in (True, on_cpu))
+    kept = teacher_bytes(args, bytes_per_weight, on_cpu=True)[0]
     at_host = max(weight_bytes, states - states_on_device + (kept - teacher) * (num_pinned or num_trainable))
-    card, width = None if on_cpu else card_bytes, bytes_per_weight
+    width, card = bytes_per_weight, None if on_cpu else card_bytes
     sampling = sampling_bytes(config, other, args, prompts, longest_prompt, weight_bytes, width, card)
     needed = MemoryEstimate(
         weights=weight_bytes + (num_trainable * bytes_per_weight if adapter else 0),
@@ -154,8 +151,8 @@ def estimate(
         teacher=num_trainable * teacher + other.weight_bytes,
         teacher_pass=num_trainable * teacher_pass,
         activations=tokens * activation_bytes(text, args, bytes_per_weight, adapter),
-        loss=loss_bytes(text, args, tokens, bytes_per_weight, head_trained=not adapter, on_cpu=on_cpu)
-        + score_bytes(text, other, args, prompts, bytes_per_weight, head_made=teacher_pass > 0 and not adapter),
+        loss=loss_bytes(text, args, tokens, width, head_trained=not adapter, on_cpu=on_cpu)
+        + score_bytes(text, other, args, prompts, width, head_made=teacher_pass > 0 and not adapter),
         rollouts=sampling.passing + (num_trainable * teacher_pass if source(args).together else 0),
         engine=sampling.standing,
         program=PROGRAM_BYTES if on_cpu else CONTEXT_BYTES,

@@ -94,8 +94,6 @@ class SDFTTrainer(Trainer):
 
     args: SDFTConfig
     model: PreTrainedModel
-    _has_warned = False
-    """Whether the mean importance weight was unusual before in this run."""
 
     def __init__(
         self,
@@ -336,20 +334,14 @@ class SDFTTrainer(Trainer):
             logs |= self.run_log.means()
             logs |= {f"seconds/{name}": seconds for name, seconds in self.timer.drain().items()}
             logs |= {"flos": self.state.total_flos}
-            self._look_at_the_sampler(logs.get("importance_weight"))
+            unusual = weight_warning(logs.get("importance_weight"), self.state.global_step)
+            self.checkpoints.warn_once("importance weight", unusual)
         if "train_runtime" in logs:
             logs |= self.run_log.of_the_whole_run(logs)
         super().log(logs, start_time)
         if "loss" in logs:
             self.processes.agree(self.control)
         self.run_log.write_metrics(self.state.global_step, logs)
-
-    def _look_at_the_sampler(self, weight: float | None) -> None:
-        """Warns once in a run if the mean importance weight is unusual."""
-        warning = None if weight is None else weight_warning(weight, self.state.global_step)
-        if warning and not self._has_warned:
-            self._has_warned = True
-            self.checkpoints.warn(warning)
 
     # -- saving ------------------------------------------------------------------------------------------------------
 

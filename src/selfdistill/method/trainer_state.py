@@ -55,6 +55,7 @@ class Checkpoints:
         self.step_is_open = False
         """Whether rows of a step were drawn and its optimizer step is yet to come: then nothing is saved."""
         self._verified: set[str] = set()
+        self._warned_of: set[str] = set()
         self._before: RunState | None = None
         self._changed: dict[str, tuple[str, str]] = {}
         self._random: dict[str, Any] | None = None  # to be restored before the next rollout
@@ -73,7 +74,7 @@ class Checkpoints:
             UserError: there is no good checkpoint, or it was made with other settings or data.
         """
         self.source, self._before, self._random, self.step_is_open = None, None, None, False
-        self._changed, self._verified = {}, set()
+        self._changed, self._verified, self._warned_of = {}, set(), set()
         if not resume_from:
             return
         self.source = self._trainer.processes.once(
@@ -113,6 +114,12 @@ class Checkpoints:
         """Warns the user, in the main process."""
         if self._trainer.processes.is_main:
             self.on_warning(text)
+
+    def warn_once(self, kind: str, text: str | None) -> None:
+        """Warns the user the first time that there is a text of this kind."""
+        if text is not None and kind not in self._warned_of:
+            self._warned_of.add(kind)
+            self.warn(text)
 
     @property
     def is_finished(self) -> bool:

@@ -21,7 +21,7 @@ def eos_token_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedToken
     the chat template ends an assistant's turn. Ids outside the vocabulary are left out.
     """
     text_config = model.config.get_text_config(decoder=True)
-    declared: list[Any] = [tokenizer.eos_token_id, _end_of_turn_id(tokenizer)]
+    declared: list[Any] = [tokenizer.eos_token_id, end_of_turn_id(tokenizer)]
     for config in (model.generation_config, model.config, text_config):
         ids = getattr(config, "eos_token_id", None)
         declared.extend(ids if isinstance(ids, list | tuple) else [ids])
@@ -48,7 +48,7 @@ def vocab_size(model: PreTrainedModel | PeftModel) -> int:
     return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
-def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Id of the special token that the chat template puts right after an assistant's content; None if there is none."""
     if not tokenizer.chat_template:
         return None

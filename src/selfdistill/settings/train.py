@@ -158,6 +158,8 @@ class DemoOptions:
     """Recipe or YAML file with the settings of the training."""
     limit: int | None = at_least(1, None)
     """Score only N evaluation rows, with the parts of the task in proportion."""
+    max_steps: int | None = at_least(1, None)
+    """Optimizer steps of the training; by default those of the configuration."""
     overwrite: bool = False
     """Delete the run in output_dir first."""
     skip_memory_check: bool = False
@@ -169,10 +171,11 @@ class DemoOptions:
 
 
 def method_config(options: Any) -> MethodConfig:
-    """The method's settings among a command's options. A setting that the options lack, or a max_completion_length of
-    None, has MethodConfig's default."""
+    """The method's settings among a command's options. A setting that the options lack, or leave open as None, has
+    MethodConfig's default."""
     names = {setting.name for setting in dataclasses.fields(MethodConfig)}
     values = {name: value for name, value in flat.flatten(options).items() if name in names}
-    if values.get("max_completion_length") is None:
-        values.pop("max_completion_length", None)
+    for name in ("max_completion_length", "max_steps"):
+        if values.get(name) is None:
+            values.pop(name, None)
     return MethodConfig(**values)

@@ -262,10 +262,10 @@ def logprob_error(model: PreTrainedModel, prompt: Sequence[int], rollout: Rollou
     return float((ours.cpu() - torch.tensor(rollout.logprobs)).abs().mean())
 
 
-def weight_warning(weight: float, step: int) -> str | None:
-    """What to tell the user of the mean importance weight by ``step``; None if it is a usual one."""
+def weight_warning(weight: float | None, step: int) -> str | None:
+    """What to tell the user of the mean importance weight by ``step``; None if it is a usual one, or there is none."""
     low, high = USUAL_WEIGHTS
-    if low <= weight <= high:
+    if weight is None or low <= weight <= high:
         return None
     return (
         f"The mean importance weight is {weight:.3g} at step {step}, outside [{low}, {high}]: completions are sampled "
