@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,13 +15,15 @@ import torch
 
 from selfdistill.data.readers import load_rows
 from selfdistill.data.rows import examples_from_rows
-from selfdistill.models.loading import load_config, load_model
+from selfdistill.errors import UserError
+from selfdistill.export.gguf_model import write_gguf
+from selfdistill.models.loading import load_config, load_model, load_tokenizer
 from selfdistill.settings.train import TrainOptions
 from selfdistill.settings.yaml_files import options_from_file, parse_assignments
 from selfdistill.tasks.custom import custom_task
 from selfdistill.tasks.scorers import multiple_choice, regex
 from selfdistill.types import Example
-from tests.support.mistakes import mistake
+from tests.support.mistakes import MOST_WORDS, mistake
 from tests.support.tiny import byte_tokenizer, random_model
 
 
@@ -49,11 +52,46 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "M"
 
 
+def damaged(whole: bytes, number: int) -> bytes:
+    """A GGUF file with a change in the first 6,000 bytes, where its settings and names are."""
+    chance = random.Random(number)
+    content, at = bytearray(whole), chance.randrange(6000)
+    kind = ("flipped", "cut", "zeroed", "huge", "longer")[number % 5]
+    if kind == "cut":
+        return bytes(content[: chance.randrange(len(content))])
+    if kind == "flipped":
+        content[at] ^= 1 << chance.randrange(8)
+    elif kind == "longer":
+        content[at:at] = chance.randbytes(5)
+    else:
+        length = 64 if kind == "zeroed" else 8
+        content[at : at + length] = (b"\0" if kind == "zeroed" else b"\xff") * length
+    return bytes(content)
+
+
 # -- models -------------------------------------------------------------------------------------------------------
 
 
 def change(file: Path, **values: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def test_a_damaged_gguf_file_is_loaded_or_refused_by_name(tmp_path: Path) -> None:
+    file, told = tmp_path / "m.gguf", list[str]()
+    write_gguf(
+        random_model(vocab_size=264).float(), byte_tokenizer(), file, name="m", dtype=torch.float32, quantize=None
+    )
+    whole = file.read_bytes()
+    for number in range(40):
+        file.write_bytes(damaged(whole, number))
+        try:
+            load_config(str(file))
+            load_tokenizer(str(file))
+            load_model(str(file), dtype="float32", device="cpu")
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) > 20
+    assert max(len(text.split()) for text in told) <= MOST_WORDS
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,13 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     _check_files(name_or_path, source)
     try:
         if isinstance(source, Path) and source.is_file():
-            return AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
+            with _whole_gguf(name_or_path):
+                return AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
         if isinstance(source, Path) and is_adapter(source):
             return load_config(adapter_base(source))
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+    except DamagedFilesError:
+        raise
     except _LOAD_ERRORS as error:
         raise UserError(f"Can't read the config of --model_name {name_or_path}: {brief(error, 20)}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -125,16 +129,19 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         UserError: there is no tokenizer, or it has neither a pad nor an end-of-sequence token.
     """
     path = locate(name_or_path)
+    reading: Any = contextlib.nullcontext()
     if isinstance(path, Path) and path.is_file():
-        source, options = str(path.parent), {"gguf_file": path.name}
+        source, options, reading = str(path.parent), {"gguf_file": path.name}, _whole_gguf(name_or_path)
     elif isinstance(path, Path) and is_adapter(path) and not any(path.glob("tokenizer*")):
         return load_tokenizer(adapter_base(path))
     else:
         source, options = str(path), {}
     try:
         # the GGUF reader draws its own progress bar, whatever the verbosity
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), reading:
             tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False, **options)
+    except DamagedFilesError:
+        raise
     except _LOAD_ERRORS as error:
         raise UserError(
             f"--model_name {name_or_path} has no tokenizer that loads: {brief(error, 12)} "
@@ -163,7 +170,8 @@ def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedM
     source = locate(name)
     try:
         if isinstance(source, Path) and source.is_file():
-            model = load_gguf(source, dtype, options)
+            with _whole_gguf(name):
+                model = load_gguf(source, dtype, options)
         elif isinstance(source, Path) and is_adapter(source):
             model = merged(_load(adapter_base(source), dtype, options), source)
         else:
@@ -181,6 +189,8 @@ def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedM
             _check_loaded(name, loading_info)
     except UserError:
         raise
+    except DamagedFilesError:
+        raise
     except _LOAD_ERRORS as error:
         raise UserError(f"Can't load --model_name {name}: {brief(error, 25)}") from error
     # An adapter's file names this as its base; a full path, which PEFT never asks the Hub about.
@@ -188,6 +198,20 @@ def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedM
     if name == DEFAULT_MODEL:
         setattr(model.config, "_name_or_path", EMBEDDED_TITLE)  # noqa: B010
     return model.eval()
+
+
+@contextlib.contextmanager
+def _whole_gguf(name: str) -> Generator[None]:
+    """Context in which a GGUF file is read; for one that is damaged its readers raise errors of many kinds."""
+    try:
+        yield
+    except (MemoryError, *_LOAD_ERRORS):
+        raise
+    except Exception as error:
+        raise DamagedFilesError(
+            f"--model_name {name} can't be read as a GGUF file ({type(error).__name__}: {brief(error, 10)}). Copy or "
+            "download it again."
+        ) from error
 
 
 def _check_files(name: str, source: Path | str) -> None:
