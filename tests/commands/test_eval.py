@@ -337,3 +337,12 @@ def test_a_model_without_a_chat_template_is_refused_where_one_is_needed(home: Ti
 def test_a_broken_run_config_is_a_users_error(home: TinyHome) -> None:
     run_folder.write_text(home.folder / "M" / "run_config.json", json.dumps({"format": 99}))
     assert "run_config.json can't be read (its format is 99" in home.refused(*score("rows.jsonl"))
+
+
+def test_a_qlora_run_is_scored_in_4_bits_as_it_was_trained(home: TinyHome) -> None:
+    assert home.run(*train("--lora_r=2", "--quantize=4bit")).code == 0
+    wanted = ("--dataset_path=rows.jsonl", "--max_new_tokens=4", "--dtype=float32")
+    assert home.run("eval", "--model_path=out", "--quantize=4bit", "--output_dir=four", *wanted).code == 0
+    assert record(home, "custom", "four").config.facts["quantize"] == "4bit"
+    assert home.run("eval", "--model_path=out", "--output_dir=whole", *wanted).code == 0
+    assert "quantize" not in record(home, "custom", "whole").config.facts

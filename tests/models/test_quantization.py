@@ -1,5 +1,6 @@
 """Quantized models: what is loaded, that gradients are right, and what is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,24 @@ def test_what_can_not_be_quantized(folder: Path, tmp_path: Path, on_cpu: None, m
     assert "is an adapter, which can't be merged into quantized weights" in said
     monkeypatch.setattr(quantization.util, "find_spec", lambda name: None)
     assert "pip install 'selfdistill[gpu]'" in mistake(loading.load_model, str(folder), quantize="4bit")
+
+
+@pytest.mark.parametrize("quantize", ["4bit", "8bit"])
+def test_an_adapter_stays_beside_quantized_weights(
+    folder: Path, tmp_path: Path, on_cpu: None, quantize: Quantize
+) -> None:
+    model = adapted(folder, quantize)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.5)
+    model.save_pretrained(tmp_path / "A")
+    config = tmp_path / "A" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(folder)}))
+    loaded = loading.load_model(str(tmp_path / "A"), dtype="float32", quantize=quantize, beside=True)
+    assert quantized_to(loaded) == quantize
+    assert not any(weight.requires_grad for weight in loaded.parameters())
+    ids = torch.tensor([[1, 5, 9, 2]])
+    torch.testing.assert_close(loaded(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
+    plain = loading.load_model(str(folder), dtype="float32", quantize=quantize)
+    assert float((loaded(input_ids=ids).logits - plain(input_ids=ids).logits).abs().max()) > 1e-3

@@ -46,7 +46,7 @@ def run(options: ChatOptions, console: Console) -> None:
             loading.require_chat_template(tokenizers[name], name)
     for name, flag in flags.items():
         with _blamed_on(flag), console.status(f"loading {escape(name)}"):
-            model = loading.load_model(name, dtype=options.dtype)
+            model = loading.load_model(name, dtype=options.dtype, quantize=options.quantize, beside=True)
             columns[name] = Column(name, model, tokenizers[name], _template_kwargs(options, name))
     sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_p=options.top_p)
     names = [options.model_path] if options.against is None else [options.model_path, options.against]

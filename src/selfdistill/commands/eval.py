@@ -49,8 +49,9 @@ def run(options: EvalOptions, console: Console) -> None:
     tokenizer = loading.load_tokenizer(options.model_path)
     if DRIFT in names or any(task_rows.task.prompt == "chat" for task_rows in rows.values()):
         loading.require_chat_template(tokenizer, options.model_path)
-    model = loading.load_model(options.model_path, dtype=options.dtype)
+    model = loading.load_model(options.model_path, dtype=options.dtype, quantize=options.quantize, beside=True)
     facts = {"model_path": options.model_path, "dtype": str(model.dtype), "versions": run_folder.versions()}
+    facts |= {"quantize": options.quantize} if options.quantize else {}
     evaluated = []
     for job in jobs.values():
         evaluated.append(job(model, tokenizer).with_facts(facts))

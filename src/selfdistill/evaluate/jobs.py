@@ -173,7 +173,9 @@ def _score_drift(
         console.print(
             "drift: the model is compared with itself, since no base model is known. Name one with --base_model."
         )
-    base = model if name == options.model_path else loading.load_model(name, dtype=options.dtype)
+    base = model
+    if name != options.model_path:
+        base = loading.load_model(name, dtype=options.dtype, quantize=options.quantize, beside=True)
     probe = DriftProbe(
         base,
         tokenizer,

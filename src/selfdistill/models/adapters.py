@@ -61,7 +61,14 @@ def adapt(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
 
 
 def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Returns ``base`` with the adapter in ``folder`` merged into it; all its weights are trainable.
+    """Returns ``base`` with the adapter in ``folder`` merged into it; all its weights are trainable. Raises UserError
+    as ``beside``."""
+    whole = cast(PreTrainedModel, cast(Any, beside(base, folder)).merge_and_unload())
+    return whole.requires_grad_(True)
+
+
+def beside(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """Returns ``base`` with the adapter in ``folder`` beside its weights, for use without training.
 
     Raises:
         UserError: weights of the adapter are missing, pickled, of a different shape, or match nothing in the base.
@@ -74,7 +81,7 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     config = cast(Any, PeftConfig.from_pretrained(str(folder)))
     config.inference_mode = True
     config.base_model_name_or_path = None  # otherwise PEFT warns if the base was moved
-    model = cast(Any, get_peft_model(base, config))
+    model = cast(PeftModel, get_peft_model(base, config))
     try:
         outcome = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     except RuntimeError as error:  # torch's for weights of another shape; its second line names the first one
@@ -89,5 +96,4 @@ def merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
                 f"The adapter in {folder} does not fit: its weight {names[0]} {what} ({len(names)} such). Name the "
                 "base that it was trained on."
             )
-    whole = cast(PreTrainedModel, model.merge_and_unload())
-    return whole.requires_grad_(True)
+    return model.eval()

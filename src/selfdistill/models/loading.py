@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import torch
@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from selfdistill.errors import DamagedFilesError, UserError, brief, quoted
+from selfdistill.models.adapters import beside as adapter_beside
 from selfdistill.models.adapters import merged
 from selfdistill.models.attention import use_fast_attention
 from selfdistill.models.device import compute_dtype, device_named
@@ -53,6 +54,7 @@ def load_model(
     device: str | None = None,
     attn_implementation: str | None = None,
     quantize: Quantize | None = None,
+    beside: bool = False,
 ) -> PreTrainedModel:
     """Loads a causal language model, in eval mode, without printing to stdout.
 
@@ -63,19 +65,23 @@ def load_model(
         device: device to load to; by default ``default_device()``.
         attn_implementation: a name that transformers knows; by default the fastest that fits.
         quantize: bits of the weights of linear layers, which then can't be trained; None for those of ``dtype``.
+        beside: with ``quantize``, an adapter stays beside the weights of its base, for use without training.
 
     Raises:
         UserError: the model can't be found, loaded or quantized, or is no causal language model. The message names
             --model_name.
         DamagedFilesError: weights are missing, of the wrong shape, or not finite.
     """
-    place = device_named(device)
+    place, source = device_named(device), locate(name_or_path)
+    if quantize is not None and beside and isinstance(source, Path) and is_adapter(source):
+        base = load_model(adapter_base(source), dtype=dtype, device=device, quantize=quantize)
+        return cast(PreTrainedModel, adapter_beside(base, source))
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if quantize is None:
         model = _load(name_or_path, compute_dtype(dtype, place), options)
         model = model.to(place)  # pyright: ignore[reportArgumentType]
     else:
-        check_quantizable(name_or_path, locate(name_or_path), quantize)
+        check_quantizable(name_or_path, source, quantize)
         options |= quantized(quantize, compute_dtype(dtype, place), place)
         model = differentiable(_load(name_or_path, compute_dtype(dtype, place), options))
     _check_finite(name_or_path, model)

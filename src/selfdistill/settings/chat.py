@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from selfdistill.errors import UserError
 from selfdistill.settings.fields import JsonObject, at_least, check_fields, path
 from selfdistill.settings.groups import DEFAULT_MODEL, check_sampling
-from selfdistill.types import Dtype
+from selfdistill.types import Dtype, Quantize
 
 DEFAULT_PORT = 7860
 
@@ -34,6 +34,8 @@ class ChatOptions:
     """Port of the page, with --web: by default 7860; 0 takes any free port."""
     dtype: Dtype = "auto"
     """Dtype of the computation. auto: bfloat16 where the device is fast in it, else float32."""
+    quantize: Quantize | None = None
+    """Keep the weights of linear layers in 4 bits (NF4) or 8, to save memory. An adapter stays beside them."""
     chat_template_kwargs: JsonObject | None = None
     """Passed to the chat template. By default each model gets what its own training run used."""
 

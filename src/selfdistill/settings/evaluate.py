@@ -9,7 +9,7 @@ from selfdistill.settings import flat
 from selfdistill.settings.fields import JsonObject, at_least, check_fields, data, number, path
 from selfdistill.settings.groups import DEFAULT_MODEL, DEFAULT_TASK, JudgeOptions, check_sampling
 from selfdistill.settings.rows import RowOptions
-from selfdistill.types import COPY_ENGINES, Dtype, EngineName
+from selfdistill.types import COPY_ENGINES, Dtype, EngineName, Quantize
 
 HUMANEVAL, PRIOR, PRIOR_QUICK = "humaneval-quick", "prior", "prior-quick"
 MEASURES = (DRIFT, PRIOR_QUICK, HUMANEVAL, PRIOR)
@@ -99,6 +99,8 @@ class EvalOptions:
     """With allow_code_execution: run the programs even where the system can't confine them (any but Linux)."""
     dtype: Dtype = "auto"
     """Dtype of the computation. auto: bfloat16 where the device is fast in it, else float32."""
+    quantize: Quantize | None = None
+    """Keep the weights of linear layers in 4 bits (NF4) or 8, to save memory. An adapter stays beside them."""
     overwrite: bool = False
     """Replace results already in output_dir."""
     data: EvalDataOptions = EvalDataOptions()
