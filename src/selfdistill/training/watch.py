@@ -1,17 +1,20 @@
-"""Evaluations of a run while it goes on: skill on held-out rows, and drift from the start model."""
+"""Evaluations of a run while it goes on: skill on held-out rows, drift from the start model, and which one is best."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from transformers import TrainerCallback
 
+from selfdistill import run_folder
+from selfdistill.checkpoints.manifest import DamagedError, verify
 from selfdistill.data.general import drift_examples
 from selfdistill.data.own import Reading, own_evaluation
-from selfdistill.errors import UserError
+from selfdistill.errors import DamagedFilesError, UserError
 from selfdistill.evaluate.drift import DriftProbe
 from selfdistill.evaluate.renderers import renderer_for
 from selfdistill.evaluate.results import score_of
@@ -26,6 +29,7 @@ from selfdistill.models.mode import evaluating
 from selfdistill.settings.evaluate import DecodingOptions
 from selfdistill.settings.groups import JudgeOptions
 from selfdistill.settings.train import TrainOptions
+from selfdistill.settings.watch import KeepRule
 from selfdistill.tasks import resolve_data_dir
 from selfdistill.tasks.overlap import overlap_warning
 from selfdistill.tasks.task import Task
@@ -62,12 +66,17 @@ def held_out_rows(options: TrainOptions, train: Sequence[Example], console: Cons
 
 
 def check_watched(prepared: Prepared) -> None:
-    """Raises UserError if no evaluation would be made, or a held-out prompt fills the model's context."""
+    """Raises UserError if no evaluation would be made, a held-out prompt fills the model's context, or the best
+    checkpoint could not be kept."""
     test, every = prepared.test, prepared.options.watch.eval_steps
     if test is None or every is None:
         return
     if every > (steps := _num_steps(prepared)):
         raise UserError(f"--eval_steps {every}: the run has {steps} steps, so nothing is evaluated. Lower it.")
+    if prepared.options.watch.keep_best is not None and prepared.config.save_total_limit == 1:
+        raise UserError(
+            "--keep_best: the best checkpoint and the newest one are kept. Give save_total_limit=2 or more."
+        )
     renderer = renderer_for(test.task, prepared.files.tokenizer, prepared.config.chat_template_kwargs)
     prompt_ids(test.examples, renderer, Sampling(max_new_tokens=1, context=context_length(prepared.files.config)))
 
@@ -109,6 +118,7 @@ class Watch(TrainerCallback):
             rollout_engine=engine_in_memory(config.rollout_engine),
             chat_template_kwargs=config.chat_template_kwargs,
         )
+        self._rule, self._stop_after = prepared.options.watch.keep_rule, prepared.options.watch.stop_after
         self._probe: DriftProbe | None = None
         if count := prepared.options.watch.drift_prompts:
             trainer.processes.once(lambda: self._make_probe(count))
@@ -124,6 +134,24 @@ class Watch(TrainerCallback):
         control.should_log = asked  # transformers takes any log for the one that was asked for
         if self._trainer.processes.is_main:
             self._console.print(f"step {state.global_step}: {escape(self._in_words(measured))}")
+        if self._rule is not None:
+            self._keep(self._rule, measured, state, control)
+
+    def _keep(self, rule: KeepRule, measured: Mapping[str, float], state: Any, control: Any) -> None:
+        """Asks for a checkpoint if the evaluation is the best so far, and for the end if too many were not.
+
+        The best is noted in transformers' state, which every checkpoint holds, so a resumed run knows it.
+        """
+        step, value = state.global_step, rule.value({name.removeprefix("eval/"): n for name, n in measured.items()})
+        if value is not None and (state.best_global_step is None or value > state.best_metric):
+            state.best_metric, state.best_global_step = value, step
+            state.best_model_checkpoint = str(_checkpoint(self._trainer, step))
+            control.should_save = True
+        without = (step - (state.best_global_step or 0)) // self._every
+        if self._stop_after is not None and without >= self._stop_after:
+            control.should_training_stop = True
+            if self._trainer.processes.is_main:
+                self._console.print(f"The run ends after step {step}: {without} evaluations in a row were no better.")
 
     def _make_probe(self, count: int) -> None:
         task, examples = self._test.task, drift_examples()[:count]
@@ -168,6 +196,41 @@ def watch(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
     """Adds the evaluations that ``--eval_steps`` asks for to a trainer that has not begun; does nothing without."""
     if prepared.test is not None:
         trainer.add_callback(Watch(trainer, prepared, console))
+
+
+def load_best(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
+    """Gives the trained model the weights of the best evaluation's step, which it says; does nothing without
+    ``--keep_best``. Only the main process's model is changed, which is the one that is saved.
+
+    Raises:
+        UserError: the checkpoint of that step is damaged.
+    """
+    if prepared.options.watch.keep_best is None:
+        return
+    step, last = trainer.state.best_global_step, trainer.state.global_step
+    if step is None:
+        saved = f"the model saved is that of the last step, {last}."
+        text = f"[yellow]Warning:[/yellow] no evaluation met --keep_best; {saved}"
+    else:
+        text = f"The model saved is that of step {step} of {last}, the best by --keep_best."
+        if step != last:
+            trainer.processes.once(lambda: _load(trainer, _checkpoint(trainer, step)))
+    if trainer.processes.is_main:
+        console.print(text)
+
+
+def _load(trainer: SDFTTrainer, checkpoint: Path) -> None:
+    try:
+        verify(checkpoint)
+    except DamagedError as error:
+        raise DamagedFilesError(
+            f"{checkpoint}, the best by --keep_best: {error}. Leave --keep_best out to save the last step's model."
+        ) from error
+    trainer.checkpoints.load_model(checkpoint)
+
+
+def _checkpoint(trainer: SDFTTrainer, step: int) -> Path:
+    return trainer.run_log.folder / f"{run_folder.CHECKPOINT}{step}"
 
 
 def _named_task(options: TrainOptions) -> Task:
