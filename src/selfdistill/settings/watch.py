@@ -55,7 +55,7 @@ class KeepRule:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions:
-    """Evaluation during the run, which it does not change."""
+    """Evaluation during the run."""
 
     eval_steps: int | None = at_least(1, None)
     """Every N optimizer steps score held-out rows and measure drift from the start model; by default never."""
