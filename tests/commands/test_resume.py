@@ -1,48 +1,16 @@
 """``selfdistill train`` in a folder that holds a run: it goes on with it, or says what differs."""
 
 import json
-from typing import Any
 
 import pytest
 
 from selfdistill.checkpoints import space
 from selfdistill.checkpoints.lock import locked
-from selfdistill.method.trainer import SDFTTrainer
 from selfdistill.training import run as training_run
+from tests.support.killed import records, stopped
 from tests.support.tiny_home import TinyHome, train
 
-TIMES = ("wall_seconds", "seconds/", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 LONG = ("--max_steps=4", "--learning_rate=1e-2")
-
-
-class StoppedError(BaseException):
-    """The process is killed."""
-
-
-def stopped(home: TinyHome, monkeypatch: pytest.MonkeyPatch, step: int, *argv: str) -> None:
-    """Runs a command that is killed at the end of a step, from 1; 0: when training begins."""
-
-    def stop(trainer: SDFTTrainer) -> None:
-        if trainer.state.global_step == step:
-            raise StoppedError
-        real(trainer)
-
-    name = "end_step" if step else "begin_run"
-    with monkeypatch.context() as patch:
-        real = getattr(SDFTTrainer, name)
-        patch.setattr(SDFTTrainer, name, stop)
-        with pytest.raises(StoppedError):
-            home.run(*argv)
-
-
-def records(home: TinyHome, folder: str) -> Any:
-    """A run's model and records, without times."""
-    metrics = [
-        {name: value for name, value in line.items() if not name.startswith(TIMES)}
-        for line in home.lines(f"{folder}/metrics.jsonl")
-    ]
-    (weights,) = (home.folder / folder).glob("*.safetensors")
-    return weights.read_bytes(), metrics, home.lines(f"{folder}/rollouts.jsonl")
 
 
 @pytest.mark.parametrize("flags", [(), ("--resume",)], ids=["same-command", "resume"])

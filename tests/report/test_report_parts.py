@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from selfdistill import run_folder
 from selfdistill.report import formats, render
 from selfdistill.report.collect import collect
 from selfdistill.report.contents import Answer, AnsweredRow, Estimate, PositionMean
@@ -70,6 +71,18 @@ def test_curves_show_what_metrics_hold(tmp_path: Path) -> None:
     plots = {plot.name: plot.spec for plot in all_plots(collect(tmp_path))}
     assert [row["value"] for row in drawn_values(plots["divergence"])] == [0.6, 0.3, 0.6 / 3]
     assert set(plots) == {"loss", "divergence", "completion_tokens", "truncated_share", "positions"}
+
+
+def test_evaluations_during_training_are_drawn_but_for_those_without_a_score(tmp_path: Path) -> None:
+    write_training(tmp_path, num_steps=3)
+    scores = {1: 0.25, 2: None, 3: 0.5}
+    lines = [{"step": step, "eval/accuracy": score, "eval/num_scored": 4} for step, score in scores.items()]
+    run_folder.append_jsonl(tmp_path / run_folder.METRICS, lines)
+    results = collect(tmp_path)
+    plots = {plot.name: plot.spec for plot in all_plots(results)}
+    assert [(row["step"], row["value"]) for row in drawn_values(plots["eval_accuracy"])] == [(1, 0.25), (3, 0.5)]
+    assert "eval_drift" not in plots
+    assert [row["step"] for row in results.runs[0].training] == [1, 2, 3]
 
 
 def test_pareto_plots_have_every_checkpoint(tmp_path: Path) -> None:

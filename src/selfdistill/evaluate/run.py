@@ -78,8 +78,7 @@ def evaluate(
         raise UserError(f"{task.name}: no evaluation rows. Check --limit and the data.")
     if num_samples > 1 and sampling.temperature == 0:
         raise UserError(f"--num_samples {num_samples} of greedy decoding are all the same. Give --temperature 1.")
-    rendered = [renderer.render(_bare(example), teacher=False, answer=False).student_ids for example in examples]
-    _check_context(examples, rendered, sampling)
+    rendered = prompt_ids(examples, renderer, sampling)
     prompts = [ids for ids in rendered for _ in range(num_samples)]
     ids = [example.id for example in examples for _ in range(num_samples)]
     seeds = row_seeds(seed, 0, ids) if sampling.temperature > 0 else None
@@ -124,13 +123,16 @@ def reported_result(task: Task, samples: tuple[ScoredSample, ...], prompt: str, 
     return EvalResult(samples=samples, config=config)
 
 
-def _check_context(examples: Sequence[Example], prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+def prompt_ids(examples: Sequence[Example], renderer: Renderer, sampling: Sampling) -> list[tuple[int, ...]]:
+    """The rows' prompts as token ids, in order. Raises UserError if one fills the context of ``sampling``."""
+    prompts = [renderer.render(_bare(example), teacher=False, answer=False).student_ids for example in examples]
     for example, prompt in zip(examples, prompts, strict=True):
         if sampling.limit(len(prompt)) < 1:
             raise UserError(
                 f"{example.id}: the prompt has {len(prompt)} tokens, the model reads {sampling.context}. Shorten the "
                 "row, or choose a model with a longer context."
             )
+    return prompts
 
 
 def _sample(task: Task, example: Example, rollout: Rollout, renderer: Renderer) -> ScoredSample:

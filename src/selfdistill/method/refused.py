@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from selfdistill.errors import UserError, quoted
 
-_NO_EVALUATION = "Training does not evaluate; score the model afterwards with selfdistill eval."
+_NO_EVALUATION = "The trainer itself does not evaluate; selfdistill train --eval_steps and selfdistill eval do."
 _REPLICAS = (
     "Every process has whole weights; nothing is split. For a larger model: --lora_r, --quantize 4bit, or an optimizer "
     "of 8 bits."

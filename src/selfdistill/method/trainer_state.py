@@ -264,9 +264,10 @@ class Checkpoints:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def load_model(self) -> None:
-        """Gives the model the checkpoint's weights, whatever names they have in its files."""
-        model, folder = cast(Any, self._trainer.model), str(self.source)
+    def load_model(self, checkpoint: Path | None = None) -> None:
+        """Gives the model a checkpoint's weights, whatever names they have in its files; by default those of the one
+        that the run goes on from."""
+        model, folder = cast(Any, self._trainer.model), str(checkpoint or self.source)
         if hasattr(model, "peft_config"):
             (adapter,) = model.active_adapters
             model.load_adapter(folder, adapter, is_trainable=True, autocast_adapter_dtype=False)

@@ -123,6 +123,8 @@ class Run:
     """Content of run_config.json; None for an evaluation only."""
     training: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Lines of metrics.jsonl that have a loss."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Lines of metrics.jsonl that are of an evaluation during the run."""
     positions: list[PositionMean] = field(default_factory=list[PositionMean])
     rollouts: list[RolloutView] = field(default_factory=list[RolloutView])
     """A few rollouts, from early, middle and late in training."""

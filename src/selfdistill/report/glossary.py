@@ -18,6 +18,9 @@ MEANINGS = {
     "format_leak_rate": "Share of answers to general prompts that carry the new task's format. "
     "It should stay near the base's.",
     "loss": "What the optimizer lowers: by default the mean over completions of the mean loss of their tokens.",
+    "eval/accuracy": "Mean score of held-out rows, greedily decoded during training (--eval_steps).",
+    "eval/drift": "KL from the start model per token of its own answers to general prompts, in nats, measured during "
+    "training. 0 means that nothing moved.",
     "divergence": "Mean divergence between teacher and student per completion token, in nats. It falls as the student "
     "learns to answer like the teacher.",
     "anchor_divergence": "Mean divergence from the start model per token on anchor prompts: how far general answers "

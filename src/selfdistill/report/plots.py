@@ -15,6 +15,8 @@ COLOURS = [f"var(--c{i})" for i in range(1, 7)]
 POINTS = 1_000
 """Largest number of points in a curve plot; longer runs are averaged over neighbouring steps."""
 CURVES = {
+    "eval/accuracy": "Score on held-out rows",
+    "eval/drift": "Drift from the start model",
     "loss": "Loss",
     "divergence": "Divergence from the teacher",
     "anchor_divergence": "Divergence on anchor prompts",
@@ -29,12 +31,15 @@ CURVES = {
     "grad_norm": "Gradient norm",
 }
 UNITS = {
+    "eval/drift": "nats",
     "divergence": "nats",
     "anchor_divergence": "nats",
     "cross_entropy": "nats",
     "entropy": "nats",
     "completion_tokens": "tokens",
 }
+SHARES = ("eval/accuracy", "truncated_share")
+"""Curves whose axis is in percent."""
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif'
 CONFIG: dict[str, Any] = {
     "background": None,
@@ -157,9 +162,10 @@ def score_plot(name: str, title: str, labelled: Sequence[tuple[str, Comparison]]
 
 
 def curve_plot(results: Results, name: str) -> Plot | None:
-    """A training metric over the steps, one line for each run that has it; None if no run has."""
+    """A metric of training, or of evaluations during it, over the steps, one line for each run that has it; None if no
+    run has."""
     points = {
-        run.name: [(row["step"], row[name]) for row in run.training if row.get(name) is not None]
+        run.name: [(row["step"], row[name]) for row in run.training + run.evaluations if row.get(name) is not None]
         for run in results.runs
     }
     runs = [run for run, found in points.items() if found]
@@ -181,14 +187,14 @@ def curve_plot(results: Results, name: str) -> Plot | None:
             y=alt.Y(
                 "value:Q",
                 title=UNITS.get(name),
-                axis=alt.Axis(tickCount=4, format=".0%" if name == "truncated_share" else ".3~g"),
+                axis=alt.Axis(tickCount=4, format=".0%" if name in SHARES else ".3~g"),
             ),
             color=_by_name("run", runs) if several else alt.value(COLOURS[0]),
             tooltip=[alt.Tooltip("run:N"), *tooltip] if several else tooltip,
         )
         .properties(width="container", height=150)
     )
-    return Plot(name=name, section="training", title=CURVES[name], meaning=name, spec=_spec(chart))
+    return Plot(name=name.replace("/", "_"), section="training", title=CURVES[name], meaning=name, spec=_spec(chart))
 
 
 def position_plot(results: Results) -> Plot | None:

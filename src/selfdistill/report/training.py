@@ -39,6 +39,7 @@ def read_run(folder: Path, name: str) -> Run:
         name=name,
         config=run_in(str(folder)),
         training=[row for row in lines if "loss" in row],
+        evaluations=[row for row in lines if "eval/num_scored" in row],
         positions=mean_by_position(rollouts),
         rollouts=[_rollout_view(row) for row in spread(rollouts, ROLLOUTS_SHOWN)],
     )

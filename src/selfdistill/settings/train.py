@@ -22,6 +22,7 @@ from selfdistill.settings.method import (
     TargetSettings,
     TeacherSettings,
 )
+from selfdistill.settings.watch import WatchOptions
 from selfdistill.settings.yaml_files import options_from_file
 from selfdistill.types import Method
 
@@ -106,6 +107,7 @@ class TrainOptions:
     """Seed of the data order, of sampling, and of the draws from weighted sources."""
     source: SourceOptions = SourceOptions()
     run: RunOptions = RunOptions()
+    watch: WatchOptions = WatchOptions()
     recipe: RecipeGroup = Recipe()
 
     def check(self) -> None:
@@ -116,6 +118,7 @@ class TrainOptions:
         method_config(self).validate()
         if self.run.base_model is not None and self.method != "reinvoke":
             raise UserError(f"--base_model is what reinvoke distils from; {self.method} has none. Leave it out.")
+        self.watch.check()
         self.run.check()
 
 

@@ -1,14 +1,13 @@
 """Budgets of training runs, and evaluations at equal shares of a budget."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
 
 from selfdistill.method.trainer import SDFTTrainer
-from selfdistill.training.progress import TrainingProgress
+from selfdistill.training.watch import between_steps
 from selfdistill.types import Budget
 
 
@@ -66,11 +65,7 @@ class BudgetCallback(TrainerCallback):
             return
         self._shares_done = shares
         last = shares == self._count
-        with ExitStack() as stack:
-            stack.enter_context(self._trainer.run_log.left_out())
-            for callback in self._trainer.callback_handler.callbacks:
-                if isinstance(callback, TrainingProgress):
-                    stack.enter_context(callback.paused())
+        with between_steps(self._trainer):
             self._evaluate(spent, last)
         if last:
             control.should_training_stop = True

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfdistill.data.general import anchor_examples
 from selfdistill.errors import UserError
+from selfdistill.evaluate.scorer_choice import TaskRows
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.memory import MemoryCheck, MemoryEstimate
 from selfdistill.method.other_teacher import check_vocabulary, tokenizer_and_config
@@ -68,6 +69,8 @@ class Prepared:
     """Number of the teacher's weights over that of the model's."""
     shortage: str | None
     """Message that the run needs more memory than is available, with remedies; None if it fits."""
+    test: TaskRows | None = None
+    """Held-out rows that are scored during the run; None if none are."""
 
     @property
     def device(self) -> torch.device:
@@ -98,7 +101,7 @@ class Prepared:
     def with_template(self, template: Template, repeat: int) -> "Prepared":
         """The same run with the template that a preflight chose. Raises UserError if a row is too long with it."""
         options = flat.changed(self.options, {"template": template, "template_repeat": repeat})
-        return prepare(options, self.task, self.rows, self.files, memory_of=self)
+        return replace(prepare(options, self.task, self.rows, self.files, memory_of=self), test=self.test)
 
 
 def prepare(

@@ -24,6 +24,7 @@ from selfdistill.records.runs import RunConfig, run_in
 from selfdistill.training.prepare import Prepared
 from selfdistill.training.run import empty_folder
 from selfdistill.training.stop import stoppable
+from selfdistill.training.watch import load_best
 
 
 def begun_run(prepared: Prepared) -> RunConfig | None:
@@ -77,7 +78,8 @@ def clear_away(folder: Path) -> None:
 
 
 def train(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
-    """Trains from the newest whole checkpoint in the output folder, or from the start, and saves the model.
+    """Trains from the newest whole checkpoint in the output folder, or from the start, and saves the model: that of the
+    last step, or of the best evaluation (``--keep_best``).
 
     Raises:
         StoppedError: a signal ended the run, which is saved.
@@ -88,6 +90,7 @@ def train(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
         goes_on = trainer.processes.once(lambda: _open_folder(trainer, prepared, console, stack))
         with stoppable(trainer, console):
             trainer.train(resume_from_checkpoint=goes_on, allow_changes=prepared.options.run.allow_changes)
+        load_best(trainer, prepared, console)
         trainer.save_model()
 
 

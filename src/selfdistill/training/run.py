@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +38,7 @@ from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.settings import without_idle_settings
 from selfdistill.training.shown_rows import control_token_warning
 from selfdistill.training.template import choose_template
+from selfdistill.training.watch import check_watched, held_out_rows, watch
 from selfdistill.types import Example
 
 MANY_ROWS = 5_000
@@ -47,7 +49,7 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     """Prepares a run up to the loading of its model; prints settings that are left out and a warning about overlap.
 
     Raises:
-        UserError: as ``training_data`` and ``prepare`` raise it.
+        UserError: as ``training_data``, ``held_out_rows``, ``prepare`` and ``check_watched`` raise it.
     """
     options, idle = without_idle_settings(options)
     if idle:
@@ -59,7 +61,11 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     files = ModelFiles(options.recipe.model.model_name)
     if warning := control_token_warning(data.examples, files.tokenizer):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
-    return prepare(options, data.task, rendered_rows(data.examples, files, console), files)
+    test = held_out_rows(options, data.examples, console)
+    prepared = prepare(options, data.task, rendered_rows(data.examples, files, console), files)
+    prepared = replace(prepared, test=test)
+    check_watched(prepared)
+    return prepared
 
 
 def load_student(prepared: Prepared) -> PreTrainedModel:
@@ -123,6 +129,7 @@ def make_trainer(
     trainer.checkpoints.on_warning = lambda text: console.print(f"[yellow]Warning:[/yellow] {escape(text)}")
     if not quiet:
         announce(prepared, trainer, console)
+    watch(trainer, prepared, console)
     return trainer
 
 
