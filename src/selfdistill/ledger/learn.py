@@ -141,7 +141,7 @@ class _Learning:
         training."""
         lengths = prepared.rows.demonstration_lengths(prepared.config)
         longest = completion_budget(self.lesson.task, lengths, samples=False)
-        return record(self.options, self.lesson, longest, prepared.config.chat_template_kwargs)
+        return record(self.options, self.lesson, longest, prepared.config.chat_variables("student"))
 
     def _score(
         self, one: HeldSkill, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path

@@ -41,8 +41,9 @@ class RunConfig:
 
     @property
     def chat_template_kwargs(self) -> dict[str, Any]:
-        """Variables that were passed to the chat template."""
-        return self.settings.get("chat_template_kwargs") or {}
+        """Variables that were passed to the chat template for the student's prompts."""
+        shared, own = (self.settings.get(f"{of}chat_template_kwargs") for of in ("", "student_"))
+        return {**(shared or {}), **(own or {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
