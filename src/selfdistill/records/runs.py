@@ -33,6 +33,8 @@ class RunConfig:
     """Name of the task, or path of the rows; empty if they were passed from Python."""
     quantize: str | None = None
     """``4bit`` or ``8bit`` if the weights beside the adapter were quantized."""
+    chat_template: str = ""
+    """File whose chat template replaced the tokenizer's; empty if none did. ``fingerprints`` has its hash."""
     rollout_engine: str = ""
     """Name of the engine that samples completions."""
     fingerprints: dict[str, str] = field(default_factory=dict[str, str])
