@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from selfdistill.evaluate import run as evaluate_run
 from selfdistill.export import run as exporting
+from selfdistill.method.rollout.engine import Sampling
 from selfdistill.models import loading
 from selfdistill.records.evaluations import DriftSample
 from selfdistill.run_folder import read_records
@@ -22,6 +23,7 @@ OWN = (
 )
 OTHER = OWN.replace("<assistant>", "<model>")
 FLAG = "--chat_template=own.jinja"
+ONE = Sampling(max_new_tokens=1)
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,7 @@ def test_a_run_is_in_its_words_and_so_is_what_reads_the_run(
     done(home, *score("rows.jsonl", model="out", output=None))
     assert asked(engine) == "<user>What is 0+1?<|end|><assistant>!"
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
-    monkeypatch.setattr("selfdistill.chat.columns.stream", lambda model, ids, *_: engine.generate([ids], None) and [])
+    monkeypatch.setattr("selfdistill.chat.columns.stream", lambda model, ids, *_: engine.generate([ids], ONE) and [])
     done(home, "chat", "--model_path=out", "--dtype=float32")
     assert asked(engine) == "<user>Hi<|end|><assistant>!"
 
@@ -92,7 +94,7 @@ def test_another_model_is_evaluated_and_asked_in_its_words(
     assert asked(engine) == "<user>What is 0+1?<|end|><assistant>?"
     assert home.read("out/custom.json")["config"]["facts"]["chat_template"] == "own.jinja"
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
-    monkeypatch.setattr("selfdistill.chat.columns.stream", lambda model, ids, *_: engine.generate([ids], None) and [])
+    monkeypatch.setattr("selfdistill.chat.columns.stream", lambda model, ids, *_: engine.generate([ids], ONE) and [])
     done(home, "chat", "--model_path=M", "--against=N", FLAG, "--dtype=float32")
     for call in engine.calls[-2:]:
         assert byte_tokenizer().decode(call[0][0]) == "<user>Hi<|end|><assistant>"
