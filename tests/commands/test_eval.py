@@ -238,6 +238,9 @@ def test_the_chat_template_gets_what_the_run_gave_it_unless_told_otherwise(home:
     assert (ends(engine), kwargs_of(home, "M/eval")) == ({""}, {"thinking": True})
     done(home, *score("rows.jsonl", '--chat_template_kwargs={"thinking": false}', output="told"))
     assert (ends(engine), kwargs_of(home, "told")) == ({"<think></think>"}, {"thinking": False})
+    made_by_a_run(home, student_chat_template_kwargs={"thinking": True})
+    done(home, *score("rows.jsonl", output="student"))
+    assert (ends(engine), kwargs_of(home, "student")) == ({""}, {"thinking": True})
     done(home, *score("rows.jsonl", "--chat_template_kwargs={}", output="none"))
     assert (ends(engine), kwargs_of(home, "none")) == ({"<think></think>"}, {})
 

@@ -188,6 +188,11 @@ def test_a_skill_keeps_its_chat_template_kwargs(home: Home) -> None:
     assert kept == [{"enable_thinking": False}, {"enable_thinking": True}]
 
 
+def test_a_skill_is_scored_with_the_students_own(home: Home) -> None:
+    home.teach("a", {"a": 20}, chat_template_kwargs={"mood": "!"}, student_chat_template_kwargs={"mood": "?"})
+    assert home.asked_with == {"a": {"mood": "?"}}
+
+
 # -- mistakes and crashes -----------------------------------------------------------------------------------------
 
 

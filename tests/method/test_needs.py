@@ -57,6 +57,8 @@ USES = {
     "max_prompt_length": Use(50, {"method": "cpt"}, SFT),
     "max_teacher_prompt_length": Use(50, {"method": "reinvoke"}, {"method": "offline"}),
     "chat_template_kwargs": Use({"enable_thinking": False}, {"method": "cpt"}, ANCHORED),
+    "student_chat_template_kwargs": Use({"enable_thinking": False}, {"method": "cpt"}, SFT),
+    "teacher_chat_template_kwargs": Use({"enable_thinking": True}, {"method": "reinvoke"}, {"method": "offline"}),
     "temperature": Use(0.5, SFT, SFT | {"anchor_share": 0.25}),
     "top_p": Use(0.5, {"method": "dft"}, {"method": "offline"}),
     "rollout_engine": Use("generate", SFT, ANCHORED),

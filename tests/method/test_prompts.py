@@ -127,6 +127,51 @@ def test_kwargs_reach_the_chat_template(tokenizer):
         assert renderer.text([turn("user", "Hi")]) == expected
 
 
+THINKS = (
+    "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<a>"
+    "{% if not enable_thinking %}<think></think>{% endif %}{% endif %}{{ mood }}"
+)
+
+
+def test_student_and_teacher_may_get_variables_of_their_own(tokenizer):
+    """Those of one's own replace shared ones of the same name; the others stay."""
+    tokenizer.chat_template = THINKS
+    config = MethodConfig(
+        chat_template_kwargs={"mood": "!", "enable_thinking": True},
+        student_chat_template_kwargs={"enable_thinking": False},
+        teacher_chat_template_kwargs={"mood": "?"},
+        template="prior_turn",
+    )
+    (pair,) = render_pairs([example("Q", "A")], config, tokenizer)
+    assert tokenizer.decode(pair.student_ids) == "<u>Q<a><think></think>!"
+    assert tokenizer.decode(pair.teacher_ids) == "<u>Q<a>A<u>Q<a>?"
+    (anchor,) = render_anchors([example("Q")], config, tokenizer)
+    assert tokenizer.decode(anchor.student_ids) == "<u>Q<a><think></think>!"
+
+
+def test_a_row_without_a_demonstration_is_the_teachers_prompt_with_the_teachers_variables(tokenizer):
+    tokenizer.chat_template = THINKS
+    bare = Example(id="bare", prompt=(turn("user", "Q"),))
+    for own, expected in (({"enable_thinking": True}, "<u>Q<a>"), ({}, "<u>Q<a><think></think>")):
+        config = MethodConfig(teacher_chat_template_kwargs=own)
+        (pair,) = render_pairs([bare], config, tokenizer)
+        assert tokenizer.decode(pair.teacher_ids) == expected
+        assert tokenizer.decode(pair.student_ids) == "<u>Q<a><think></think>"
+
+
+def test_the_default_system_text_is_that_of_the_teachers_variables(tokenizer):
+    tokenizer.chat_template = (
+        "{% if messages[0].role != 'system' %}<s>Be {{ mood }}.{% endif %}"
+        "{% for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% endfor %}"
+    )
+    config = MethodConfig(
+        template="system", chat_template_kwargs={"mood": "kind"}, teacher_chat_template_kwargs={"mood": "strict"}
+    )
+    (pair,) = render_pairs([example("Q", "A")], config, tokenizer)
+    assert tokenizer.decode(pair.student_ids) == "<s>Be kind.<u>Q"
+    assert str(tokenizer.decode(pair.teacher_ids)).startswith("<s>Be strict.\n\nA good answer")
+
+
 def test_roles_that_the_chat_template_refuses(tokenizer):
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}ok"

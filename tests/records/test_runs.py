@@ -40,6 +40,9 @@ def test_a_broken_record_is_a_users_error(tmp_path: Path):
 
 def test_what_the_chat_template_was_given():
     assert config(chat_template_kwargs={"thinking": False}).chat_template_kwargs == {"thinking": False}
+    own = config(chat_template_kwargs={"thinking": True, "mood": "!"}, student_chat_template_kwargs={"thinking": False})
+    assert own.chat_template_kwargs == {"thinking": False, "mood": "!"}
+    assert config(teacher_chat_template_kwargs={"thinking": True}).chat_template_kwargs == {}
     assert config(chat_template_kwargs=None).chat_template_kwargs == {}
     assert config().chat_template_kwargs == {}
 

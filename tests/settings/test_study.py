@@ -111,3 +111,5 @@ def test_a_study_decodes_greedily_as_its_runs_do():
     decoding = decoding_of(options.measures, options.recipe)
     assert (decoding.batch_size, decoding.max_new_tokens, decoding.temperature) == (5, 9, 0.0)
     assert (decoding.rollout_engine, decoding.chat_template_kwargs) == ("generate", kwargs)
+    own = compare(student_chat_template_kwargs={"mood": "!"}, teacher_chat_template_kwargs={"mood": "?"})
+    assert decoding_of(own.measures, own.recipe).chat_template_kwargs == {"mood": "!"}

@@ -161,6 +161,23 @@ def test_every_prompt_is_rendered_with_the_chat_template_kwargs(home: Path, monk
     assert set(moods) == {"glad"}
 
 
+def test_every_prompt_is_rendered_with_the_chat_template_of_the_study(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[str] = []
+    apply = PromptRenderer._apply
+
+    def recorded(self: PromptRenderer, *arguments: Any, **options: Any) -> str:
+        texts.append(apply(self, *arguments, **options))
+        return texts[-1]
+
+    monkeypatch.setattr(PromptRenderer, "_apply", recorded)
+    (home / "own.jinja").write_text("#{{ messages[-1].content }}")
+    comparison(home, methods="sft", max_steps=1, checkpoints=1, chat_template=str(home / "own.jinja")).run()
+    assert len(texts) > 2 * 24  # more than the training rows
+    assert {text[0] for text in texts} == {"#"}
+
+
 # -- devices ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """A sequence of tasks with a tiny model: the matrix, replay, anchors, and going on after a kill."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,16 @@ def test_killed_after_the_first_stage_was_written(home: Path, monkeypatch: pytes
         with pytest.raises(KeyboardInterrupt):
             sequences(home, "killed", method="sft").run()
     assert without_seconds(sequences(home, "killed", method="sft").run()) == without_seconds(whole)
+
+
+def test_every_stage_is_in_the_words_of_the_chat_template(home: Path) -> None:
+    (home / "own.jinja").write_text("#{{ messages[-1].content }}")
+    sequences(home, method="sdft", max_steps=1, chat_template=str(home / "own.jinja"), **SHOWN).run()
+    folders = [path.parent for path in (home / "out").rglob("rollouts.jsonl")]
+    assert len(folders) == 3
+    for folder in folders:
+        rollouts = (folder / "rollouts.jsonl").read_text().splitlines()
+        assert all(json.loads(line)["student_prompt"].startswith("#") for line in rollouts)
 
 
 def test_a_study_grows_by_arms(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

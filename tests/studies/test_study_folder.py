@@ -142,6 +142,15 @@ def test_other_rows_are_refused(home: Path) -> None:
     assert "another training rows of one: " in mistake(comparison, home, **SHORT)
 
 
+def test_another_chat_template_in_the_same_file_is_refused(home: Path) -> None:
+    file = home / "own.jinja"
+    file.write_text("{{ messages[-1].content }}")
+    comparison(home, **SHORT, chat_template=str(file)).folder.open()
+    comparison(home, **SHORT, chat_template=str(file))
+    file.write_text("{{ messages[-1].content }}!")
+    assert "another chat template: " in mistake(comparison, home, **SHORT, chat_template=str(file))
+
+
 def test_other_rows_to_score_are_refused(home: Path) -> None:
     own: dict[str, Any] = {"eval_path": str(home / "two.jsonl")}
     comparison(home, **SHORT, **own).folder.open()

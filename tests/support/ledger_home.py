@@ -47,7 +47,7 @@ class Home:
         """Of the report."""
         config = random_model(vocab_size=300, max_position_embeddings=4096).config
         monkeypatch.setattr(loading, "load_config", lambda _: config)
-        monkeypatch.setattr(loading, "load_tokenizer", lambda _: byte_tokenizer())
+        monkeypatch.setattr(loading, "load_tokenizer", lambda _, **__: byte_tokenizer())
         monkeypatch.setattr(lessons, "load_student", lambda _: self)
         monkeypatch.setattr(lessons, "make_trainer", self._trainer)
         monkeypatch.setattr(lessons, "score_rows", self._score)

@@ -163,6 +163,16 @@ def test_other_chat_template_options_are_other_prompts() -> None:
     assert [len(pair.student_ids) for pair in moody] == [len(pair.student_ids) + 1 for pair in plain]
 
 
+def test_options_of_one_role_are_other_prompts_of_that_role() -> None:
+    template = "{{ mood or '' }}" + str(byte_tokenizer().chat_template)
+    rows = RenderedRows(examples(), byte_tokenizer(template))
+    plain = [(len(pair.student_ids), len(pair.teacher_ids or ())) for pair in rows.pairs(config(), MODEL)]
+    for role, more in (("student", (1, 0)), ("teacher", (0, 1))):
+        moody = rows.pairs(config(**{f"{role}_chat_template_kwargs": {"mood": "!"}}), MODEL)
+        found = [(len(pair.student_ids), len(pair.teacher_ids or ())) for pair in moody]
+        assert found == [(student + more[0], teacher + more[1]) for student, teacher in plain]
+
+
 def test_only_doubtful_rows_are_rendered_to_see_whether_every_template_fits(counting: Counting) -> None:
     """One row in five is long; rows that fit whatever the template adds are left alone."""
     long = Example(

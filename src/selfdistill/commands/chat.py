@@ -42,7 +42,9 @@ def run(options: ChatOptions, console: Console) -> None:
     columns: dict[str, Column] = {}
     for name, flag in flags.items():
         with _blamed_on(flag):
-            tokenizers[name] = loading.load_tokenizer(name)
+            tokenizers[name] = loading.load_tokenizer(
+                name, chat_template=options.chat_template, chat_template_kwargs=_template_kwargs(options, name)
+            )
             loading.require_chat_template(tokenizers[name], name)
     for name, flag in flags.items():
         with _blamed_on(flag), console.status(f"loading {escape(name)}"):

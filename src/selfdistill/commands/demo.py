@@ -64,7 +64,7 @@ def run(options: DemoOptions, console: Console) -> None:
     require_memory(prepared)
     evaluation = prepared.task.load_eval(resolve_data_dir(settings.recipe.data.data_dir))
     rows = TaskRows(prepared.task, first_rows(evaluation, options.limit))
-    decoding = DecodingOptions(chat_template_kwargs=prepared.config.chat_template_kwargs)
+    decoding = DecodingOptions(chat_template_kwargs=prepared.config.chat_variables("student"))
     model, tokenizer = load_student(prepared), prepared.files.tokenizer
     prepared = settled(prepared, model, console)
     trainer = make_trainer(prepared, model, console)

@@ -46,12 +46,17 @@ def run(options: EvalOptions, console: Console) -> None:
     )
     jobs = {name: job_for(name, rows.get(name), options, console) for name in names}
     bases = base_results(names, options)
-    tokenizer = loading.load_tokenizer(options.model_path)
+    tokenizer = loading.load_tokenizer(
+        options.model_path,
+        chat_template=options.chat_template,
+        chat_template_kwargs=decoding.chat_template_kwargs,
+    )
     if DRIFT in names or any(task_rows.task.prompt == "chat" for task_rows in rows.values()):
         loading.require_chat_template(tokenizer, options.model_path)
     model = loading.load_model(options.model_path, dtype=options.dtype, quantize=options.quantize, beside=True)
     facts = {"model_path": options.model_path, "dtype": str(model.dtype), "versions": run_folder.versions()}
-    facts |= {"quantize": options.quantize} if options.quantize else {}
+    given = {"quantize": options.quantize, "chat_template": options.chat_template}
+    facts |= {name: value for name, value in given.items() if value is not None}
     evaluated = []
     for job in jobs.values():
         evaluated.append(job(model, tokenizer).with_facts(facts))

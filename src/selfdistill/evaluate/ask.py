@@ -34,7 +34,7 @@ class ChatModel:
         name = str(options.model_name)
         loading.quiet_libraries()
         tokenizer = loading.load_tokenizer(name)
-        loading.require_chat_template(tokenizer, name)
+        loading.require_chat_template(tokenizer, name, has_flag=False)
         model = loading.load_model(name, dtype=options.dtype)
         self._context = context_length(model.config)
         self._renderer = PromptRenderer(tokenizer)

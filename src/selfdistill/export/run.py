@@ -60,7 +60,8 @@ def _check_push(source: Source, options: ExportOptions) -> None:
 
 def _loaded(source: Source, options: ExportOptions) -> Job:
     cpu = torch.device("cpu")
-    tokenizer = load_tokenizer(source.name)
+    variables = source.run.chat_template_kwargs if source.run else {}
+    tokenizer = load_tokenizer(source.name, chat_template=options.chat_template, chat_template_kwargs=variables)
     return Job(
         source=source,
         model=load_model(source.name, dtype="float32", device="cpu"),

@@ -89,7 +89,9 @@ class _Learning:
         """Trains, scores and commits the new version. Raises UserError as ``learn`` does."""
         loading.quiet_libraries()
         start = self.book.model_name(self.book.current)
-        files = ModelFiles(start)
+        files = ModelFiles(start, self.options.recipe)
+        if self.held:
+            _check_same_template(files, self.options)
         settings, _ = without_idle_settings(self._training(start))
         rows = rendered_rows(self.lesson.train, files, self.console)
         prepared = prepare(settings, self.lesson.task, rows, files)
@@ -141,7 +143,7 @@ class _Learning:
         training."""
         lengths = prepared.rows.demonstration_lengths(prepared.config)
         longest = completion_budget(self.lesson.task, lengths, samples=False)
-        return record(self.options, self.lesson, longest, prepared.config.chat_template_kwargs)
+        return record(self.options, self.lesson, longest, prepared.config.chat_variables("student"))
 
     def _score(
         self, one: HeldSkill, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
@@ -204,6 +206,17 @@ def stored_scores(book: Ledger, old: HeldSkill, staged: Path) -> dict[str, float
             f"{source} lacks the answers for skill {name} from when it was learned. Put back a copy of them."
         ) from error
     return {item.id: scorer(completions[item.id], item) for item in old.items}
+
+
+def _check_same_template(files: ModelFiles, options: LearnOptions) -> None:
+    """Raises UserError if ``--chat_template`` is another than the current version's, with which its skills were
+    scored."""
+    file = options.recipe.model.chat_template
+    if file is not None and loading.load_tokenizer(files.name).chat_template != files.tokenizer.chat_template:
+        raise UserError(
+            f"--chat_template {file} is another than the one with which the skills in {options.ledger} were scored. "
+            "Leave it out, or begin another --ledger."
+        )
 
 
 def verdict_on(one: HeldSkill, before: dict[str, float | None], after: EvalResult, gate: GateOptions) -> GateVerdict:

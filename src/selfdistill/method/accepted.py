@@ -80,7 +80,7 @@ def loaded(
     if tokenizer is None:
         raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
     student: Any = load_model(model, device=str(args.device)) if isinstance(model, str) else model
-    require_chat_template(tokenizer, student.name_or_path)
+    require_chat_template(tokenizer, student.name_or_path, has_flag=False)
     if peft_config is not None:
         student = adapt(student, peft_config)
     return cast(PreTrainedModel, student), tokenizer

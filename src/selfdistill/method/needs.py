@@ -136,6 +136,8 @@ NEEDS: dict[str, Need] = {
     "max_teacher_prompt_length": _SHOWN,
     "max_prompt_length": _CHAT,  # a raw text's prompt is its first token
     "chat_template_kwargs": _CHAT,
+    "student_chat_template_kwargs": _CHAT,
+    "teacher_chat_template_kwargs": _SHOWN,
     "temperature": Need(
         lambda config, spec: _COMPARED.met(config, spec) or _SAMPLED.met(config, spec), _COMPARED.words
     ),

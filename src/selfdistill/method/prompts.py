@@ -36,6 +36,7 @@ class PromptRenderer:
         template_file: path of a Jinja file, for the template ``file``.
         pool: the examples that ``few_shot`` draws from, in the data's order.
         chat_template_kwargs: passed to the chat template.
+        teacher_chat_template_kwargs: passed to it for the teacher's prompts instead; by default the same.
 
     Raises:
         UserError: there is no template of that name. Rendering raises UserError if the chat template refuses a prompt.
@@ -50,12 +51,15 @@ class PromptRenderer:
         template_file: str | None = None,
         pool: Sequence[Example] = (),
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        teacher_chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if template not in TEMPLATES:
             hint = did_you_mean(template, TEMPLATES)
             raise UserError(f"template: {template!r} is not one of {', '.join(TEMPLATES)}.{hint} (auto: command line.)")
         self.tokenizer = tokenizer
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        of_teacher = teacher_chat_template_kwargs
+        self._teacher_kwargs = self.chat_template_kwargs if of_teacher is None else dict(of_teacher)
         self._special_ids = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._template, self._repeat, self._file, self._pool = TEMPLATES[template], repeat, template_file, pool
         self._ints = list(range(len(tokenizer)))  # rows share one int object per id, which saves memory
@@ -64,7 +68,7 @@ class PromptRenderer:
 
     def render(self, example: Example, *, teacher: bool = True, answer: bool = True) -> PromptPair:
         """Renders one example: the student's prompt and, if asked for, the teacher's prompt and the demonstration as an
-        answer. Without a demonstration the teacher's prompt is the student's."""
+        answer. Without a demonstration the teacher reads the same turns as the student."""
         (pair,) = self.render_all([example], teacher=teacher, answers=answer)
         return pair
 
@@ -74,7 +78,7 @@ class PromptRenderer:
 
     def teacher_text(self, example: Example) -> str:
         """Renders the teacher's prompt as text."""
-        return self.text(self._teacher_messages(example))
+        return self._shown(self._teacher_messages(example))
 
     def completion_text(self, completion_ids: Sequence[int]) -> str:
         """Decodes a completion, without special tokens."""
@@ -144,8 +148,9 @@ class PromptRenderer:
         return self._template.messages(example, self._context) if example.demonstration else example.prompt
 
     def _teacher_ids(self, examples: Sequence[Example], student: Sequence[Ids]) -> list[Ids]:
-        shown = [index for index, example in enumerate(examples) if example.demonstration]
-        encoded = self._encode_all([self.text(self._teacher_messages(examples[index])) for index in shown])
+        alike = self._teacher_kwargs == self.chat_template_kwargs
+        shown = [index for index, example in enumerate(examples) if example.demonstration or not alike]
+        encoded = self._encode_all([self.teacher_text(examples[index]) for index in shown])
         of_shown = dict(zip(shown, encoded, strict=True))
         return [of_shown.get(index, ids) for index, ids in enumerate(student)]
 
@@ -207,10 +212,11 @@ class PromptRenderer:
         return tuple(mask)
 
     def _default_system(self) -> str:
-        """System text that the chat template adds to a prompt without a system turn; empty if it adds none."""
+        """System text that the chat template adds to a teacher's prompt without a system turn; empty if it adds
+        none."""
         try:
-            plain = self.text([{"role": "user", "content": MARK}])
-            full = self.text([{"role": "system", "content": f"{MARK}s"}, {"role": "user", "content": MARK}])
+            plain = self._shown([{"role": "user", "content": MARK}])
+            full = self._shown([{"role": "system", "content": f"{MARK}s"}, {"role": "user", "content": MARK}])
         except UserError:  # the chat template refuses system turns
             return ""
         before, _, after = full.partition(f"{MARK}s")
@@ -218,8 +224,14 @@ class PromptRenderer:
         place = plain.find(between + MARK)
         return plain[len(before) : place] if before and between and plain.startswith(before) and place > 0 else ""
 
-    def _apply(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        kwargs = self.chat_template_kwargs
+    def _shown(self, messages: Sequence[Message]) -> str:
+        """As ``text``, with the teacher's variables."""
+        return self._apply(messages, add_generation_prompt=True, kwargs=self._teacher_kwargs)
+
+    def _apply(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool, kwargs: dict[str, Any] | None = None
+    ) -> str:
+        kwargs = self.chat_template_kwargs if kwargs is None else kwargs
         try:
             return chat_text(self.tokenizer, list(messages), add_generation_prompt=add_generation_prompt, **kwargs)
         except BoundedError as error:  # for example Gemma 2's, which takes no system turn
@@ -251,7 +263,8 @@ def make_renderer(
         repeat=config.template_repeat,
         template_file=config.template_file,
         pool=examples,
-        chat_template_kwargs=config.chat_template_kwargs,
+        chat_template_kwargs=config.chat_variables("student"),
+        teacher_chat_template_kwargs=config.chat_variables("teacher"),
     )
 
 
@@ -291,8 +304,8 @@ def render_pairs(
 def render_anchors(
     examples: Sequence[Example], config: MethodConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[PromptPair]:
-    """Renders anchor prompts, which student and teacher read alike under every method."""
-    renderer = PromptRenderer(tokenizer, chat_template_kwargs=config.chat_template_kwargs)
+    """Renders anchor prompts, which student and teacher read alike under every method, as the student does."""
+    renderer = PromptRenderer(tokenizer, chat_template_kwargs=config.chat_variables("student"))
     return renderer.render_all(examples, teacher=False, answers=False)
 
 

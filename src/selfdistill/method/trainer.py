@@ -80,7 +80,7 @@ class SDFTTrainer(Trainer):
         base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
             model's own. ``method="reinvoke"`` needs them.
         engine: samples completions; by default the engine that ``args.rollout_engine`` names.
-        facts: values of ``model_name``, ``task`` and ``dataset`` for run_config.json.
+        facts: values of ``model_name``, ``task``, ``dataset`` and ``chat_template`` for run_config.json.
         callbacks: as in Trainer.
 
     In a script that ``torchrun`` or ``accelerate launch`` starts, every process makes the same trainer and the same
@@ -289,6 +289,7 @@ class SDFTTrainer(Trainer):
             model_name=self._facts.get("model_name") or str(self.model.name_or_path),
             task=self._facts.get("task", ""),
             dataset=self._facts.get("dataset", ""),
+            chat_template=self._facts.get("chat_template", ""),
             quantize=quantized_to(self.model),
             num_training_rows=self.num_rows,
             versions=run_folder.versions(),

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from selfdistill.errors import DamagedFilesError, UserError, brief, quoted
 from selfdistill.models.adapters import beside as adapter_beside
 from selfdistill.models.adapters import merged
 from selfdistill.models.attention import use_fast_attention
+from selfdistill.models.chat_template import replace_chat_template
 from selfdistill.models.device import compute_dtype, device_named
 from selfdistill.models.embedded import EMBEDDED_TITLE, load_gguf
 from selfdistill.models.places import adapter_base, is_adapter, locate
@@ -125,21 +126,39 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
     return config
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a model, with padding on the left; names as in load_model.
 
     A missing pad token is set to the end-of-sequence token. For an adapter's folder without tokenizer files it is the
     base model's tokenizer.
 
+    Args:
+        name_or_path: the model.
+        chat_template: path of a Jinja file that replaces the tokenizer's chat template.
+        chat_template_kwargs: passed to that template as it is tried.
+
     Raises:
-        UserError: there is no tokenizer, or it has neither a pad nor an end-of-sequence token.
+        UserError: there is no tokenizer, it has neither a pad nor an end-of-sequence token, or ``chat_template`` is
+            missing or broken.
     """
+    tokenizer = _load_tokenizer(name_or_path)
+    if chat_template is not None:
+        replace_chat_template(tokenizer, chat_template, chat_template_kwargs or {})
+    return tokenizer
+
+
+def _load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     path = locate(name_or_path)
     reading: Any = contextlib.nullcontext()
     if isinstance(path, Path) and path.is_file():
         source, options, reading = str(path.parent), {"gguf_file": path.name}, _whole_gguf(name_or_path)
     elif isinstance(path, Path) and is_adapter(path) and not any(path.glob("tokenizer*")):
-        return load_tokenizer(adapter_base(path))
+        return _load_tokenizer(adapter_base(path))
     else:
         source, options = str(path), {}
     try:
@@ -163,12 +182,14 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def require_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raises UserError if the tokenizer of model ``name`` has no chat template."""
+def require_chat_template(tokenizer: PreTrainedTokenizerBase, name: str, *, has_flag: bool = True) -> None:
+    """Raises UserError if the tokenizer of model ``name`` has no chat template. ``has_flag``: whether the caller takes
+    ``--chat_template``."""
     if not tokenizer.chat_template:
+        flag = "give one with --chat_template FILE, " if has_flag else ""
         raise UserError(
             f"The tokenizer of --model_name {name} has no chat template. "
-            "Use an instruct model, or put one as chat_template.jinja beside its tokenizer."
+            f"Use an instruct model, {flag}or put one as chat_template.jinja beside its tokenizer."
         )
 
 
@@ -194,8 +215,6 @@ def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedM
             model, loading_info = loaded
             _check_loaded(name, loading_info)
     except UserError:
-        raise
-    except DamagedFilesError:
         raise
     except _LOAD_ERRORS as error:
         raise UserError(f"Can't load --model_name {name}: {brief(error, 25)}") from error

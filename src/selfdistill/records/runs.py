@@ -33,6 +33,8 @@ class RunConfig:
     """Name of the task, or path of the rows; empty if they were passed from Python."""
     quantize: str | None = None
     """``4bit`` or ``8bit`` if the weights beside the adapter were quantized."""
+    chat_template: str = ""
+    """File whose chat template replaced the tokenizer's; empty if none did. ``fingerprints`` has its hash."""
     rollout_engine: str = ""
     """Name of the engine that samples completions."""
     fingerprints: dict[str, str] = field(default_factory=dict[str, str])
@@ -41,8 +43,9 @@ class RunConfig:
 
     @property
     def chat_template_kwargs(self) -> dict[str, Any]:
-        """Variables that were passed to the chat template."""
-        return self.settings.get("chat_template_kwargs") or {}
+        """Variables that were passed to the chat template for the student's prompts."""
+        shared, own = (self.settings.get(f"{of}chat_template_kwargs") for of in ("", "student_"))
+        return {**(shared or {}), **(own or {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

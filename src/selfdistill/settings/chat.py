@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from selfdistill.errors import UserError
+from selfdistill.settings.chat_template import read_chat_template
 from selfdistill.settings.fields import JsonObject, at_least, check_fields, path
 from selfdistill.settings.groups import DEFAULT_MODEL, check_sampling
 from selfdistill.types import Dtype, Quantize
@@ -38,10 +39,14 @@ class ChatOptions:
     """Keep the weights of linear layers in 4 bits (NF4) or 8, to save memory. An adapter stays beside them."""
     chat_template_kwargs: JsonObject | None = None
     """Passed to the chat template. By default each model gets what its own training run used."""
+    chat_template: str | None = path()
+    """Jinja file that replaces both models' chat templates; by default each has its own."""
 
     def check(self) -> None:
         """Checks what can be checked before anything is loaded. Raises UserError."""
         check_fields(self)
+        if self.chat_template is not None:
+            read_chat_template(self.chat_template)
         check_sampling(self.temperature, self.top_p)
         if self.port is not None and not self.web:
             raise UserError(f"--port {self.port} is for the page only. Give --web too.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from selfdistill.errors import UserError
 from selfdistill.run_folder import DRIFT
 from selfdistill.settings import flat
+from selfdistill.settings.chat_template import read_chat_template
 from selfdistill.settings.fields import JsonObject, at_least, check_fields, data, number, path
 from selfdistill.settings.groups import DEFAULT_MODEL, DEFAULT_TASK, JudgeOptions, check_sampling
 from selfdistill.settings.rows import RowOptions
@@ -101,6 +102,8 @@ class EvalOptions:
     """Dtype of the computation. auto: bfloat16 where the device is fast in it, else float32."""
     quantize: Quantize | None = None
     """Keep the weights of linear layers in 4 bits (NF4) or 8, to save memory. An adapter stays beside them."""
+    chat_template: str | None = path()
+    """Jinja file that replaces the model's chat template."""
     overwrite: bool = False
     """Replace results already in output_dir."""
     data: EvalDataOptions = EvalDataOptions()
@@ -124,6 +127,8 @@ class EvalOptions:
         if self.allow_unconfined_code and not self.allow_code_execution:
             raise UserError("--allow_unconfined_code changes nothing without --allow_code_execution. Leave it out.")
         self.decoding.check()
+        if self.chat_template is not None:
+            read_chat_template(self.chat_template)
 
     def _users(self) -> dict[str, Sequence[str]]:
         """For each flag that some data sets have no use for: the names of those that have one."""
@@ -135,6 +140,7 @@ class EvalOptions:
             "allow_unconfined_code": [HUMANEVAL, PRIOR],
             "rollout_engine": [*tasks, HUMANEVAL, *([] if self.decoding.rollout_engine in COPY_ENGINES else [DRIFT])],
             "chat_template_kwargs": [*tasks, HUMANEVAL, DRIFT],
+            "chat_template": [*tasks, DRIFT],
         }
         completed = (*tasks, HUMANEVAL)
         return (

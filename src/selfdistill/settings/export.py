@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 from selfdistill.errors import UserError
+from selfdistill.settings.chat_template import read_chat_template
 from selfdistill.settings.fields import check_fields, path
 
 Form = Literal["safetensors", "merged", "adapter", "gguf", "ollama", "mlx"]
@@ -34,6 +35,8 @@ class ExportOptions:
     quantize: str | None = None
     """gguf and ollama: q8_0, q5_1, q5_0, q4_1, q4_0, and where llama-quantize is on PATH q4_k_m and its like; mlx:
     4bit, 8bit."""
+    chat_template: str | None = path()
+    """Jinja file that replaces the model's chat template in what is written."""
     push_to_hub: str | None = None
     """OWNER/NAME: also upload the folder to this model repository, which is made private if it is new."""
     public: bool = False
@@ -48,6 +51,8 @@ class ExportOptions:
             raise UserError("--output_dir is missing: name a new folder.")
         if self.to == "adapter" and self.dtype != "auto":
             raise UserError(f"--dtype {self.dtype}: an adapter is written as it is. Leave it out, or --to merged.")
+        if self.chat_template is not None:
+            read_chat_template(self.chat_template)
         if self.quantize is not None:
             self._check_quantize(self.quantize)
         if self.public and self.push_to_hub is None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import tyro
 
 from selfdistill.errors import UserError
+from selfdistill.settings.chat_template import read_chat_template
 from selfdistill.settings.fields import at_least, check_fields, data, path
 from selfdistill.settings.rows import RowOptions
 from selfdistill.types import Dtype, Quantize
@@ -48,10 +49,15 @@ class ModelOptions:
     """Dtype of the computation; weights are updated in float32. auto: bfloat16 where that is fast, else float32."""
     quantize: Quantize | None = None
     """Keep the weights, which --lora_r leaves as they are, in 4 bits (NF4, as QLoRA) or 8, to save memory."""
+    chat_template: str | None = path()
+    """Jinja file that replaces the tokenizer's chat template; it is saved with the trained model."""
 
     def check(self) -> None:
-        """Refuses a dtype that can't be used for training. Raises UserError."""
+        """Refuses a dtype that can't be used for training, and a chat template that can't be read. Raises
+        UserError."""
         check_fields(self)
+        if self.chat_template is not None:
+            read_chat_template(self.chat_template)
         if self.dtype == "float16":
             raise UserError(
                 "--dtype float16: most gradients of this loss are too small for float16 and become 0. Train in "

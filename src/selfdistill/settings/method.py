@@ -121,12 +121,21 @@ class PromptSettings:
     """Jinja file for template=file; its variables are question, demonstration and messages."""
     chat_template_kwargs: JsonObject = field(default_factory=dict[str, Any])
     """Variables passed to the tokenizer's chat template, for example {"enable_thinking": false}."""
+    student_chat_template_kwargs: JsonObject = field(default_factory=dict[str, Any])
+    """Variables for the student's prompts, here and in evaluations; of the same name they replace the shared ones."""
+    teacher_chat_template_kwargs: JsonObject = field(default_factory=dict[str, Any])
+    """Variables for the teacher's prompts; of the same name they replace the shared ones."""
     max_prompt_length: int | None = at_least(1, None)
     """Maximum tokens of the student's prompt; by default the model's context minus the longest completion."""
     max_teacher_prompt_length: int | None = at_least(1, None)
     """Maximum tokens of the teacher's prompt with the demonstration; by default as max_prompt_length."""
     overlong: Overlong = "error"
     """What to do with rows over a length limit: stop with an error, or drop them. Prompts are never cut."""
+
+    def chat_variables(self, role: Role) -> dict[str, Any]:
+        """Variables that the chat template gets for the prompts of the student or the teacher."""
+        own = self.student_chat_template_kwargs if role == "student" else self.teacher_chat_template_kwargs
+        return {**(self.chat_template_kwargs or {}), **(own or {})}
 
 
 @dataclass(kw_only=True)

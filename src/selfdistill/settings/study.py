@@ -212,5 +212,5 @@ def decoding_of(measures: MeasureOptions, recipe: Recipe) -> DecodingOptions:
         batch_size=measures.eval_batch_size,
         max_new_tokens=measures.max_new_tokens,
         rollout_engine=engine_in_memory(recipe.sampling.rollout_engine),
-        chat_template_kwargs=recipe.prompts.chat_template_kwargs,
+        chat_template_kwargs=recipe.prompts.chat_variables("student"),
     )

@@ -139,7 +139,9 @@ class Sequences:
             earlier = [before.train for before in self.subjects[: stage.number - 1]]
             rows = with_replay(subject.train, earlier, self.options.replay, f"{self.options.seed}/{stage.number}")
         settings = {"output_dir": str(folder), **self.runs.template_settings(arm, subject, self.base)}
-        prepared = self.runs.prepared(arm, subject, settings, rows=rows, files=ModelFiles(stage.start))
+        prepared = self.runs.prepared(
+            arm, subject, settings, rows=rows, files=ModelFiles(stage.start, self.options.recipe)
+        )
         model = load_student(prepared)
         trainer = self.runs.trainer(arm, prepared, model, self._base_weights() if stage.number > 1 else None)
         trainer.train()

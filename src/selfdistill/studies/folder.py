@@ -1,5 +1,6 @@
 """The folder of a study, in which the same command resumes the study."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from selfdistill.checkpoints.manifest import Manifest, digests
 from selfdistill.errors import DamagedFilesError, UserError, quoted
 from selfdistill.records.studies import StudyRecord
 from selfdistill.settings import flat
+from selfdistill.settings.chat_template import read_chat_template
 from selfdistill.settings.sources import named_paths
 from selfdistill.settings.study import ContinualOptions, StudyOptions
 from selfdistill.studies.arms import Arm
@@ -45,6 +47,8 @@ class StudyFolder:
         self._arms: dict[str, dict[str, Any]] = {arm.name: dict(arm.settings) for arm in arms}
         self._settings = _as_json({name: v for name, v in flat.flatten(options).items() if name not in NO_EFFECT})
         self._data = {name: value for subject in subjects for name, value in subject.identity().items()}
+        if file := options.recipe.model.chat_template:
+            self._data["chat template"] = hashlib.sha256(read_chat_template(file).encode()).hexdigest()
         if self.path.is_file():
             raise UserError(f"--output_dir {self.path} is a file. Name a folder.")
         if self._overwrite:

@@ -79,7 +79,7 @@ class Meter:
     """Device that base models are loaded on; None for the default one."""
 
     def __init__(self, tests: Sequence[TaskRows], options: MeasureOptions, recipe: Recipe, console: Console) -> None:
-        self.files = ModelFiles(recipe.model.model_name)
+        self.files = ModelFiles(recipe.model.model_name, recipe)
         self._tests = tests
         self._options = options
         self._model = recipe.model

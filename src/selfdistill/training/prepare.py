@@ -18,7 +18,7 @@ from selfdistill.method.other_teacher import check_vocabulary, tokenizer_and_con
 from selfdistill.method.sources import uses_answers
 from selfdistill.models import loading
 from selfdistill.settings import flat
-from selfdistill.settings.train import TrainOptions, method_config
+from selfdistill.settings.train import Recipe, TrainOptions, method_config
 from selfdistill.tasks.task import Task
 from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.settings import (
@@ -35,14 +35,20 @@ class ModelFiles:
 
     Args:
         name: the model, as ``--model_name`` takes it.
+        recipe: gives the chat template that replaces the tokenizer's, if there is one, and its variables.
 
     Raises:
-        UserError: there is no such model or tokenizer, or the tokenizer has no chat template.
+        UserError: there is no such model or tokenizer, the tokenizer has no chat template, or the one that replaces it
+            is broken.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, recipe: Recipe) -> None:
         self.name = name
-        self.tokenizer: PreTrainedTokenizerBase = loading.load_tokenizer(name)
+        self.tokenizer: PreTrainedTokenizerBase = loading.load_tokenizer(
+            name,
+            chat_template=recipe.model.chat_template,
+            chat_template_kwargs=recipe.prompts.chat_variables("student"),
+        )
         loading.require_chat_template(self.tokenizer, name)
 
     @cached_property

@@ -97,7 +97,7 @@ class RenderedRows:
         ``pairs``."""
         if config.anchor_share == 0:
             return []
-        key = _key(config.chat_template_kwargs, config.anchor_data)
+        key = _key(config.chat_variables("student"), config.anchor_data)
         if key not in self._anchors:
             self._anchors[key] = render_anchors(examples, config, self.tokenizer)
         kept = fit(self._anchors[key], length_limits(config, model_config, ANCHORS), overlong=config.overlong)
@@ -141,26 +141,27 @@ class RenderedRows:
         """Every row with the student's prompt and the demonstration as its answer."""
         spec = METHODS[config.method]
         pairs = self._rendered(self._answers, config, spec, answers=True)
-        self._pairs.setdefault(_key(config.chat_template_kwargs, spec.prompt), pairs)
+        self._pairs.setdefault(_key(config.chat_variables("student"), spec.prompt), pairs)
         return pairs
 
     def _rendered(
         self, cache: dict[str, list[PromptPair]], config: MethodConfig, spec: MethodSpec, *, answers: bool
     ) -> list[PromptPair]:
         """Every row without the teacher's prompt, from ``cache`` if it is there."""
-        key = _key(config.chat_template_kwargs, spec.prompt)
+        key = _key(config.chat_variables("student"), spec.prompt)
         if key not in cache:
             with self._progress("rendering prompts", len(self.examples)) as done:
                 if spec.prompt == "raw_text":
                     cache[key] = raw_texts(self.examples, self.tokenizer)
                     done(len(self.examples))
                 else:
-                    renderer = PromptRenderer(self.tokenizer, chat_template_kwargs=config.chat_template_kwargs)
+                    renderer = PromptRenderer(self.tokenizer, chat_template_kwargs=config.chat_variables("student"))
                     cache[key] = renderer.render_all(self.examples, teacher=False, answers=answers, on_done=done)
         return cache[key]
 
     def _teacher_ids(self, config: MethodConfig) -> list[tuple[int, ...] | None]:
-        key = _key(config.chat_template_kwargs, config.template, config.template_repeat, config.template_file)
+        variables = (config.chat_variables("student"), config.chat_variables("teacher"))
+        key = _key(*variables, config.template, config.template_repeat, config.template_file)
         if key not in self._teachers:
             renderer = make_renderer(self.examples, config, self.tokenizer)
             with self._progress("rendering teacher's prompts", len(self.examples)) as done:

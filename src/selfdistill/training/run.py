@@ -58,7 +58,7 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     if warning := training_overlap(options, data):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     loading.quiet_libraries()
-    files = ModelFiles(options.recipe.model.model_name)
+    files = ModelFiles(options.recipe.model.model_name, options.recipe)
     if warning := control_token_warning(data.examples, files.tokenizer):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     test = held_out_rows(options, data.examples, console)
@@ -123,6 +123,7 @@ def make_trainer(
             "model_name": options.recipe.model.model_name,
             "task": prepared.task.name,
             "dataset": options.source.dataset_path or prepared.task.name,
+            "chat_template": options.recipe.model.chat_template or "",
         },
         callbacks=callbacks,
     )
