@@ -13,7 +13,7 @@ VLLM := .venv-vllm/bin
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo dist test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-quick check setup lint type imports spell clean
+.PHONY: demo dist test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-wide evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -62,6 +62,11 @@ evidence: $(DEV)  ## run the studies of evidence/ (about two hours, goes on wher
 	$(BIN)/python -m evidence.run --size full --output_dir runs/evidence
 	$(BIN)/python -m evidence.page runs/evidence
 	$(BIN)/python -m evidence.check runs/evidence docs/evidence.md
+
+evidence-wide: $(DEV)  ## single changes of SDFT on two tasks (about an hour, goes on where it stopped), into docs/evidence_changes.md
+	$(BIN)/python -m evidence.run --size wide
+	$(BIN)/python -m evidence.page runs/evidence-wide --output docs/evidence_changes.md
+	$(BIN)/python -m evidence.check runs/evidence-wide docs/evidence_changes.md
 
 evidence-quick: $(DEV)  ## the same studies, far too small to tell anything, and whether every figure is the folders' own
 	rm -rf runs/evidence-quick

@@ -20,13 +20,7 @@ def compare_part(name: str, found: CompareRecord, study: Mapping[str, Any]) -> l
         study: the settings in its study.json.
     """
     runs = found.runs()
-    setting = (
-        f"Task `{found.dataset}`, {found.base.skill.num_total} evaluation rows, base "
-        f"{percent([accuracy(found.base)])}%; {found.budget_amount:g} {found.budget} of "
-        f"{study['per_device_train_batch_size'] * study['gradient_accumulation_steps']} prompts, seeds "
-        f"{', '.join(map(str, found.seeds))}, {study['checkpoints']} checkpoints, {study['model_name']}."
-    )
-    lines = [f"### {name}", "", setting, "", f"**{QUESTION}** {found.verdict}", ""]
+    lines = [f"### {name}", "", setting(found, study), "", f"**{QUESTION}** {found.verdict}", ""]
     lines += ["Last checkpoint of the rate chosen, mean ± deviation over seeds:", *_last(found, runs)]
     lines += ["Fronts, and what an arm of the other kind has at the same accuracy:", *_fronts(found)]
     lines += ["Learning rates, first seed, last checkpoint:", *_sweep(found)]
@@ -35,6 +29,16 @@ def compare_part(name: str, found: CompareRecord, study: Mapping[str, Any]) -> l
     if found.tests:
         lines += ["Paired tests of accuracy at the last checkpoint:", *_tests(found)]
     return lines[:-1]
+
+
+def setting(found: CompareRecord, study: Mapping[str, Any]) -> str:
+    """A sentence about what was compared; ``study``: the settings in its study.json."""
+    return (
+        f"Task `{found.dataset}`, {found.base.skill.num_total} evaluation rows, base "
+        f"{percent([accuracy(found.base)])}%; {found.budget_amount:g} {found.budget} of "
+        f"{study['per_device_train_batch_size'] * study['gradient_accumulation_steps']} prompts, seeds "
+        f"{', '.join(map(str, found.seeds))}, {study['checkpoints']} checkpoints, {study['model_name']}."
+    )
 
 
 def _last(found: CompareRecord, runs: Mapping[str, Mapping[int, Sequence[Checkpoint]]]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import machine_text, put
+from evidence.changes_part import changes_part
 from evidence.compare_part import compare_part
 from evidence.continual_part import continual_part
 from evidence.run import FACTS
@@ -33,7 +34,8 @@ def render(runs: Path) -> str:
     lines = [f"`{facts['command']}`{size}, begun on {machine_text(facts['machine'])}"]
     for folder in compares:
         found = run_folder.read_record(folder / run_folder.COMPARE, CompareRecord)
-        lines += ["", *compare_part(folder.name, found, study_settings(folder))]
+        part = changes_part if facts["size"] == "wide" else compare_part
+        lines += ["", *part(folder.name, found, study_settings(folder))]
     if sequences:
         by_seed = {
             study_settings(folder)["seed"]: run_folder.read_record(folder / run_folder.CONTINUAL, ContinualRecord).runs

@@ -21,6 +21,8 @@ from selfdistill import run_folder
 
 STUDIES = Path(__file__).with_name("studies.yaml")
 FACTS = "evidence.json"
+FOLDERS = {"quick": "runs/evidence-quick", "wide": "runs/evidence-wide", "full": "runs/evidence"}
+"""Where the studies of a size are, unless --output_dir says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +72,11 @@ def begin(folder: Path, size: str) -> None:
 def main() -> None:
     """Runs every study, or those whose name begins with --only."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("quick", "full"), default="quick")
+    parser.add_argument("--size", choices=tuple(FOLDERS), default="quick")
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--only", default="", help="only the studies whose name begins like this")
     arguments = parser.parse_args()
-    folder = arguments.output_dir or Path("runs/evidence-quick" if arguments.size == "quick" else "runs/evidence")
+    folder = arguments.output_dir or Path(FOLDERS[arguments.size])
     studies = [study for study in read_studies(arguments.size) if study.name.startswith(arguments.only)]
     if not studies:
         sys.exit(f"--only {arguments.only}: no study begins like this.")

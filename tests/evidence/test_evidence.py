@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.common import BEGIN, END, put
+from evidence.changes_part import changes_part
 from evidence.check import problems
 from evidence.compare_part import compare_part
 from evidence.page import render, study_settings
@@ -46,6 +47,23 @@ def test_the_tables_of_a_comparison(tmp_path: Path) -> None:
     assert "| `sft` | 1e-4 | 80.0 ± 0.0 | 0.801 ± 0.001 | 3.701 ± 0.001 | 50.0 ± 0.0 | 5 ± 0 |" in lines
     assert "| `sdft` | `sft` | 2 | 0 | 2 | 0 | 0 |" in lines
     assert "| `sft` | `sdft`, dominates | 2 | 2 | 0 | 0 | 0 |" in lines
+
+
+def test_the_part_of_single_changes_says_what_each_removes(tmp_path: Path) -> None:
+    write_compare(tmp_path, {"sft-anchored": 0.1, "sdft": 0.4, "budget": 0.2, "worse": 0.7}, seeds=(0,))
+    found = run_folder.read_record(tmp_path / run_folder.COMPARE, CompareRecord)
+    lines = changes_part("changes-toy", found, study_settings(tmp_path))
+    assert lines[2].startswith(
+        "Task `toy`, 10 evaluation rows, base 0.0%; 4 steps of 8 prompts, seeds 0, 2 checkpoints"
+    )
+    # at 80%: sdft drifts by 0.8, sft-anchored by 0.2, a gap of 0.6; of it budget removes 0.4 and worse adds 0.6
+    assert [line.rpartition("80.0 | ")[2] for line in lines[-4:]] == [
+        "0.200 | 0.800 | 0.200 | 100 | 5 |",
+        "0.800 | 0.800 | 0.200 | 0 | 5 |",
+        "0.400 | 0.800 | 0.200 | 67 | 5 |",
+        "1.400 | 0.800 | 0.200 | -100 | 5 |",
+    ]
+    assert lines[-2].startswith("| `budget` | 80.0 | 80.0 | 0.400 | 80.0 |")
 
 
 def part_of(folder: Path) -> list[str]:

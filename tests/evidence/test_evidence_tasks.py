@@ -8,6 +8,8 @@ import pytest
 from evidence import make_tasks
 from evidence.run import read_studies
 from evidence.scorer import right_value, same_answer
+from selfdistill.cli import parse
+from selfdistill.studies.arms import parse_arms
 from selfdistill.tasks.custom import custom_task
 from selfdistill.types import Example
 
@@ -97,3 +99,17 @@ def test_a_study_of_several_seeds_is_several(tmp_path: Path) -> None:
     assert arguments.count("--arm") == 2
     assert arguments[-1] != "None"
     assert [study.name for study in read_studies("quick")] == [study.name for study in studies[:4]]
+
+
+def test_a_single_change_is_one_setting_beside_the_method(tmp_path: Path) -> None:
+    for study in read_studies("wide"):
+        options = parse(study.command, study.arguments(tmp_path)[1:])
+        arms = {arm.name: dict(arm.settings) for arm in parse_arms(options.arms, options.recipe, default="")}
+        assert arms.pop("sdft") == {"method": "sdft"}
+        assert arms.pop("teacher-samples") == {"method": "offline"}
+        assert arms.pop("sft") == {"method": "sft", "learning_rate": 4e-5}
+        assert arms.pop("sft-anchored") == {"method": "sft", "learning_rate": 4e-5, "anchor_share": 0.25}
+        for settings in arms.values():
+            assert settings.pop("method") == "sdft"
+            groups = {name.partition("_")[0] for name in settings if name != "completion_source"}
+            assert len(groups) == 1 or settings.keys() == {"completion_source"}
