@@ -17,7 +17,7 @@ from selfdistill.method.step import Step
 from selfdistill.settings.method import MethodConfig
 from tests.support.checkpointed import CHECKPOINTS, resumed
 from tests.support.engines import Scripted
-from tests.support.mistakes import mistake
+from tests.support.mistakes import mistake, refusal
 from tests.support.tiny import byte_tokenizer, random_model
 from tests.support.training import ROWS, lines, make_config, make_trainer, script, steps, student, weights
 
@@ -312,7 +312,8 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, settings: dict[str
 
 
 def test_what_is_accepted_is_drawn_by_the_student(tmp_path: Path) -> None:
-    make_config(tmp_path, completion_source="accepted", divergence="reverse_kl", divergence_support="sampled")
+    sampled = {"divergence": "reverse_kl", "divergence_support": "sampled"}
+    assert refusal(make_config, tmp_path, completion_source="accepted", **sampled) is None
 
 
 def test_an_engine_of_ones_own_can_not_ask_the_teacher(tmp_path: Path) -> None:
@@ -334,7 +335,8 @@ def test_what_nobody_sampled_has_no_importance_weight(
     if refused:
         assert "has no importance weight" in mistake(make_step, tmp_path, engine=engine, **MIXED)
     else:
-        make_step(tmp_path, engine=engine, **MIXED, sampler_correction_cap=cap)
+        taken = {**MIXED, "sampler_correction_cap": cap}
+        assert refusal(make_step, tmp_path, engine=engine, **taken) is None
 
 
 # -- cost --------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from selfdistill.export.ollama import MODELFILE, modelfile
 from selfdistill.export.source import Source
 from selfdistill.models.loading import load_config, load_model
 from selfdistill.models.places import is_adapter, locate
-from selfdistill.models.saving import ready_to_save
+from selfdistill.models.saving import save_model
 from selfdistill.models.tokens import eos_token_ids
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
@@ -74,9 +74,7 @@ def write_whole(job: Job, folder: Path) -> str:
     """Writes model and tokenizer in the Hugging Face layout."""
     model: Any = job.model
     model.to(job.dtype)
-    with ready_to_save(model, eos_token_ids(model, job.tokenizer)):
-        model.save_pretrained(folder)
-    job.tokenizer.save_pretrained(folder)
+    save_model(model, job.tokenizer, eos_token_ids(model, job.tokenizer), folder)
     return ""
 
 

@@ -8,13 +8,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
 from selfdistill.method.lengths import context_length
-from selfdistill.method.methods import METHODS
 from selfdistill.method.other_teacher import OtherTeacher
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling
 from selfdistill.method.rollout.engines import COPIES, describe, make_engine
 from selfdistill.method.rollout.own import OwnEngine, why_not_own
 from selfdistill.method.rollout.together import Judge, Prompts, Together, accept, interleave
-from selfdistill.method.sources import source
+from selfdistill.method.sources import source, teacher_writes
 from selfdistill.method.teacher import Teacher
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair, Rollout, Writer
@@ -41,7 +40,7 @@ class Completions:
         self._module, self._own = model, None  # who computes the teacher's logits, and its engine if it needs one
         if isinstance(teacher, OtherTeacher):
             self._module = teacher.model
-            if METHODS[config.method].completion == "teacher" or config.mixture_of == "teacher":
+            if teacher_writes(config):
                 name = "auto" if config.rollout_engine in COPIES else config.rollout_engine
                 self._own = make_engine(teacher.model, tokenizer, name=name)
             elif self._source.together:

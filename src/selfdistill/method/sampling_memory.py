@@ -9,7 +9,7 @@ from selfdistill.method.methods import METHODS
 from selfdistill.method.rollout.engine import BATCH_SIZE
 from selfdistill.method.rollout.projections import FEWEST_PACKED_ROWS, PACKED_BYTES
 from selfdistill.method.rollout.vllm import cache_bytes
-from selfdistill.method.sources import source
+from selfdistill.method.sources import source, teacher_writes
 from selfdistill.settings.method import MethodConfig
 
 
@@ -48,7 +48,7 @@ def sampling_bytes(
     sampled = round(prompts * share / (1 - share)) + (prompts if METHODS[args.method].samples else 0)
     if args.rollout_engine == "vllm-server" or not sampled:
         return SamplingBytes(0, 0)
-    taught = METHODS[args.method].completion == "teacher" or (source(args).mixes and args.mixture_of == "teacher")
+    taught = teacher_writes(args)
     if args.rollout_engine == "vllm":
         if card_bytes is not None:
             return SamplingBytes(round(args.vllm_memory_share * card_bytes), 0)

@@ -59,6 +59,12 @@ def uses_answers(config: MethodConfig) -> bool:
     return not spec.samples or (source(config).mixes and config.mixture_of == "demonstration")
 
 
+def teacher_writes(config: MethodConfig) -> bool:
+    """Whether the teacher writes some or all of the whole completions."""
+    mixed = source(config).mixes and config.mixture_of == "teacher"
+    return METHODS[config.method].completion == "teacher" or mixed
+
+
 def mixture_share(config: MethodConfig, number: int) -> float:
     """Share of the completions of step ``number`` (from 0) that others than the student write, in [0, 1]."""
     steps = config.mixture_steps

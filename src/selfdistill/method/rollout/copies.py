@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from selfdistill.errors import EngineError, UserError
 from selfdistill.method.lengths import context_length
-from selfdistill.method.methods import METHODS
 from selfdistill.method.rollout.engine import Sampling
+from selfdistill.method.sources import teacher_writes
 from selfdistill.models.mode import evaluating
 from selfdistill.models.output_head import unwrapped
 from selfdistill.models.quantization import quantized_to
@@ -68,8 +68,7 @@ class CopyOptions:
 
 def copy_options(config: MethodConfig, model_config: Any, pairs: Sequence[PromptPair]) -> CopyOptions:
     """The options of a training run with the rendered rows and anchor prompts ``pairs``."""
-    by_teacher = METHODS[config.method].completion == "teacher" or config.mixture_of == "teacher"
-    context = context_length(model_config)
+    context, by_teacher = context_length(model_config), teacher_writes(config)
     prompts = [len((by_teacher and pair.teacher_ids) or pair.student_ids) for pair in pairs]
     longest = max(prompts, default=0) + config.max_completion_length
     return CopyOptions(

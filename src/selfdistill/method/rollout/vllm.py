@@ -46,6 +46,7 @@ ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 IDLE_KEYS = (*OF_THE_PLACE, *SET_BY_TRAINING)
 """Keys of a model's config that loading, training and saving change, without a difference to vLLM."""
 REMEDY = "Take rollout_engine auto, and report the model's type."
+AGAIN = "Give the same command again to go on from the last checkpoint, or take rollout_engine auto."
 
 
 class VLLMEngine:
@@ -334,9 +335,6 @@ def _rollout(answer: Any) -> Rollout:
         if logprobs is None
         else tuple(float(found[id].logprob) for found, id in zip(logprobs, ids, strict=True)),
     )
-
-
-AGAIN = "Give the same command again to go on from the last checkpoint, or take rollout_engine auto."
 
 
 def _failed(what: str, error: Exception) -> EngineError:

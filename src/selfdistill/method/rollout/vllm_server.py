@@ -42,6 +42,8 @@ CHECK_TIMEOUT = 10.0
 """Seconds that the server may take to say what it serves."""
 REMEDY = "Serve the same model with the same --dtype and --logprobs-mode processed_logprobs."
 AGAIN = "Start it, and give the same command again to go on from the last checkpoint."
+DEV_MODE = "VLLM_SERVER_DEV_MODE=1"
+LORA_MODE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,10 +210,6 @@ class VLLMServerEngine:
                 f"rollout_engine {NAME}: the server refuses the weights: {brief(refusal, 12)}. It needs {needs}, "
                 "and must see this machine's TMPDIR."
             ) from refusal
-
-
-DEV_MODE = "VLLM_SERVER_DEV_MODE=1"
-LORA_MODE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
 
 
 def check_server(url: str | None) -> Served:
