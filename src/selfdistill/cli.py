@@ -1,5 +1,6 @@
 """The command line: parses arguments, calls a command and turns its result into an exit code."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -139,6 +140,8 @@ def parse(command: str, arguments: Sequence[str]) -> Any:
     """
     from importlib import import_module
 
+    if os.environ.get("NO_COLOR"):
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro reads it as it is imported
     import tyro
 
     from selfdistill.errors import did_you_mean

@@ -45,6 +45,20 @@ def test_help_comes_at_once_and_without_torch(command: str) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_wrong_flag_is_told_in_colour_only_where_colour_is_wanted(no_color: str) -> None:
+    shown, terminal = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": no_color}
+    command = [sys.executable, "-m", "selfdistill", "train", "--foo"]
+    done = subprocess.run(command, stdout=terminal, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(terminal)
+    os.close(shown)
+    assert done.returncode == 2
+    assert b"--foo" in done.stderr
+    assert (b"\x1b[" in done.stderr) == (not no_color)
+
+
 def test_help_of_the_program_names_every_command_and_fits_the_screen(home: TinyHome) -> None:
     for word in ("--help", "-h", "help"):
         said = home.run(word)

@@ -71,3 +71,13 @@ def test_answers_stay_inside_the_models_context(tmp_path: Path, monkeypatch: pyt
 def test_a_model_without_a_chat_template_is_refused(folder: str):
     (Path(folder) / "chat_template.jinja").unlink()
     assert "has no chat template" in mistake(asked, folder)
+
+
+def test_several_chat_templates_without_a_default_are_named(folder: str):
+    path = Path(folder) / "chat_template.jinja"
+    templates = Path(folder) / "additional_chat_templates"
+    templates.mkdir()
+    for name in ("rag", "tool_use"):
+        (templates / f"{name}.jinja").write_text(path.read_text())
+    path.unlink()
+    assert "has several chat templates and no default: rag, tool_use. Choose one: call" in mistake(asked, folder)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from selfdistill import run_folder
 from selfdistill.evaluate.scorer_choice import (
     chosen_task,
     first_rows,
@@ -17,6 +18,7 @@ from selfdistill.evaluate.scorer_choice import (
     with_allowed_programs,
     with_chosen_judge,
 )
+from selfdistill.records.runs import RunConfig
 from selfdistill.settings import flat
 from selfdistill.settings.evaluate import EvalOptions
 from selfdistill.settings.groups import JudgeOptions
@@ -164,6 +166,30 @@ def test_a_warning_counts_rows_that_were_trained_on(monkeypatch: pytest.MonkeyPa
     assert (found.examples, found.judge) == ([seen, new], None)
     assert "toy: 1 of 2 evaluation prompts (50.0%) are in the training rows too" in printed(out)
     assert rows_to_score("toy", flat.build(EvalOptions, {"limit": 1}), console()).examples == [seen]
+
+
+def test_own_rows_that_the_model_was_trained_on_are_counted(tmp_path: Path):
+    rows = [{"prompt": text, "demonstration": "b"} for text in "abc"]
+    (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows[:2]))
+    (tmp_path / "eval.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows[1:]))
+    record = RunConfig(
+        model_name="m",
+        num_training_rows=2,
+        versions={},
+        settings={},
+        deviations_from_paper={},
+        dataset=str(tmp_path / "train.jsonl"),
+    )
+    run_folder.write_json(tmp_path / run_folder.RUN_CONFIG, record)
+    options = flat.build(
+        EvalOptions, {"model_path": str(tmp_path), "dataset_path": str(tmp_path / "eval.jsonl"), "output_dir": "o"}
+    )
+    rows_to_score("custom", options, out := console())
+    assert "1 of 2 evaluation prompts (50.0%) are in " in printed(out)
+    assert "train.jsonl, which the model was trained on, too" in printed(out)
+    (tmp_path / "train.jsonl").unlink()
+    rows_to_score("custom", options, gone := console())
+    assert printed(gone) == ""
 
 
 def test_names_that_are_no_data_set():

@@ -1,5 +1,6 @@
 """Evaluation prompts that are also in the training rows, and missing data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from selfdistill.errors import UserError
 from selfdistill.tasks import TASKS
 from selfdistill.tasks.custom import custom_task
-from selfdistill.tasks.overlap import num_overlapping, overlap_share, overlap_warning, rows_at_hand
+from selfdistill.tasks.overlap import num_overlapping, overlap_share, overlap_warning, repeats_warning, rows_at_hand
 from selfdistill.types import Example
 
 
@@ -33,6 +34,13 @@ def test_the_warning():
     assert warning.startswith("science: 1 of 4 evaluation prompts (25.0%) are in the training rows too")
     assert "\n" not in warning
     assert overlap_warning("science", rows("z"), rows("A", "c")) is None
+
+
+def test_rows_that_are_there_more_than_once_are_counted():
+    shown = [replace(row, demonstration=({"role": "assistant", "content": "x"},)) for row in rows("a", "b")]
+    assert repeats_warning("mine", [*shown, *rows("a", "b")]) is None
+    warning = repeats_warning("mine", [*shown, *shown, shown[0]])
+    assert warning == "mine: 3 of 5 training rows repeat an earlier row; each counts as often as it stands."
 
 
 def test_no_warning_if_one_side_is_missing():

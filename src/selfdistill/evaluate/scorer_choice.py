@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from selfdistill.data.own import Reading
+from selfdistill.data.own import Reading, files_of
 from selfdistill.errors import UserError, did_you_mean
 from selfdistill.evaluate.judge import Judge, judge_from, with_judge
 from selfdistill.evaluate.sandbox import with_sandbox
+from selfdistill.records.runs import run_in
 from selfdistill.settings.evaluate import HUMANEVAL, MEASURES, EvalOptions
 from selfdistill.settings.groups import JudgeOptions
+from selfdistill.settings.rows import RowOptions
 from selfdistill.tasks import TASKS, get_task, humaneval, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
 from selfdistill.tasks.overlap import overlap_warning, rows_at_hand
@@ -83,10 +86,27 @@ def rows_to_score(name: str, options: EvalOptions, console: Console) -> TaskRows
     examples = first_rows(task.load_eval(data_dir), data.limit)
     # rows of the user's own that --eval_share holds out share no prompt with the others
     train = rows_at_hand(task.load_train, data_dir) if data.rows.eval_share is None else []
-    if warning := overlap_warning(task.name, train, examples):
+    where, seen = _trained_on(options)
+    if warning := overlap_warning(task.name, train, examples) or overlap_warning(task.name, seen, examples, where):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     task, judge = with_chosen_judge(task, options.judge, console)
     return TaskRows(task, examples, judge)
+
+
+def _trained_on(options: EvalOptions) -> tuple[str, list[Example]]:
+    """What the run in ``--model_path`` was trained on, for a message, and its rows; none if they are not a person's own
+    rows on this machine, or were held out from."""
+    run, rows = run_in(options.model_path), options.data.rows
+    path = "" if run is None or run.dataset in TASKS else run.dataset
+    if not path or rows.eval_share is not None:
+        return "", []
+    try:
+        if not all(Path(file).exists() for file in files_of(path)):
+            return "", []
+        task = custom_task(path, None, reading=Reading(rows=RowOptions(columns=rows.columns, on_bad_row="skip")))
+        return f"{path[:80]}, which the model was trained on,", task.load_train(None)
+    except UserError:  # they have changed since
+        return "", []
 
 
 def _task_to_score(name: str, options: EvalOptions, console: Console) -> Task:

@@ -183,8 +183,16 @@ def _load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, name: str, *, has_flag: bool = True) -> None:
-    """Raises UserError if the tokenizer of model ``name`` has no chat template. ``has_flag``: whether the caller takes
-    ``--chat_template``."""
+    """Raises UserError if the tokenizer of model ``name`` has no chat template, or several without a default.
+    ``has_flag``: whether the caller takes ``--chat_template``."""
+    templates: Any = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        names = ", ".join(sorted(map(str, cast(dict[Any, Any], templates))))
+        flag = "give its text with --chat_template FILE, or " if has_flag else ""
+        raise UserError(
+            f"The tokenizer of --model_name {name} has several chat templates and no default: {names}. Choose one: "
+            f"{flag}call it default beside the tokenizer."
+        )
     if not tokenizer.chat_template:
         flag = "give one with --chat_template FILE, " if has_flag else ""
         raise UserError(

@@ -19,14 +19,28 @@ def overlap_share(train: Sequence[Example], evaluation: Sequence[Example]) -> fl
     return num_overlapping(train, evaluation) / len(evaluation) if evaluation else 0.0
 
 
-def overlap_warning(name: str, train: Sequence[Example], evaluation: Sequence[Example]) -> str | None:
-    """A sentence if evaluation prompts of the data set ``name`` are in the training rows, else None."""
+def overlap_warning(
+    name: str, train: Sequence[Example], evaluation: Sequence[Example], where: str = "the training rows"
+) -> str | None:
+    """A sentence if evaluation prompts of the data set ``name`` are in the training rows, which ``where`` calls by
+    name, else None."""
     count = num_overlapping(train, evaluation) if train and evaluation else 0
     if not count:
         return None
     return (
         f"{name}: {count:,} of {len(evaluation):,} evaluation prompts ({count / len(evaluation):.1%}) "
-        "are in the training rows too; scores on them say little."
+        f"are in {where} too; scores on them say little."
+    )
+
+
+def repeats_warning(name: str, train: Sequence[Example]) -> str | None:
+    """A sentence if training rows of the data set ``name`` have prompt and demonstration of an earlier one, else
+    None."""
+    count = len(train) - len({hash(f"{example.prompt}{example.demonstration}") for example in train})
+    if not count:
+        return None
+    return (
+        f"{name}: {count:,} of {len(train):,} training rows repeat an earlier row; each counts as often as it stands."
     )
 
 

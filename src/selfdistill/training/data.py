@@ -10,7 +10,7 @@ from selfdistill.method.methods import METHODS
 from selfdistill.settings.train import TrainOptions
 from selfdistill.tasks import get_task, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
-from selfdistill.tasks.overlap import overlap_warning, rows_at_hand
+from selfdistill.tasks.overlap import overlap_warning, repeats_warning, rows_at_hand
 from selfdistill.tasks.task import Task
 from selfdistill.types import Example
 
@@ -50,11 +50,15 @@ def training_data(options: TrainOptions, say: Callable[[str], None]) -> Training
     return TrainingData(task, examples)
 
 
-def training_overlap(options: TrainOptions, data: TrainingData) -> str | None:
-    """A warning if evaluation prompts of the task are among the training rows; None if not, or if the evaluation rows
-    are not available."""
-    held_out = options.recipe.data.rows.eval_share is not None  # shares no prompt with the training rows
-    if held_out or not METHODS[options.method].needs_demonstration:
-        return None
-    evaluation = rows_at_hand(data.task.load_eval, resolve_data_dir(options.recipe.data.data_dir))
-    return overlap_warning(data.task.name, data.examples, evaluation)
+def row_warnings(options: TrainOptions, data: TrainingData) -> list[str]:
+    """Warnings of training rows that are there more than once, if they are the person's own, and of evaluation prompts
+    of the task among them, if its evaluation rows are available."""
+    if not METHODS[options.method].needs_demonstration:
+        return []
+    own, found = options.source.dataset_path, [None, None]
+    if own is not None:
+        found[0] = repeats_warning(own[:80], data.examples)
+    if options.recipe.data.rows.eval_share is None:  # held-out rows share no prompt with the training rows
+        evaluation = rows_at_hand(data.task.load_eval, resolve_data_dir(options.recipe.data.data_dir))
+        found[1] = overlap_warning(data.task.name, data.examples, evaluation)
+    return [warning for warning in found if warning is not None]

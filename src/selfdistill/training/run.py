@@ -31,7 +31,7 @@ from selfdistill.records.runs import run_in
 from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions
 from selfdistill.tasks import resolve_data_dir
-from selfdistill.training.data import training_data, training_overlap
+from selfdistill.training.data import row_warnings, training_data
 from selfdistill.training.prepare import ModelFiles, Prepared, prepare
 from selfdistill.training.progress import TrainingProgress
 from selfdistill.training.rendered import RenderedRows
@@ -55,7 +55,7 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     if idle:
         console.print(f"[dim]Left out, since {options.method} has no use for them: {', '.join(idle)}.[/dim]")
     data = training_data(options, lambda text: console.print(escape(text)))
-    if warning := training_overlap(options, data):
+    for warning in row_warnings(options, data):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     loading.quiet_libraries()
     files = ModelFiles(options.recipe.model.model_name, options.recipe)
