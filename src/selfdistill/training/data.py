@@ -55,10 +55,10 @@ def row_warnings(options: TrainOptions, data: TrainingData) -> list[str]:
     of the task among them, if its evaluation rows are available."""
     if not METHODS[options.method].needs_demonstration:
         return []
-    own, found = options.source.dataset_path, [None, None]
+    own, found = options.source.dataset_path, list[str | None]()
     if own is not None:
-        found[0] = repeats_warning(own[:80], data.examples)
+        found.append(repeats_warning(own[:80], data.examples))
     if options.recipe.data.rows.eval_share is None:  # held-out rows share no prompt with the training rows
         evaluation = rows_at_hand(data.task.load_eval, resolve_data_dir(options.recipe.data.data_dir))
-        found[1] = overlap_warning(data.task.name, data.examples, evaluation)
+        found.append(overlap_warning(data.task.name, data.examples, evaluation))
     return [warning for warning in found if warning is not None]
