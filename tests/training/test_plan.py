@@ -206,7 +206,8 @@ def test_several_cards_share_the_prompts_and_exchange_their_gradients(folder: Pa
     (one, four) = (candidates(PlanOptions(gpus=gpus), config, CARDS["h200"])[0] for gpus in (1, 4))
     assert one.name == four.name
     assert four.command.startswith("torchrun --nproc_per_node 4 -m selfdistill train ")
-    assert "--gradient_accumulation_steps 2 " in four.command  # of micro-batches of 4
+    assert "--per_device_train_batch_size 1 " in four.command  # 8 of them, which is the default
+    assert "--gradient_accumulation_steps 32 " in one.command
     assert four.parts.peak <= one.parts.peak
     assert four.seconds["student"] == pytest.approx(one.seconds["student"] / 4)
     weights = 7_615_616_512  # of Qwen2.5-7B with a vocabulary of 152,064

@@ -7,7 +7,7 @@ days.
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -59,7 +59,8 @@ class Candidate:
 
 
 def candidates(options: PlanOptions, config: Any, card: Card) -> list[Candidate]:
-    """Candidate settings, those that fit first, each part in order of how little it departs from the paper's run.
+    """Candidate settings, those that fit first, each part in order of how little it departs from the paper's run. Of
+    micro-batches that take the same time, the one that needs least memory comes first.
 
     Args:
         options: model, number of cards, and lengths.
@@ -81,7 +82,10 @@ def candidates(options: PlanOptions, config: Any, card: Card) -> list[Candidate]
         )
         for trained in TRAINED
     }
-    found = [_candidate(options, config, card, checks[choice.trained], choice) for choice in _choices(options, card)]
+    found: list[Candidate] = []
+    for _, alike in itertools.groupby(_choices(options, card), lambda choice: replace(choice, micro_batch=0)):
+        sized = [_candidate(options, config, card, checks[choice.trained], choice) for choice in alike]
+        found += sorted(sized, key=lambda candidate: (round(candidate.seconds_per_step, 1), candidate.parts.peak))
     return sorted(found, key=lambda candidate: not candidate.fits)  # a stable order
 
 
