@@ -1,6 +1,7 @@
 """Names to models, configs and tokenizers, on models of a few thousand weights made here."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,15 @@ def test_folder(folder: Path, on_cpu: None, capfd: pytest.CaptureFixture[str]):
     assert not model.training
     assert model.name_or_path == str(folder)
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_file_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != file)
+    for load in (loading.load_model, loading.load_tokenizer, loading.load_config):
+        assert mistake(load, str(folder)) == (
+            f"--model_name {folder}: {folder / file} can't be read: permission denied. Change its rights."
+        )
 
 
 def test_default_name_is_the_embedded_model(folder: Path, monkeypatch: pytest.MonkeyPatch):

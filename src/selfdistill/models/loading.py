@@ -33,6 +33,8 @@ from selfdistill.types import Quantize
 
 _LOAD_ERRORS = (OSError, ValueError, ImportError, SafetensorError, hub_errors.StrictDataclassError)
 """Errors that the libraries raise for a folder, file or repository that can't be loaded."""
+_READ = (".json", ".safetensors", ".jinja", ".model", ".txt")
+"""Ends of the names of files that the libraries read."""
 
 
 def quiet_libraries() -> None:
@@ -106,6 +108,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
         UserError: there is no config, or it is not of a causal language model.
     """
     source = locate(name_or_path)
+    _check_readable(name_or_path, source)
     _check_files(name_or_path, source)
     try:
         if isinstance(source, Path) and source.is_file():
@@ -154,6 +157,7 @@ def load_tokenizer(
 
 def _load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     path = locate(name_or_path)
+    _check_readable(name_or_path, path)
     reading: Any = contextlib.nullcontext()
     if isinstance(path, Path) and path.is_file():
         source, options, reading = str(path.parent), {"gguf_file": path.name}, _whole_gguf(name_or_path)
@@ -203,6 +207,7 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase, name: str, *, has_
 
 def _load(name: str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
     source = locate(name)
+    _check_readable(name, source)
     try:
         if isinstance(source, Path) and source.is_file():
             with _whole_gguf(name):
@@ -245,6 +250,15 @@ def _whole_gguf(name: str) -> Generator[None]:
             f"--model_name {name} can't be read as a GGUF file ({type(error).__name__}: {brief(error, 10)}). Copy or "
             "download it again."
         ) from error
+
+
+def _check_readable(name: str, source: Path | str) -> None:
+    """Raises UserError for a file of a model that may not be read, which the library would call missing."""
+    if isinstance(source, Path):
+        files = [source] if source.is_file() else sorted(file for file in source.iterdir() if file.suffix in _READ)
+        for file in files:
+            if file.is_file() and not os.access(file, os.R_OK):
+                raise UserError(f"--model_name {name}: {file} can't be read: permission denied. Change its rights.")
 
 
 def _check_files(name: str, source: Path | str) -> None:
