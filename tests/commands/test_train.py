@@ -23,6 +23,13 @@ def test_a_run_leaves_a_model_that_loads_and_its_records(home: TinyHome) -> None
     assert any((a != b).any() for a, b in zip(start.parameters(), end.parameters(), strict=True))
 
 
+def test_a_token_for_the_hub_is_written_nowhere(home: TinyHome) -> None:
+    assert home.run(*train("--set=hub_token=hf_Secret", "--save_steps=1")).code == 0
+    files = [path for path in (home.folder / "out").rglob("*") if path.is_file()]
+    assert any(path.parent.name == "checkpoint-1" for path in files)
+    assert not [path for path in files if b"hf_Secret" in path.read_bytes()]
+
+
 def test_a_run_of_the_same_seed_is_the_same_run(home: TinyHome) -> None:
     assert home.run(*train(output="first")).code == home.run(*train(output="second")).code == 0
     assert home.lines("first/rollouts.jsonl") == home.lines("second/rollouts.jsonl")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from transformers import Trainer, TrainingArguments
 
+from selfdistill.method import refused as refused_fields
 from selfdistill.method.config import SDFTConfig
 from selfdistill.settings.method import (
     PAPER,
@@ -160,6 +161,16 @@ def test_trainer_settings_keep_ours_and_transformers_defaults(config):
     assert (args.gradient_accumulation_steps, args.warmup_steps, args.weight_decay) == (8, 10, 0.0)
     assert (args.report_to, args.remove_unused_columns, args.bf16, args.seed) == ([], False, False, 42)
     assert (args.logging_nan_inf_filter, args.save_strategy, args.adam_beta2) == (False, "no", 0.999)
+
+
+def test_a_tracker_must_be_known_and_installed(config, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(refused_fields, "get_available_reporting_integrations", lambda: ["wandb"])
+    assert mistake(config, report_to="tensorbord").endswith("wandb. Did you mean 'tensorboard'?")
+    assert mistake(config, report_to=["wandb", "comet_ml"]) == (
+        "report_to=comet_ml: its package is not installed. pip install comet-ml, or leave it out; the run's folder "
+        "holds all numbers anyway."
+    )
+    assert config(report_to=["wandb", "flyte"]).report_to == ["wandb", "flyte"]
 
 
 @pytest.mark.parametrize(

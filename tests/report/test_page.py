@@ -131,6 +131,17 @@ def test_model_text_is_escaped_everywhere(tmp_path: Path) -> None:
     assert "<img" not in visible(page)
 
 
+def test_markdown_has_no_tag_of_a_run(tmp_path: Path) -> None:
+    write_run(tmp_path, [0.0] * 12, [1.0] * 12)
+    results = collect(tmp_path)
+    (run,) = results.runs
+    assert run.config is not None
+    hostile = replace(run, config=replace(run.config, versions={"torch": SCRIPT}))
+    text = render.to_markdown(replace(results, title=SCRIPT, warnings=[SCRIPT], runs=[hostile]))
+    assert text.count("\\<script>") == 3
+    assert text.count("<script>") == 3
+
+
 def test_page_asks_for_nothing_and_runs_only_its_own_scripts(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path, [0.0] * 12, [1.0] * 12))
     head = page[: page.index("</head>")]

@@ -14,7 +14,7 @@ from selfdistill.launcher import place
 from selfdistill.method.liger import check_liger
 from selfdistill.method.needs import check_choices, check_needs
 from selfdistill.method.optimizers import optimizer_name
-from selfdistill.method.refused import refuse_ignored, refuse_launch
+from selfdistill.method.refused import check_trackers, refuse_ignored, refuse_launch
 from selfdistill.method.rollout.engines import check_engine
 from selfdistill.models.device import default_device, prepare_device
 from selfdistill.settings.method import MethodConfig
@@ -69,6 +69,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         self.activation_checkpointing = bool(self.activation_checkpointing or self.gradient_checkpointing)
         self._check_device()
         self._check_optimizer()
+        check_trackers(self.report_to or ())
         check_liger(self)
 
     def _join(self) -> None:

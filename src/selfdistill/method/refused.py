@@ -1,10 +1,13 @@
 """Fields of transformers' TrainingArguments that this trainer would ignore or fail on, and refuses instead."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, cast
 
-from selfdistill.errors import UserError, quoted
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from selfdistill.errors import UserError, did_you_mean, quoted
 
 _NO_EVALUATION = "The trainer itself does not evaluate; selfdistill train --eval_steps and selfdistill eval do."
 _REPLICAS = (
@@ -78,6 +81,10 @@ REFUSED_VARIABLES: dict[str, str] = {
     "ACCELERATE_DYNAMO_BACKEND": "torch.compile",
 }
 """Environment variables by which accelerate launch asks for something that this trainer does not do, and what."""
+_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml"}
+"""Packages of trackers that are called otherwise."""
+_UNCHECKED = ("flyte",)
+"""Trackers of which transformers does not say whether they are installed."""
 
 
 def refuse_ignored(args: Any) -> None:
@@ -108,6 +115,20 @@ def refuse_launch(environment: Mapping[str, str]) -> None:
             raise UserError(
                 f"{name}={environment[name]}: {asked} is not used here; every process has whole weights. Launch with "
                 "recipes/accelerate/replicas.yaml or torchrun; for a larger model give --lora_r or --quantize 4bit."
+            )
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises UserError if a tracker of ``report_to`` is unknown to transformers, or its package is not installed."""
+    installed = (*get_available_reporting_integrations(), *_UNCHECKED)
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = sorted(INTEGRATION_TO_CALLBACK)
+            raise UserError(f"report_to={quoted(name)} is not one of {', '.join(known)}.{did_you_mean(name, known)}")
+        if name not in installed:
+            raise UserError(
+                f"report_to={name}: its package is not installed. pip install {_PACKAGES.get(name, name)}, or leave it "
+                "out; the run's folder holds all numbers anyway."
             )
 
 
