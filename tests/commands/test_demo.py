@@ -23,9 +23,43 @@ def test_it_scores_trains_scores_again_and_reports(home: TinyHome) -> None:
         assert len(home.lines(f"out/{name}/assistant-tools.samples.jsonl")) == 2
     for name in ("model.safetensors", "run_config.json", "metrics.jsonl", "report.html", "results.json"):
         assert (home.folder / "out" / name).is_file()
+    drift = home.read("out/eval/drift.json")
+    assert (drift["num_prompts"], len(home.lines("out/eval/drift.samples.jsonl"))) == (2, 2)
     for words in ("before [95% interval]", "after [95% interval]", "before: ", "after:  ", "Open out/report.html"):
         assert words in said.out
+    (row,) = [line for line in said.out.splitlines() if "KL, nats per token" in line]
+    assert row.split()[-4:-1] == ["0", "│", f"{drift['kl_per_token']:.3f}"]
     assert "the same rows by self-distillation" not in said.out  # these are not the demo's own settings
+
+
+def test_without_drift_prompts_no_drift_is_measured(home: TinyHome) -> None:
+    said = home.run(*demo(home), "--drift_prompts=0")
+    assert said.code == 0
+    assert "KL, nats per token" not in said.out
+    assert not (home.folder / "out" / "eval" / "drift.json").exists()
+
+
+def test_against_sft_one_report_compares_both(home: TinyHome) -> None:
+    said = home.run(*demo(home, method="sdft", template="prior_turn"), "--against=sft", "--max_steps=3")
+    assert said.code == 0
+    assert "Does self-distillation keep more at the same skill?" in said.out
+    assert (home.folder / "out" / "report.html").is_file()
+    arms = {arm["name"]: arm for arm in home.read("out/compare.json")["arms"]}
+    assert arms["sdft"]["settings"] == {"method": "sdft"}
+    assert arms["sft"]["settings"] == {
+        "method": "sft",
+        "learning_rate": 4e-5,
+        "anchor_share": 0.25,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 4,
+    }
+    steps = {(each["arm"], each["step"]) for each in home.read("out/compare.json")["checkpoints"]}
+    assert steps == {(arm, step) for arm in arms for step in (1, 2, 3)}
+
+
+def test_a_method_is_not_compared_with_itself(home: TinyHome) -> None:
+    said = home.refused(*demo(home), "--against=sft")
+    assert said == "--against sft: demo.yaml trains by sft itself. Add --config sdft-cpu, or another file."
 
 
 @pytest.mark.parametrize(
@@ -47,7 +81,7 @@ def test_a_sample_says_how_it_was_scored(score: float | None, said: str) -> None
 
 
 def test_it_says_beforehand_how_long_it_takes_here(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rows are scored twice, then one step is taken; on the model's tokens, which are bytes."""
+    """Two rows are scored and two general prompts answered, twice each; one step is taken."""
     asked: list[int] = []
 
     def measured(model: Any, sequences: Any) -> duration.Speed:
@@ -58,7 +92,7 @@ def test_it_says_beforehand_how_long_it_takes_here(home: TinyHome, monkeypatch: 
     monkeypatch.setattr(duration, "machine", lambda device: f"an abacus, {device}")
     said = home.run(*demo(home)).out
     assert asked == [2]
-    assert "This takes about 2 minutes on this machine (an abacus, cpu)." in said  # 2 x 48 steps
+    assert "This takes about 4 minutes on this machine (an abacus, cpu)." in said  # 2 x 48 and 2 x 64 steps
     assert said.index("This takes about") < said.index("Scoring M on 2 evaluation rows")
 
 

@@ -127,7 +127,7 @@ def demo(home: TinyHome, output: str = "out", **settings: object) -> tuple[str, 
     """A command line of ``demo --overwrite``, with ``DEMO`` and ``settings`` in ``demo.yaml`` where that is missing."""
     if not (home.folder / "demo.yaml").exists():
         home.yaml("demo.yaml", **DEMO | settings)
-    return ("demo", "--config=demo.yaml", f"--output_dir={output}", "--limit=2", "--overwrite")
+    return ("demo", "--config=demo.yaml", f"--output_dir={output}", "--limit=2", "--drift_prompts=2", "--overwrite")
 
 
 def score(names: str, *more: str, model: str = "M", output: str | None = "out") -> tuple[str, ...]:

@@ -1,5 +1,6 @@
-"""``selfdistill demo``: evaluates, trains and evaluates again."""
+"""``selfdistill demo``: evaluates, trains and evaluates again, or compares two methods on the demo's task."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ from rich.table import Table
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.lock import check_unlocked, locked
+from selfdistill.errors import UserError
 from selfdistill.settings import flat
-from selfdistill.settings.evaluate import DecodingOptions
+from selfdistill.settings.evaluate import DRIFT, DecodingOptions
+from selfdistill.settings.study import CompareOptions
 from selfdistill.settings.train import DemoOptions, TrainOptions
 from selfdistill.settings.yaml_files import options_from_file
 from selfdistill.types import EvalResult, message_text
@@ -19,6 +22,7 @@ from selfdistill.types import EvalResult, message_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from selfdistill.evaluate.drift import Drift, DriftProbe
     from selfdistill.evaluate.scorer_choice import TaskRows
     from selfdistill.records.evaluations import EvalRecord
     from selfdistill.training.prepare import Prepared
@@ -27,21 +31,44 @@ NUM_SAMPLES = 3
 """Rows whose completions before and after training are printed."""
 SDFT = "sdft-cpu"
 """Recipe that trains on the demo's task by self-distillation."""
+AGAINST = {"sft": "demo-cpu"}
+"""For each value of ``--against``, the recipe that it is trained by."""
+SHARED = (
+    *("config", "from_file", "dataset_name", "model_name", "max_steps", "max_completion_length"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps"),
+)
+"""What both methods of ``--against`` take from the demo's own settings."""
+CHECKPOINTS = 3
+"""Evaluations during a run of ``--against``: points on the front of skill against drift."""
+ANSWER_TOKENS = 64
+"""Longest answer of the drift probe."""
 
 
 def run(options: DemoOptions, console: Console) -> None:
     """Says how long it takes, evaluates, trains, evaluates again, prints a table and sample completions, and writes the
-    report.
+    report. With ``--against`` it trains by both methods and writes a report that compares them.
 
     Raises:
         UserError: an option or setting is wrong, the output folder is in use, or the model can't be trained.
     """
     options.check()
+    if options.against is not None:
+        from selfdistill.commands import compare
+
+        compare.run(_comparison_of(options, options.against), console)
+        return
     settings = _settings(options)
     settings.check()
     run_folder.check_unused(options.output_dir, overwrite=options.overwrite)
+    _train(options, settings, console)
+    if options.config == DemoOptions.config:
+        command = f"selfdistill demo --config {SDFT} --against sft --output_dir DIR"
+        console.print(f"To train on the same rows by self-distillation, too, and compare: [bold]{command}[/bold]")
 
-    from selfdistill.evaluate.results import write_evaluation  # loads torch
+
+def _train(options: DemoOptions, settings: TrainOptions, console: Console) -> None:
+    """Evaluates, trains and evaluates again. Raises UserError as ``run``."""
+    from selfdistill.evaluate.results import write_evaluation, write_records  # loads torch
     from selfdistill.evaluate.scorer_choice import TaskRows, first_rows
     from selfdistill.evaluate.task_rows import score_rows
     from selfdistill.report.collect import collect
@@ -71,32 +98,51 @@ def run(options: DemoOptions, console: Console) -> None:
     if options.overwrite:  # last, when nothing can be refused any more
         empty_folder(folder)
 
-    console.print(_how_long(prepared, model, rows))
+    console.print(_how_long(prepared, model, rows, options.drift_prompts))
     name = settings.recipe.model.model_name
     console.print(f"Scoring {escape(name)} on {len(rows.examples)} evaluation rows ...")
     before = score_rows(model, tokenizer, rows, decoding, console)
     old = write_evaluation(folder / run_folder.EVAL_BEFORE, before)
+    probe = _drift_probe(options.drift_prompts, model, prepared)
     with locked(folder):
         trainer.train()
         trainer.save_model()
     console.print("Scoring the trained model ...")
     after = score_rows(model, tokenizer, rows, decoding, console)
     new = write_evaluation(folder / run_folder.EVAL, after)
+    drift = probe and probe.measure(model)
+    if drift:
+        write_records(folder / run_folder.EVAL, DRIFT, drift.record, drift.samples)
 
-    console.print(_comparison(old, new))
+    console.print(_comparison(old, new, drift))
     _show_samples(before, after, console)
     write_report(collect(folder), folder, console)
-    if options.config == DemoOptions.config:
-        command = f"selfdistill demo --config {SDFT} --output_dir DIR"
-        console.print(f"To train on the same rows by self-distillation: [bold]{command}[/bold]")
 
 
-def _how_long(prepared: "Prepared", model: "PreTrainedModel", rows: "TaskRows") -> str:
+def _drift_probe(count: int, model: "PreTrainedModel", prepared: "Prepared") -> "DriftProbe | None":
+    """Measures drift from the model as it is now, on ``count`` general prompts; None for 0."""
+    from selfdistill.data.general import drift_examples
+    from selfdistill.evaluate.drift import DriftProbe
+
+    if not count:
+        return None
+    return DriftProbe(
+        model,
+        prepared.files.tokenizer,
+        drift_examples()[:count],
+        format_probe=prepared.task.format_probe,
+        max_new_tokens=ANSWER_TOKENS,
+        chat_template_kwargs=prepared.config.chat_variables("student"),
+    )
+
+
+def _how_long(prepared: "Prepared", model: "PreTrainedModel", rows: "TaskRows", drift_prompts: int) -> str:
     """A sentence about the time that scoring, training and scoring again take here."""
     from selfdistill.training import duration
 
     scoring = duration.scoring_work(prepared, len(rows.examples), rows.task.max_new_tokens)
-    work = duration.total([scoring, duration.training_work(prepared), scoring])
+    drift = [duration.scoring_work(prepared, drift_prompts, ANSWER_TOKENS)] * (2 if drift_prompts else 0)
+    work = duration.total([scoring, duration.training_work(prepared), scoring, *drift])
     takes = duration.in_words(duration.seconds(work, duration.measured(model, work.decoding)))
     return f"This takes {takes} on this machine ({duration.machine(model.device)})."
 
@@ -111,8 +157,43 @@ def _settings(options: DemoOptions) -> TrainOptions:
     return flat.changed(options_from_file(TrainOptions, options.config), given)
 
 
-def _comparison(before: "EvalRecord", after: "EvalRecord") -> Table:
-    """Results before and after training: one row for all evaluation rows, then one for each part."""
+def _comparison_of(options: DemoOptions, against: str) -> CompareOptions:
+    """Options of a comparison of the demo's settings with those of another recipe, on the same rows in the same order.
+
+    Raises:
+        UserError: both train by the same method.
+    """
+    recipe = options_from_file(TrainOptions, AGAINST[against])
+    own = options_from_file(TrainOptions, options.config)
+    if own.method == recipe.method:
+        raise UserError(
+            f"--against {against}: {options.config} trains by {own.method} itself. Add --config {SDFT}, or another "
+            "file."
+        )
+    defaults, others = flat.flatten(TrainOptions()), flat.flatten(recipe)
+    given = {name: value for name, value in others.items() if value != defaults[name] and name not in SHARED}
+    values: dict[str, Any] = {
+        "output_dir": options.output_dir,
+        "overwrite": options.overwrite,
+        "arm": (f"{own.method}: method={own.method}", f"{against}: {_assignments(given)}"),
+        "seeds": str(own.seed),
+        "checkpoints": CHECKPOINTS,
+        "eval_limit": options.limit,
+        "drift_prompts": options.drift_prompts,
+        "prior": "none",
+    }
+    values |= {"max_steps": options.max_steps} if options.max_steps is not None else {}
+    values |= {"skip_memory_check": True} if options.skip_memory_check else {}
+    return flat.changed(options_from_file(CompareOptions, options.config), values)
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _comparison(before: "EvalRecord", after: "EvalRecord", drift: "Drift | None") -> Table:
+    """Results before and after training: one row for all evaluation rows, then one for each part, and what the training
+    cost on general prompts."""
     from selfdistill.evaluate.table import percent
 
     table = Table(title=f"{after.config.task}: {after.config.metric}", title_justify="left")
@@ -122,6 +203,11 @@ def _comparison(before: "EvalRecord", after: "EvalRecord") -> Table:
     for part, score in {"all": after.score, **after.parts}.items():
         earlier = before.score if part == "all" else before.parts[part]
         table.add_row(part, str(score.num_total), percent(earlier), percent(score))
+    if drift:
+        record = drift.record
+        table.add_section()
+        table.add_row("general prompts: KL, nats per token", str(record.num_prompts), "0", f"{record.kl_per_token:.3f}")
+        table.add_row("general answers in the skill's format", "", "", f"{record.format_leak_rate:.1%}")
     return table
 
 

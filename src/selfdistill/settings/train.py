@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -163,6 +163,10 @@ class DemoOptions:
     """Score only N evaluation rows, with the parts of the task in proportion."""
     max_steps: int | None = at_least(1, None)
     """Optimizer steps of the training; by default those of the configuration."""
+    drift_prompts: int = number(24, 0, 64, "between 0 and 64, the number there are")
+    """General prompts on which it is measured what the training cost; 0 measures nothing."""
+    against: Literal["sft"] | None = None
+    """sft: train the same rows by supervised fine-tuning (recipe demo-cpu), too, and compare both in one report."""
     overwrite: bool = False
     """Delete the run in output_dir first."""
     skip_memory_check: bool = False
