@@ -1,7 +1,8 @@
 """Checks that every figure comes from the run folders: python -m evidence.check RUNS PAGE
 
 Scores every row's answer again and recomputes from the scores what eval/*.json, base.json, cell.json, stage.json,
-compare.json and continual.json say; renders the report's tables and the page's block again and compares the text.
+compare.json and continual.json say; renders the report's tables and the page's block again and compares the text. For
+docs/evidence.md it also looks which arms won.
 Exits with 1 and names the first figure that differs.
 """
 
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import BEGIN, END
-from evidence.page import render, study_settings
+from evidence.page import PAGE, outcome, render, study_settings
 from selfdistill import run_folder
+from selfdistill.evaluate.advice import FILE, Measured
 from selfdistill.evaluate.results import eval_record
 from selfdistill.records.evaluations import DriftRecord, DriftSample, EvalRecord, SampleRecord
 from selfdistill.records.studies import (
@@ -49,6 +51,8 @@ def problems(runs: Path, page: Path) -> Iterator[str]:
         yield from _continual(folder)
         yield from _report(folder)
     yield from _page(runs, page)
+    if page == PAGE:
+        yield from _differences(run_folder.read_record(FILE, Measured), outcome(runs), str(FILE))
 
 
 def _compare(folder: Path) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Puts the results of the studies into docs/evidence.md, between two markers: python -m evidence.page RUNS
 
-Reads evidence.json and, for every study, study.json and compare.json or continual.json; nothing else.
+Reads evidence.json and, for every study, study.json and compare.json or continual.json; nothing else. For
+docs/evidence.md it also writes which arms won, by which a preflight recommends a method.
 """
 
 import argparse
@@ -12,8 +13,10 @@ from benchmarks.common import machine_text, put
 from evidence.changes_part import changes_part
 from evidence.compare_part import compare_part
 from evidence.continual_part import continual_part
+from evidence.measured import measured
 from evidence.run import FACTS
 from selfdistill import run_folder
+from selfdistill.evaluate.advice import FILE, Measured
 from selfdistill.records.studies import CompareRecord, ContinualRecord, StudyRecord
 
 PAGE = Path("docs/evidence.md")
@@ -45,6 +48,13 @@ def render(runs: Path) -> str:
     return "\n".join(lines)
 
 
+def outcome(runs: Path) -> Measured:
+    """Which arms won the comparisons in a folder of studies."""
+    folders = sorted(path.parent for path in runs.glob(f"*/{run_folder.COMPARE}"))
+    found = {folder.name: run_folder.read_record(folder / run_folder.COMPARE, CompareRecord) for folder in folders}
+    return measured(study_settings(folders[0])["model_name"], found)
+
+
 def study_settings(folder: Path) -> dict[str, Any]:
     """The settings in a study's folder."""
     return run_folder.read_record(folder / run_folder.STUDY, StudyRecord).settings
@@ -60,6 +70,9 @@ def main() -> None:
     text = put(page.read_text(encoding="utf-8"), render(arguments.runs))
     arguments.output.write_text(text, encoding="utf-8")
     print(arguments.output)
+    if arguments.output == PAGE:
+        run_folder.write_json(FILE, outcome(arguments.runs))
+        print(FILE)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from selfdistill.evaluate.advice import UNKNOWN, Measured, MeasuredTask, advice
 from selfdistill.evaluate.preflight import Preflight, TemplateResult, preflight, template_name
 from selfdistill.evaluate.preflight_table import show_preflight
 from selfdistill.method.templates import tried_templates
@@ -212,6 +214,21 @@ def test_the_method_advised_is_the_one_that_was_measured_for_such_a_student(
     found = result(base, paper((teacher,) * 10))
     assert said in found.advice
     assert found.as_dict()["advice"] == found.advice
+
+
+def test_advice_follows_what_was_measured():
+    def task(base: float, *winners: str) -> MeasuredTask:
+        return MeasuredTask(name="t", base_accuracy=base, winners=list(winners))
+
+    arms: dict[str, dict[str, Any]] = {"a": {"method": "sdft", "target": "mix"}, "b": {"method": "sft"}}
+    known = Measured(model="m", arms=arms, tasks=[task(0.1, "a"), task(0.4, "a", "b"), task(0.2)])
+    assert advice(0.4, known) == (
+        "The student is right in 40% of rows. In 2 of 3 comparisons with such a student (m) --method sdft --target mix "
+        "drifted less at the same skill than a method without a teacher (docs/evidence.md): try it too."
+    )
+    assert advice(0.41, known) == advice(None, known) == UNKNOWN
+    assert advice(0.1, replace(known, tasks=[task(0.1, "a"), task(0.4, "b")])) == UNKNOWN  # half is not enough
+    assert advice(0.1, replace(known, tasks=[task(0.1), task(0.4)])) == UNKNOWN
 
 
 def test_names_and_defaults():

@@ -1,6 +1,7 @@
 """The page of the evidence and the check that all its figures come from the run folders."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from benchmarks.common import BEGIN, END, put
 from evidence.changes_part import changes_part
 from evidence.check import problems
 from evidence.compare_part import compare_part
-from evidence.page import render, study_settings
+from evidence.measured import measured, winners
+from evidence.page import PAGE, render, study_settings
 from selfdistill import run_folder
+from selfdistill.evaluate.advice import FILE, Measured
 from selfdistill.records.studies import CompareRecord
 from tests.support.evidence_folders import METRIC, write_compare, write_evidence, write_report
 
@@ -64,6 +67,29 @@ def test_the_part_of_single_changes_says_what_each_removes(tmp_path: Path) -> No
         "1.400 | 0.800 | 0.200 | -100 | 5 |",
     ]
     assert lines[-2].startswith("| `budget` | 80.0 | 80.0 | 0.400 | 80.0 |")
+
+
+def test_an_arm_wins_that_every_arm_of_the_other_kind_is_dominated_by(tmp_path: Path) -> None:
+    write_compare(tmp_path, {"sft": 0.4, "sft-anchored": 0.05, "sdft": 0.1})
+    found = run_folder.read_record(tmp_path / run_folder.COMPARE, CompareRecord)
+    assert winners(found) == ["sft-anchored"]  # sdft dominates sft alone
+    outcome = measured("m", {"toy": found})
+    assert (outcome.model, outcome.tasks[0].name, outcome.tasks[0].base_accuracy) == ("m", "toy", 0.0)
+    assert outcome.arms["sft-anchored"] == {"method": "sft-anchored"}
+
+
+def test_what_a_preflight_knows_is_what_the_page_says() -> None:
+    known = run_folder.read_record(FILE, Measured)
+    sections = re.split(r"^### ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    parts = {part.partition("\n")[0]: part for part in sections if part.startswith("compare-")}
+    assert [task.name for task in known.tasks] == list(parts)
+    for task in known.tasks:
+        part = parts[task.name]
+        assert f"base {100 * task.base_accuracy:.1f}%" in part
+        beaten = set(re.findall(r"^\| `([\w-]+)` \| `([\w-]+)`, dominates", part, re.MULTILINE))
+        distils = {arm: settings["method"] == "sdft" for arm, settings in known.arms.items()}
+        won = [a for a in distils if all((b, a) in beaten for b in distils if distils[b] != distils[a])]
+        assert task.winners == won
 
 
 def part_of(folder: Path) -> list[str]:
