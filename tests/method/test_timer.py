@@ -29,6 +29,19 @@ def test_seconds_add_up_by_phase_until_they_are_taken(now: list[float]) -> None:
     assert timer.drain() == {}
 
 
+def test_seconds_so_far_stay_and_another_timer_goes_on_from_them(now: list[float]) -> None:
+    timer, later = PhaseTimer(torch.device("cpu")), PhaseTimer(torch.device("cpu"))
+    with timer.phase("rollout"):
+        now[0] += 3.0
+    assert timer.so_far() == timer.so_far() == {"rollout": 3.0}
+    later.reset(timer.so_far())
+    with later.phase("rollout"):
+        now[0] += 0.5
+    assert later.drain() == {"rollout": 3.5}
+    timer.reset()
+    assert timer.drain() == {}
+
+
 def test_a_phase_that_fails_took_its_time_too(now: list[float]) -> None:
     timer = PhaseTimer(torch.device("cpu"))
     with contextlib.suppress(KeyError), timer.phase("rollout"):

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,13 +37,23 @@ class PhaseTimer:
             else:
                 self._seconds[name] += end - start
 
-    def drain(self) -> dict[str, float]:
-        """Returns the seconds by phase since the last call, and resets them. Waits for the phases' queued work."""
+    def so_far(self) -> dict[str, float]:
+        """Returns the seconds by phase since they were reset. Waits for the phases' queued work."""
         if self._queued:
             self._queued[-1][2].synchronize()
             self._add_finished()
-        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return dict(self._seconds)
+
+    def drain(self) -> dict[str, float]:
+        """Returns what ``so_far`` returns, and resets it."""
+        seconds = self.so_far()
+        self.reset()
         return seconds
+
+    def reset(self, seconds: Mapping[str, float] | None = None) -> None:
+        """Goes on from these seconds by phase; by default from none."""
+        self._queued.clear()
+        self._seconds = defaultdict(float, seconds or {})
 
     def _mark(self) -> Any:
         """The time in seconds; on CUDA an event, put at the end of what is queued."""

@@ -309,6 +309,7 @@ class SDFTTrainer(Trainer):
             self._hooks.check_load()
         self.processes.once(partial(check_save_space, self))
         before = self.checkpoints.begin()
+        self.timer.reset(before and before.phase_seconds)
         finished = self.checkpoints.is_finished
         for name in self.run_log.begin(self.state.global_step, self.run_config, before, is_finished=finished):
             self.checkpoints.warn(f"{name} has lost lines of steps up to {self.state.global_step}.")

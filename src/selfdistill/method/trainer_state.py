@@ -253,6 +253,7 @@ class Checkpoints:
         trainer: Any = self._trainer
         epoch, micro_batch = self._place()
         return trainer.run_log.state(
+            phase_seconds=trainer.timer.so_far(),
             loss=trainer._tr_loss.item(),
             total_loss=trainer._total_loss_scalar,
             last_logged=trainer._globalstep_last_logged,

@@ -91,6 +91,8 @@ class RunState:
     """Steps that changed nothing, since their gradients were not finite."""
     seconds: float
     """Duration of training in seconds, without evaluations between steps."""
+    phase_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Seconds by phase since the last line of metrics.jsonl."""
     sums: dict[str, float | None] = field(default_factory=dict[str, float | None])
     """Sum of every metric since the last line of metrics.jsonl; None if it is not finite."""
     counts: dict[str, float] = field(default_factory=dict[str, float])

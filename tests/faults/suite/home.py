@@ -249,7 +249,8 @@ def _value(path: Path) -> Any:
     if path.name not in (run_folder.TRAINER_STATE, run_folder.RUN_STATE):
         return path.read_bytes()
     value = json.loads(path.read_bytes())
-    value.pop("seconds", None)
+    for name in ("seconds", "phase_seconds"):
+        value.pop(name, None)
     if "log_history" in value:
         value["log_history"] = [_timeless(row) for row in value["log_history"]]
     return value
