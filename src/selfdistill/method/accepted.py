@@ -11,10 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
+from selfdistill.method.methods import METHODS
 from selfdistill.models.adapters import adapt
 from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
 from selfdistill.models.output_head import check_head
 from selfdistill.models.quantization import quantized_to
+from selfdistill.models.tokens import check_end_of_turn, eos_token_ids
 
 
 def check_arguments(args: Any, rows: Any, model: Any) -> None:
@@ -66,6 +68,12 @@ def check_model(model: PreTrainedModel) -> None:
                 f"{name} is float16, in which most gradients of this loss become 0. Load the model in bfloat16 or "
                 "float32."
             )
+
+
+def check_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: SDFTConfig) -> None:
+    """Raises UserError if prompts are chats, and no token that ends generation ends an answer in them."""
+    if METHODS[config.method].prompt == "chat":
+        check_end_of_turn(tokenizer, eos_token_ids(model, tokenizer))
 
 
 def loaded(

@@ -58,7 +58,7 @@ class RenderedRows:
         if uses_answers(config):
             return [len(pair.demonstration_ids) for pair in self._answered(config)]
         if self._lengths is None:
-            texts = [example.demonstration_text for example in self.examples]
+            texts = [example.shown_text for example in self.examples]
             with self._progress("measuring demonstrations", len(texts)) as done:
                 encoded = self.tokenizer(texts)["input_ids"] if texts else []
                 done(len(texts))

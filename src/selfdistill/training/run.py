@@ -36,7 +36,7 @@ from selfdistill.training.prepare import ModelFiles, Prepared, prepare
 from selfdistill.training.progress import TrainingProgress
 from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.settings import without_idle_settings
-from selfdistill.training.shown_rows import control_token_warning
+from selfdistill.training.shown_rows import control_token_warning, date_warning, lost_thoughts_warning
 from selfdistill.training.template import choose_template
 from selfdistill.training.watch import check_watched, held_out_rows, watch
 from selfdistill.types import Example
@@ -65,7 +65,21 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     prepared = prepare(options, data.task, rendered_rows(data.examples, files, console), files)
     prepared = replace(prepared, test=test)
     check_watched(prepared)
+    for warning in _of_chats(prepared):
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     return prepared
+
+
+def _of_chats(prepared: Prepared) -> list[str]:
+    """What is to be said of the prompts."""
+    config, tokenizer = prepared.config, prepared.files.tokenizer
+    if METHODS[config.method].prompt != "chat":
+        return []
+    found = (
+        date_warning(tokenizer, config.chat_variables("student")),
+        lost_thoughts_warning(prepared.pairs, tokenizer, config.template),
+    )
+    return [warning for warning in found if warning is not None]
 
 
 def load_student(prepared: Prepared) -> PreTrainedModel:
