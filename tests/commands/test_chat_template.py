@@ -30,7 +30,7 @@ ONE = Sampling(max_new_tokens=1)
 def files(home: TinyHome) -> None:
     for name, text in {"own": OWN, "other": OTHER, "empty": " \n", "open": "{% if %}", "mute": "Hi"}.items():
         (home.folder / f"{name}.jinja").write_text(text)
-    (home.folder / "nouns.jinja").write_text("{{ messages[0].content + nouns.first }}")
+    (home.folder / "nouns.jinja").write_text("{% for m in messages %}{{ m.content + nouns.first }}{% endfor %}")
     (home.folder / "bytes.jinja").write_bytes(b"\xff\xfe")
     home.rows(*({"prompt": f"{n}?", "demonstration": str(n)} for n in range(40)), name="many.jsonl")
 

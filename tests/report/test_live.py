@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from selfdistill import run_folder
 from selfdistill.checkpoints.lock import is_locked, locked
 from selfdistill.cli import main
 from selfdistill.page_server import tunnel
-from selfdistill.report import page_live
-from selfdistill.report.live import LiveReport, standing_of
+from selfdistill.report import live, page_live
+from selfdistill.report.live import LiveReport, Look, standing_of
 from selfdistill.report.page_live import ReportServer
 from tests.support.report_folders import answers, write_comparison, write_eval, write_training
 
@@ -66,6 +67,11 @@ def test_to_look_at_a_lock_changes_nothing(tmp_path: Path) -> None:
 # -- when the page is made anew ----------------------------------------------------------------------
 
 
+def looked(report: LiveReport) -> Look:
+    report.refresh()
+    return report.look()
+
+
 class Clock:
     now = 0.0
 
@@ -77,24 +83,24 @@ class Clock:
 def test_the_page_is_made_when_files_change_and_not_too_often(tmp_path: Path) -> None:
     clock = Clock()
     report = LiveReport(tmp_path, clock)
-    assert (report.look().version, report.page) == (0, "")
+    assert (looked(report).version, report.page) == (0, "")
     write_training(tmp_path, num_steps=2)
     with locked(tmp_path):
         clock.now = 100.0
-        assert report.look().version == 1
+        assert looked(report).version == 1
         assert '"step": 2' in report.page
         write_training(tmp_path, num_steps=3)
-        assert report.look().version == 1  # it rests
+        assert looked(report).version == 1  # it rests
         clock.now = 200.0
-        assert report.look().version == 2
+        assert looked(report).version == 2
         assert '"step": 3' in report.page
         clock.now = 300.0
-        assert report.look().version == 2  # nothing is new
+        assert looked(report).version == 2  # nothing is new
         write_training(tmp_path, num_steps=4)
         clock.now = 400.0
-        assert report.look().version == 3
+        assert looked(report).version == 3
         write_training(tmp_path, num_steps=5)
-    assert report.look().version == 4  # at the end it does not wait
+    assert looked(report).version == 4  # at the end it does not wait
     assert '"step": 5' in report.page
 
 
@@ -102,25 +108,39 @@ def test_a_file_that_can_not_be_read_leaves_the_page_and_is_told(tmp_path: Path)
     clock = Clock()
     write_training(tmp_path)
     report = LiveReport(tmp_path, clock)
-    assert report.look().problem == ""
+    assert looked(report).problem == ""
     page = report.page
     whole = (tmp_path / run_folder.METRICS).read_text(encoding="utf-8")
     (tmp_path / run_folder.METRICS).write_text("{broken\n" + whole, encoding="utf-8")
     clock.now = 1000.0
-    found = report.look()
+    found = looked(report)
     assert (found.version, report.page) == (1, page)
     assert "metrics.jsonl has a line that is not JSON" in found.problem
     (tmp_path / run_folder.METRICS).write_text(whole, encoding="utf-8")
     clock.now = 2000.0
-    found = report.look()
+    found = looked(report)
     assert (found.version, found.problem) == (2, "")
+
+
+def test_two_readers_make_the_page_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_training(tmp_path)
+    report, made = LiveReport(tmp_path), []
+
+    def slow(results: Any) -> str:
+        made.append(results)
+        report.refresh()  # another reader's, meanwhile
+        return "page"
+
+    monkeypatch.setattr(live, "to_html", slow)
+    assert looked(report).version == 1
+    assert (len(made), report.page) == (1, "page")
 
 
 def test_looking_writes_nothing(tmp_path: Path) -> None:
     write_training(tmp_path)
     write_eval(tmp_path / run_folder.EVAL, answers([1.0, 0.0]))
     before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
-    assert LiveReport(tmp_path).look().version == 1
+    assert looked(LiveReport(tmp_path)).version == 1
     assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
 
 
@@ -147,6 +167,13 @@ def get(server: ReportServer, place: str = "", path: str | None = None, **header
     return response, response.read().decode()
 
 
+def wait_for_the_page(server: ReportServer) -> None:
+    end = time.monotonic() + 60
+    while not server.report.page:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_the_page_looks_and_frames_the_report(server: ReportServer, tmp_path: Path) -> None:
     response, shell = get(server)
     policy = response.headers["Content-Security-Policy"]
@@ -156,7 +183,9 @@ def test_the_page_looks_and_frames_the_report(server: ReportServer, tmp_path: Pa
     assert "%NONCE%" not in shell
     assert get(server, "report")[0].status == 404  # nobody has looked yet
     found = json.loads(get(server, "look")[1])
-    assert (found["version"], found["standing"], found["problem"]) == (1, "stopped", "")
+    assert (found["version"], found["standing"], found["problem"]) == (0, "stopped", "")  # it is being made
+    wait_for_the_page(server)
+    assert json.loads(get(server, "look")[1])["version"] == 1
     response, page = get(server, "report")
     assert (response.status, page) == (200, server.report.page)
     assert "frame-ancestors 'self'" in response.headers["Content-Security-Policy"]
@@ -166,6 +195,7 @@ def test_the_page_looks_and_frames_the_report(server: ReportServer, tmp_path: Pa
 @pytest.mark.parametrize("place", ["", "look", "report"])
 def test_only_its_own_page_is_answered(server: ReportServer, place: str) -> None:
     get(server, "look")
+    wait_for_the_page(server)
     assert get(server, place)[0].status == 200
     assert get(server, place, Host="evil.example")[0].status == 403
     assert get(server, place, Host=f"localhost:{server.server_port}", Origin="http://evil.example")[0].status == 403

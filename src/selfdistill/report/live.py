@@ -37,7 +37,7 @@ class Look:
 
 
 class LiveReport:
-    """The report of a folder. It is kept in memory: nothing is written. Several threads may look at it.
+    """The report of a folder. It is kept in memory: nothing is written. Several threads may use it.
 
     Args:
         folder: of a run or a study; it may be empty.
@@ -45,7 +45,7 @@ class LiveReport:
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder, self._clock, self._lock = folder, clock, threading.Lock()
+        self._folder, self._clock, self._making = folder, clock, threading.Lock()
         self._signature: _Signature = {}
         self._standing: Standing = "waiting"
         self._not_before = 0.0
@@ -55,24 +55,35 @@ class LiveReport:
         """The newest page; empty while there is none."""
 
     def look(self) -> Look:
-        """What is there to see. Makes the page anew if files have changed, though not too often while a run goes on."""
-        with self._lock:
-            standing, text = standing_of(self._folder)
-            due = self._clock() >= self._not_before or standing != self._standing
-            if due and (found := _signature(self._folder)) != self._signature:
-                self._make(found)
+        """What there is to see."""
+        version, problem = self._version, self._problem
+        standing, text = standing_of(self._folder)
+        return Look(version=version, standing=standing, text=text, problem=problem)
+
+    def refresh(self) -> None:
+        """Makes the page anew if files have changed, though not too often while a run goes on; does nothing if another
+        thread is about it."""
+        if not self._making.acquire(blocking=False):
+            return
+        try:
+            standing, _ = standing_of(self._folder)
+            if self._clock() < self._not_before and standing == self._standing:
+                return
             self._standing = standing
-            return Look(version=self._version, standing=standing, text=text, problem=self._problem)
+            if (found := _signature(self._folder)) != self._signature:
+                self._make(found)
+        finally:
+            self._making.release()
 
     def _make(self, found: _Signature) -> None:
         began = self._clock()
         try:
-            self.page, self._problem = to_html(collect(self._folder)), ""
-            self._version += 1
+            page = to_html(collect(self._folder))
         except UserError as error:  # a file that is just being written, or nothing to report yet
             self._problem = str(error) if run_folders(self._folder) else ""
         else:
-            self._signature = found
+            self.page, self._problem, self._signature = page, "", found
+            self._version += 1
         self._not_before = self._clock() + REST * (self._clock() - began)
 
 

@@ -4,6 +4,7 @@ import html
 import json
 import os
 import sys
+import threading
 import webbrowser
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,10 @@ class ReportServer(PageServer):
         self.report = LiveReport(folder)
         self.page = PAGE.read_text(encoding="utf-8")
         self.facts = html.escape(json.dumps({"folder": folder.resolve().name}))
+
+    def refresh(self) -> None:
+        """Makes the report anew if it must be, while requests are answered."""
+        threading.Thread(target=self.report.refresh, daemon=True).start()
 
     def serve(self, console: Console, *, browser: bool) -> None:
         """Serves the page until ctrl-C.
@@ -71,6 +76,7 @@ class _Handler(PageHandler):
         elif self.is_at("look"):
             self.begin("application/json", POLICY)
             self.wfile.write(json.dumps(asdict(server.report.look())).encode())
+            server.refresh()
         elif self.is_at("report") and server.report.page:
             self.begin("text/html; charset=utf-8", FRAMED)
             self.wfile.write(server.report.page.encode())

@@ -122,7 +122,10 @@ class RenderedRows:
             if (1 + longest) * len(pair.student_ids) + longest * (length + TURN_TOKENS) > limit.tokens
         ]
         tried = with_template(config, "prior_turn", longest)
-        teacher = make_renderer(self.examples, tried, self.tokenizer).with_teacher(doubtful)
+        try:
+            teacher = make_renderer(self.examples, tried, self.tokenizer).with_teacher(doubtful)
+        except UserError:  # the chat template refuses such turns, of which the preflight tells
+            return
         only_teacher = Limits(prompt=replace(limit, tokens=NO_LIMIT), teacher_prompt=limit)
         try:
             fit(teacher, only_teacher, overlong="error")
