@@ -154,7 +154,7 @@ def test_thoughts_are_trained_on_or_their_loss_is_said(name: str, where: str):
     warning = lost_thoughts_warning([pair], tokenizer, "paper")
     assert (warning is None) == kept
     assert kept or str(warning).startswith(
-        "1 demonstrations hold thoughts, which the chat template leaves out of the answer"
+        "1 of 1 demonstrations hold thoughts, which the chat template leaves out of the answer"
     )
     if family.thoughts and (name, where) != ("gpt-oss", "inside"):
         assert target == THOUGHT_TARGETS[name]

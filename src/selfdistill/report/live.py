@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.lock import is_locked
@@ -90,9 +91,9 @@ class LiveReport:
 def standing_of(folder: Path) -> tuple[Standing, str]:
     """What has become of the run or the study in a folder, and of its newest run, in a sentence."""
     runs = list(run_folders(folder).values())
-    changed = {path: (path / METRICS).stat().st_mtime for path in runs if (path / METRICS).is_file()}
-    rows = {path: run_folder.last_row(path / METRICS) for path in changed}
-    newest = max(changed, key=changed.__getitem__, default=None)
+    changed = {path: (path / METRICS).stat() for path in runs if (path / METRICS).is_file()}
+    rows = {path: _last_row(path, stat.st_mtime_ns, stat.st_size) for path, stat in changed.items()}
+    newest = max(changed, key=lambda path: changed[path].st_mtime_ns, default=None)
     at = ""
     if newest is not None and "step" in rows[newest]:
         at = f" Step {rows[newest]['step']:,}" + ("." if newest == folder else f" of {newest.name}.")
@@ -105,6 +106,12 @@ def standing_of(folder: Path) -> tuple[Standing, str]:
     if whole or (not study and all("train_loss" in row for row in rows.values())):
         return "ended", f"The run has ended.{at}"
     return "stopped", f"The run stopped before its end, or died.{at} The same command goes on with it."
+
+
+@lru_cache(maxsize=256)
+def _last_row(folder: Path, time_ns: int, size: int) -> dict[str, Any]:
+    """The last line of a run's metrics.jsonl, as it was at a time."""
+    return run_folder.last_row(folder / METRICS)
 
 
 def _signature(folder: Path) -> _Signature:

@@ -55,31 +55,24 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     if idle:
         console.print(f"[dim]Left out, since {options.method} has no use for them: {', '.join(idle)}.[/dim]")
     data = training_data(options, lambda text: console.print(escape(text)))
-    if warning := training_overlap(options, data):
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+    _warn(console, training_overlap(options, data))
     loading.quiet_libraries()
     files = ModelFiles(options.recipe.model.model_name, options.recipe)
-    if warning := control_token_warning(data.examples, files.tokenizer):
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+    _warn(console, control_token_warning(data.examples, files.tokenizer))
     test = held_out_rows(options, data.examples, console)
     prepared = prepare(options, data.task, rendered_rows(data.examples, files, console), files)
     prepared = replace(prepared, test=test)
     check_watched(prepared)
-    for warning in _of_chats(prepared):
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+    config = prepared.config
+    if METHODS[config.method].prompt == "chat":
+        _warn(console, date_warning(files.tokenizer, config.chat_variables("student")))
+        _warn(console, lost_thoughts_warning(prepared.pairs, files.tokenizer, config.template))
     return prepared
 
 
-def _of_chats(prepared: Prepared) -> list[str]:
-    """What is to be said of the prompts."""
-    config, tokenizer = prepared.config, prepared.files.tokenizer
-    if METHODS[config.method].prompt != "chat":
-        return []
-    found = (
-        date_warning(tokenizer, config.chat_variables("student")),
-        lost_thoughts_warning(prepared.pairs, tokenizer, config.template),
-    )
-    return [warning for warning in found if warning is not None]
+def _warn(console: Console, warning: str | None) -> None:
+    if warning is not None:
+        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
 
 
 def load_student(prepared: Prepared) -> PreTrainedModel:
@@ -94,7 +87,9 @@ def settled(prepared: Prepared, model: PreTrainedModel, console: Console) -> Pre
     if not prepared.needs_template:
         return prepared
     chosen = Processes.here(prepared.device).once(lambda: choose_template(prepared, model, console))
-    return prepared.with_template(*chosen)
+    found = prepared.with_template(*chosen)
+    _warn(console, lost_thoughts_warning(found.pairs, found.files.tokenizer, found.config.template))
+    return found
 
 
 def make_trainer(

@@ -94,8 +94,8 @@ def lost_thoughts_warning(pairs: Sequence[PromptPair], tokenizer: PreTrainedToke
         ),
     ):
         if ids is not None and _letters(thoughts) not in _letters(str(tokenizer.decode(list(ids)))):
-            what = f"{len(thinking):,} demonstrations hold thoughts, which the chat template leaves out of {place}"
-            return f"{what}. {remedy}"
+            count = f"{len(thinking):,} of {len(pairs):,} demonstrations"
+            return f"{count} hold thoughts, which the chat template leaves out of {place}. {remedy}"
     return None
 
 
