@@ -1,6 +1,6 @@
 """Chat templates of many families, with every way of showing the demonstration.
 
-The templates of ``tests/support/families.py`` do what the published ones do; the table in docs/models.md says it.
+The templates of ``tests/support/family_templates.py`` do what the published ones do; the table in docs/models.md says it.
 """
 
 from dataclasses import replace

@@ -70,25 +70,26 @@ def check_model(model: PreTrainedModel) -> None:
             )
 
 
-def check_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: SDFTConfig) -> None:
-    """Raises UserError if prompts are chats, and no token that ends generation ends an answer in them."""
-    if METHODS[config.method].prompt == "chat":
-        check_end_of_turn(tokenizer, eos_token_ids(model, tokenizer))
-
-
 def loaded(
     model: PreTrainedModel | str,
     args: SDFTConfig,
     tokenizer: PreTrainedTokenizerBase | None,
     peft_config: PeftConfig | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, loaded on the training device if given by name, with its adapter if wanted, and its tokenizer."""
+    """The model, loaded on the training device if given by name, with its adapter if wanted, and its tokenizer.
+
+    Raises:
+        UserError: one of them is missing or can't be loaded, or no token that ends generation ends an answer in the
+            chat template.
+    """
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
     if tokenizer is None:
         raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
     student: Any = load_model(model, device=str(args.device)) if isinstance(model, str) else model
     require_chat_template(tokenizer, student.name_or_path, has_flag=False)
+    if METHODS[args.method].prompt == "chat":
+        check_end_of_turn(tokenizer, eos_token_ids(student, tokenizer))
     if peft_config is not None:
         student = adapt(student, peft_config)
     return cast(PreTrainedModel, student), tokenizer

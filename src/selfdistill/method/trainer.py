@@ -33,7 +33,7 @@ from selfdistill.checkpoints.commit import install, tidy
 from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import NumbersError, UserError
 from selfdistill.method.accelerator import leave_replicas_alone
-from selfdistill.method.accepted import check_arguments, check_ends, check_model, loaded
+from selfdistill.method.accepted import check_arguments, check_model, loaded
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.collapse import remedy
 from selfdistill.method.config import SDFTConfig
@@ -112,7 +112,6 @@ class SDFTTrainer(Trainer):
         check_arguments(args, train_dataset, model)
         student, tokenizer = loaded(model, args, processing_class, peft_config)
         check_model(student)
-        check_ends(student, tokenizer, args)
         check_liger_for(student.config, args)
         train_pairs = training_pairs(train_dataset, args, tokenizer, student.config)
         anchors = anchor_pairs(anchor_dataset, args, tokenizer, student.config)
