@@ -1,6 +1,6 @@
 """Chat templates of many families, with every way of showing the demonstration.
 
-The templates of ``tests/support/family_templates.py`` do what the published ones do; the table in docs/models.md says it.
+The templates of ``tests/support/family_templates.py`` do what the published ones do; docs/models.md says what.
 """
 
 from dataclasses import replace

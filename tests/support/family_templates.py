@@ -1,8 +1,8 @@
 """Chat templates of families of models, written by us.
 
-They are short, and do what each family's published template does for turns, system turns, tools, thoughts, dates and the
-ends of turns. Long instructions that the published ones hold are cut down to their first words. docs/models.md has the
-table of what they do.
+They are short, and do what each family's published template does for turns, system turns, tools, thoughts, dates and
+the ends of turns. Long instructions that the published ones hold are cut down to their first words. docs/models.md has
+the table of what they do.
 """
 
 ALTERNATE = (
