@@ -28,6 +28,7 @@ COMMANDS = {
     "train": Command("train:TrainOptions", "train a model on the demonstrations of a task"),
     "eval": Command("evaluate:EvalOptions", "evaluate a model on one or more tasks"),
     "report": Command("report:ReportOptions", "write a report on a run or a study"),
+    "watch": Command("report:FolderWatchOptions", "show the report of a run in the browser while it grows"),
     "compare": Command("study:CompareOptions", "compare methods: same data, same budget, several seeds"),
     "continual": Command("study:ContinualOptions", "train on several tasks in a row and measure gains and losses"),
     "export": Command("export:ExportOptions", "write a trained model as other programs load it"),

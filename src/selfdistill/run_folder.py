@@ -27,7 +27,9 @@ FORMAT = 1
 """Version of the layout of every record."""
 
 # A training run.
-RUN_CONFIG, METRICS, ROLLOUTS = "run_config.json", "metrics.jsonl", "rollouts.jsonl"
+RUN_CONFIG, METRICS, ROLLOUTS, ANSWERS = "run_config.json", "metrics.jsonl", "rollouts.jsonl", "answers.jsonl"
+GROWING = (METRICS, ROLLOUTS, ANSWERS)
+"""The files of a run to which lines are added while it goes on; each line has a ``step``."""
 TRACE = "trace.json.gz"
 LOCK = ".lock"
 """Held by the command that writes into a run's, a study's or a ledger's folder."""

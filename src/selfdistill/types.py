@@ -79,6 +79,38 @@ def message_text(message: Message) -> str:
     return "\n".join(part for part in parts if part)
 
 
+THINK, THINK_END = "<think>", "</think>"
+"""Tags at the start and end of a thinking model's thoughts."""
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+"""Keys of a turn for thoughts that stand beside its content; chat templates read one of the first two."""
+
+
+def thoughts_beside(message: Message) -> str:
+    """The thoughts of a turn that stand beside its content; empty if there are none."""
+    return next((text for key in THOUGHTS if isinstance(text := message.get(key), str) and text.strip()), "")
+
+
+def thoughts_of(message: Message) -> str:
+    """The thoughts of an assistant's turn without tags, beside its content or in it; empty if there are none."""
+    before, end, _ = str(message.get("content") or "").partition(THINK_END)
+    return (thoughts_beside(message) or (before.rpartition(THINK)[2] if end else "")).strip()
+
+
+def with_thoughts_inside(message: Message) -> Message:
+    """The turn with the thoughts beside its content, if there are any, put before it, in their tags."""
+    thoughts = thoughts_beside(message)
+    if not thoughts:
+        return message
+    rest = {key: value for key, value in message.items() if key not in THOUGHTS}
+    return {**rest, "content": f"{THINK}\n{thoughts.strip()}\n{THINK_END}\n\n{message.get('content') or ''}"}
+
+
+def without_thoughts(message: Message) -> Message:
+    """The turn without thoughts, beside its content or in it."""
+    rest = {key: value for key, value in message.items() if key not in THOUGHTS}
+    return {**rest, "content": str(rest.get("content") or "").rpartition(THINK_END)[2].lstrip("\n")}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One training or evaluation row of a task."""
@@ -90,6 +122,9 @@ class Example:
     demonstration: tuple[Message, ...] = ()
     """The expert's answer, shown to the teacher only; it begins and ends with an assistant turn. No model sees it in an
     evaluation, but some scorers grade by it."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Definitions of the tools that the assistant may call, which the chat template shows: objects with ``type`` and
+    ``function``."""
     reference: Any = None
     """Reference answer, in the form that the task's scorers expect."""
     part: str = ""
@@ -97,8 +132,13 @@ class Example:
 
     @property
     def demonstration_text(self) -> str:
-        """The demonstration as plain text, with its turns joined by newlines."""
+        """The demonstration as plain text, with its turns joined by newlines; without thoughts beside their content."""
         return "\n".join(message_text(message) for message in self.demonstration)
+
+    @property
+    def shown_text(self) -> str:
+        """The demonstration as a teacher is shown it: as ``demonstration_text``, with all thoughts, in their tags."""
+        return "\n".join(message_text(with_thoughts_inside(message)) for message in self.demonstration)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ ONE = Sampling(max_new_tokens=1)
 def files(home: TinyHome) -> None:
     for name, text in {"own": OWN, "other": OTHER, "empty": " \n", "open": "{% if %}", "mute": "Hi"}.items():
         (home.folder / f"{name}.jinja").write_text(text)
-    (home.folder / "nouns.jinja").write_text("{{ messages[0].content + nouns.first }}")
+    (home.folder / "nouns.jinja").write_text("{% for m in messages %}{{ m.content + nouns.first }}{% endfor %}")
     (home.folder / "bytes.jinja").write_bytes(b"\xff\xfe")
     home.rows(*({"prompt": f"{n}?", "demonstration": str(n)} for n in range(40)), name="many.jsonl")
 
@@ -199,3 +199,18 @@ def test_a_model_without_one_is_told_of_the_flag(home: TinyHome) -> None:
     home.model(template=None)
     assert "give one with --chat_template FILE, or put one as chat_template.jinja" in home.refused(*train())
     done(home, *train(FLAG, "--dry_run"))
+
+
+def test_dates_and_lost_thoughts_are_warned_of(home: TinyHome) -> None:
+    forgets = "{{ m.content.split('</think>')[-1] if m.role == 'assistant' else m.content }}"
+    turns = "{% for m in messages %}{{ m.role }}: " + forgets + "<|end|>{% endfor %}"
+    opened = "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+    (home.folder / "dated.jinja").write_text("{{ strftime_now('%Y') }} " + turns + opened)
+    home.rows({"prompt": "1+1?", "demonstration": [{"role": "assistant", "content": "2", "reasoning": "One more."}]})
+    shown = ("--chat_template=dated.jinja", "--dry_run")
+    said = " ".join(done(home, *train(*shown, "--template=prior_turn")).split())
+    assert "Warning: the chat template writes the current date" in said
+    assert "1 of 1 demonstrations hold thoughts, which the chat template leaves out of the teacher's prompt" in said
+    said = done(home, *train(*shown, "--template=paper", "--chat_template_kwargs", '{"today": "2001-02-03"}'))
+    assert "Warning" not in said
+    assert "2001 user: 1+1?" in said  # the date is the template's

@@ -83,6 +83,32 @@ def test_the_numbers_are_those_of_eval(rows: TinyHome) -> None:
     assert f"drift {line['eval/drift']:.3f} nats, leak 0%" in said.out
 
 
+def answers(home: TinyHome, folder: str = "out") -> list[dict[str, Any]]:
+    return home.lines(f"{folder}/answers.jsonl")
+
+
+def test_answers_to_some_rows_are_kept_before_the_run_and_at_each_evaluation(rows: TinyHome) -> None:
+    flags = ("--drift_prompts=0", "--scorer=scorer.py:drawn", "--max_completion_length=6")
+    assert rows.run(*train(*LONG, *flags, "--eval_steps=2", "--eval_answers=2")).code == 0
+    kept = answers(rows)
+    assert [line["step"] for line in kept] == [0, 0, 2, 2, 4, 4]
+    assert [line["id"] for line in kept[:2]] == [line["id"] for line in kept[2:4]] == [line["id"] for line in kept[4:]]
+    own = ("--dataset_path=rows.jsonl", "--eval_share=0.4", "--scorer=scorer.py:drawn", "--max_new_tokens=6")
+    for model, made, folder in (("M", kept[:2], "before"), ("out", kept[4:], "after")):
+        shared = (f"--model_path={model}", "--dtype=float32", f"--output_dir={folder}")
+        assert rows.run("eval", *shared, *own).code == 0
+        scored = rows.lines(f"{folder}/custom.samples.jsonl")
+        assert [line["completion"] for line in made] == [line["completion"] for line in scored[:2]]
+        assert [line["score"] for line in made] == [next(iter(line["scores"].values())) for line in scored[:2]]
+        assert [line["prompt"] for line in made] == [line["prompt"] for line in scored[:2]]
+    assert kept[0]["completion"] != kept[4]["completion"] or kept[1]["completion"] != kept[5]["completion"]
+
+
+def test_no_answers_are_kept_if_none_are_wanted(rows: TinyHome) -> None:
+    assert rows.run(*train(*LONG, *WATCHED, "--eval_answers=0")).code == 0
+    assert not (rows.folder / "out" / "answers.jsonl").exists()
+
+
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_killed_run_has_each_evaluation_once(rows: TinyHome, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """It is killed before the step's own evaluation; the one before that is made again, since no checkpoint has it."""
@@ -92,6 +118,19 @@ def test_a_killed_run_has_each_evaluation_once(rows: TinyHome, monkeypatch: pyte
     assert rows.run(*train(*line, output="cut")).code == 0
     assert [one["step"] for one in evaluations(rows, "cut")] == [1, 2, 3, 4]
     assert records(rows, "cut") == records(rows, "whole")
+    assert answers(rows, "cut") == answers(rows, "whole")
+
+
+def test_a_run_that_is_killed_before_its_first_checkpoint_begins_its_answers_anew(
+    rows: TinyHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(rows, monkeypatch, 1, *train(*LONG, *WATCHED, output="cut"))
+    assert [line["step"] for line in answers(rows, "cut")][-1] == 0
+    assert rows.run(*train(*LONG, *WATCHED, output="cut")).code == 0
+    steps = [line["step"] for line in answers(rows, "cut")]
+    assert steps == sorted(steps)
+    assert steps.count(0) == steps.count(2) == steps.count(4)
+    assert not list((rows.folder / "cut").glob("earlier-*"))
 
 
 def test_rows_are_those_of_the_folders_own_split_up_to_eval_rows(rows: TinyHome) -> None:
@@ -137,6 +176,7 @@ def test_rows_that_can_not_be_scored_end_no_run(rows: TinyHome) -> None:
         (("--eval_steps=1", "--eval_share=0.4", "--scorer=judge"), "--eval_steps: the scorer judge asks a judge"),
         (("--eval_steps=0",), "eval_steps: 0 is not at least 1."),
         (("--eval_rows=5",), "--eval_rows 5 changes nothing without --eval_steps. Leave it out."),
+        (("--eval_answers=2",), "--eval_answers 2 changes nothing without --eval_steps. Leave it out."),
         (("--drift_prompts=5",), "--drift_prompts 5 changes nothing without --eval_steps. Leave it out."),
         (("--scorer=numeric",), "--scorer numeric changes nothing without --eval_steps. Leave it out."),
         (("--set=eval_steps=2",), "eval_steps has a flag of its own. Give --eval_steps 2."),

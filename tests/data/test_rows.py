@@ -1,5 +1,7 @@
 """Rows in any of the accepted schemas become Examples, or short errors that name the row."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +117,36 @@ def test_other_keys_are_kept_and_the_row_is_not_touched():
     row = {"messages": [USER, dict(turn, weight=None)]}
     assert read(row).demonstration == (turn,)
     assert row["messages"][1]["weight"] is None
+
+
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [[ADD], (ADD,), json.dumps([ADD]), [ADD["function"]], [ADD | {"strict": None}]],
+    ids=["list", "tuple", "text", "bare", "null"],
+)
+def test_definitions_of_tools_are_read_beside_any_prompt(tools: Any) -> None:
+    for row in (
+        {"prompt": "hi", "completion": "hello"},
+        {"messages": [USER, ASSISTANT]},
+        {"instruction": "a", "output": "b"},
+    ):
+        assert read({**row, "tools": tools}).tools == (ADD,)
+        assert read({**row, "tools": tools}) == replace(read(row), tools=(ADD,))
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", [], "[]"])
+def test_no_definitions_of_tools(empty: Any) -> None:
+    assert read({"prompt": "hi", "completion": "hello", "tools": empty}).tools == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["add", "{}x", 3, {"name": "add"}, ["add"], [{"type": "function"}], [{"function": 1}]]
+)
+def test_definitions_of_tools_that_are_none(wrong: Any) -> None:
+    assert "tools is" in error({"prompt": "hi", "completion": "hello", "tools": wrong})
 
 
 def parts(*texts: str) -> list[dict[str, Any]]:

@@ -117,6 +117,13 @@ def test_raw_text_has_no_chat_template(tokenizer):
     assert raw_texts([], tokenizer) == []
 
 
+def test_raw_text_ends_once_though_the_tokenizer_adds_an_end(tokenizer):
+    eos = ("<|end|>", tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <|end|>", special_tokens=[eos])
+    (pair,) = raw_texts([example("unused", "abc")], tokenizer)
+    assert tokenizer.decode(pair.demonstration_ids) == "bc<|end|>"
+
+
 # -- chat templates --------------------------------------------------------------------------------
 
 

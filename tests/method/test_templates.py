@@ -1,12 +1,14 @@
 """Templates: the text that the teacher reads, written out for every way of showing the demonstration."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
 from selfdistill.method.prompts import PromptRenderer
 from selfdistill.method.templates import SYSTEM_TEMPLATE, tried_templates
-from tests.support.examples import CALLED, TOOLS, example
+from selfdistill.types import Example
+from tests.support.examples import CALLED, TOOLS, example, turn
 from tests.support.mistakes import mistake
 
 TOOLS_PROMPT = "[system] Use tools.<|end|>\n[user] Hi<|end|>\n[assistant] Hello!<|end|>\n[user] 1+1?<|end|>\n"
@@ -147,6 +149,24 @@ def test_a_chat_template_without_system_turns_takes_the_other_templates(tokenize
     )
     assert "System role not supported" in mistake(PromptRenderer(tokenizer, "system").render, example())
     assert PromptRenderer(tokenizer, "paper").teacher_text(example()) == f"[user] {PAPER}<|end|>\n[assistant] "
+
+
+# -- a developer's turn ----------------------------------------------------------------------------
+
+
+def test_a_developers_turn_instructs_as_a_system_turn_does(tokenizer):
+    row = Example(
+        id="row",
+        prompt=(turn("developer", "Be short."), turn("user", "1+1?")),
+        demonstration=(turn("assistant", "2"),),
+    )
+    rest = "[user] 1+1?<|end|>\n[assistant] "
+    system_text = PromptRenderer(tokenizer, "system").teacher_text(row)
+    assert system_text == f"[developer] Be short.\n\n{SHOWN}<|end|>\n{rest}"
+    pool = [replace(row, id="other", prompt=(turn("developer", "No."), turn("user", "Q")))]
+    few_text = PromptRenderer(tokenizer, "few_shot", pool=pool).teacher_text(row)
+    asked = "[user] 1+1?<|end|>\n[assistant] 2<|end|>\n"
+    assert few_text == f"[developer] Be short.<|end|>\n[user] Q<|end|>\n[assistant] 2<|end|>\n{asked}{rest}"
 
 
 # -- few-shot --------------------------------------------------------------------------------------

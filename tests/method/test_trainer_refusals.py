@@ -105,6 +105,15 @@ def test_a_model_in_memory_needs_its_tokenizer(tmp_path: Path) -> None:
     assert "processing_class" in mistake(SDFTTrainer, student(), make_config(tmp_path), ROWS)
 
 
+def test_answers_that_would_never_end(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("<|end|>", "<|done|>")
+    model = student(vocab_size=len(tokenizer))
+    message = mistake(SDFTTrainer, model, make_config(tmp_path), ROWS, tokenizer)
+    assert message.startswith("The chat template ends an answer with '<|done|>', which holds no token that ends")
+    SDFTTrainer(model, make_config(tmp_path, method="cpt"), ROWS, tokenizer)  # no chat, no turns
+
+
 def test_processes_that_did_not_find_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would train as if alone, and write into the same folder."""
     monkeypatch.setattr(SDFTConfig, "world_size", property(lambda _: 2))

@@ -62,7 +62,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, kind: type, bare: bool):
 def test_the_records_that_are_files_carry_a_version():
     assert {each.__name__ for each in WHOLE_FILES} == {
         *("EvalRecord", "SampleRecord", "DriftRecord", "DriftSample"),
-        *("RunConfig", "RolloutRecord", "RunState"),
+        *("RunConfig", "RolloutRecord", "AnswerRecord", "RunState"),
         *("StudyRecord", "BaseRecord", "CellRecord", "StageRecord", "CompareRecord", "ContinualRecord"),
         *("Version", "LedgerRecord"),
     }

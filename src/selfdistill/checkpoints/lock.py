@@ -48,3 +48,18 @@ def check_unlocked(folder: Path, setting: str = "--output_dir") -> None:
     if (folder / LOCK).is_file():
         with locked(folder, setting):
             pass
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether something holds the lock of a folder, as far as can be told. Changes nothing."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        FileLock(folder.resolve() / LOCK, blocking=False).acquire().lock.release()
+    except Timeout:
+        return True
+    except OSError:  # another user's folder
+        return False
+    return False

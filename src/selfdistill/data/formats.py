@@ -18,6 +18,8 @@ DEMONSTRATION_COLUMNS = ("demonstration", "output_text", "golden_response", "com
 REFERENCE_COLUMNS = ("reference", "answer", "golden_answer")
 """Columns for the reference answer; the first one that a row has is taken."""
 TEXT = "text"
+TOOLS = "tools"
+"""Column for definitions of the tools that the assistant may call, in a row of any format with a prompt."""
 SPEAKERS = {
     "human": "user",
     "user": "user",
@@ -123,6 +125,7 @@ KNOWN_COLUMNS = (
     "output",
     "system",
     "question",
+    TOOLS,
     TEXT,
 )
 """Every column that some format reads."""

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from selfdistill.data.columns import renamed, unknown_columns
-from selfdistill.data.formats import DEMONSTRATION_COLUMNS, REFERENCE_COLUMNS, TEXT, check_unambiguous, format_of, text
+from selfdistill.data.formats import (
+    DEMONSTRATION_COLUMNS,
+    REFERENCE_COLUMNS,
+    TEXT,
+    TOOLS,
+    check_unambiguous,
+    format_of,
+    text,
+)
 from selfdistill.errors import EmptyRowError, UserError, quoted
 from selfdistill.types import Example, Message, is_blank, message_text
 
@@ -65,8 +73,8 @@ def example_from_row(
     none of those columns, both come from ``messages``: its last run of assistant turns, with the tool turns between
     them, is the demonstration, and what precedes it the prompt. Plain text is a demonstration without a prompt.
 
-    Prompts and demonstrations are text or message lists. Keys whose value is None, which Arrow adds at every depth of
-    a message, are dropped.
+    Prompts and demonstrations are text or message lists; ``tools`` is a list of definitions, or one as JSON text. Keys
+    whose value is None, which Arrow adds at every depth of a message, are dropped.
 
     Args:
         row: the row, by column.
@@ -80,10 +88,14 @@ def example_from_row(
         UserError: the row fits none of the formats, or one of its parts is wrong; EmptyRowError if that part is empty.
     """
     named = renamed(row, columns or {}, where)
-    prompt, demonstration, known = _parts({n: v for n, v in named.items() if v is not None}, where, raw_text=raw_text)
+    given = {name: value for name, value in named.items() if value is not None}
+    prompt, demonstration, known = _parts(given, where, raw_text=raw_text)
     if need_demonstration and not demonstration:
         raise _no_demonstration("messages" in known, where)
-    example = Example(id=id, prompt=prompt, demonstration=demonstration, reference=_reference(known, where))
+    tools = _tools(given.get(TOOLS), where) if prompt else ()
+    example = Example(
+        id=id, prompt=prompt, demonstration=demonstration, tools=tools, reference=_reference(known, where)
+    )
     _check_characters(example, where)
     return example
 
@@ -135,7 +147,8 @@ def _check_characters(example: Example, where: str) -> None:
     """Raises UserError for half a character (a lone surrogate), which no file and no tokenizer takes; and for values
     nested too deep to be walked through."""
     try:
-        escaped = json.dumps([*example.prompt, *example.demonstration, example.reference], default=str, skipkeys=True)
+        said = [*example.prompt, *example.demonstration, *example.tools, example.reference]
+        escaped = json.dumps(said, default=str, skipkeys=True)
     except (RecursionError, ValueError) as error:
         raise UserError(f"{where} is nested too deep, or in itself. Make it flat.") from error
     if _HALF.search(escaped) and (half := _lone_half(escaped)):
@@ -191,6 +204,32 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return call
     return {**call, "function": {**function, "arguments": read}} if isinstance(read, dict) else call
+
+
+def _tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
+    """Definitions of tools as objects with ``type`` and ``function``; a bare function becomes one."""
+    if isinstance(value, str) and not is_blank(value):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: tools is {quoted(value)}, which is no JSON. Give a list of objects.") from error
+    if not value or (isinstance(value, str) and is_blank(value)):
+        return ()
+    tools = [_defined(tool) for tool in value] if isinstance(value, list | tuple) else [None]
+    found = tuple(tool for tool in tools if tool is not None)
+    if len(found) < len(tools):
+        raise UserError(f"{where}: tools is {quoted(value)}: it must be a list of objects with type and function.")
+    return found
+
+
+def _defined(tool: Any) -> dict[str, Any] | None:
+    """The definition without None values; None for what is none."""
+    if not isinstance(tool, Mapping):
+        return None
+    plain: dict[str, Any] = _without_none(tool)
+    definition = plain if "function" in plain else {"type": "function", "function": plain}
+    function = definition["function"]
+    return definition if isinstance(function, dict) and isinstance(function.get("name"), str) else None
 
 
 def _without_none(value: Any) -> Any:

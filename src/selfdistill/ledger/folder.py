@@ -232,7 +232,7 @@ def read_items(folder: Path, skill: Skill) -> list[Example]:
     return examples
 
 
-_TURNS = ("prompt", "demonstration")
+_TURNS = ("prompt", "demonstration", "tools")
 
 
 def _row(example: Example) -> dict[str, Any]:

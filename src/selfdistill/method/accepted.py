@@ -11,10 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
+from selfdistill.method.methods import METHODS
 from selfdistill.models.adapters import adapt
 from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
 from selfdistill.models.output_head import check_head
 from selfdistill.models.quantization import quantized_to
+from selfdistill.models.tokens import check_end_of_turn, eos_token_ids
 
 
 def check_arguments(args: Any, rows: Any, model: Any) -> None:
@@ -74,13 +76,20 @@ def loaded(
     tokenizer: PreTrainedTokenizerBase | None,
     peft_config: PeftConfig | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, loaded on the training device if given by name, with its adapter if wanted, and its tokenizer."""
+    """The model, loaded on the training device if given by name, with its adapter if wanted, and its tokenizer.
+
+    Raises:
+        UserError: one of them is missing or can't be loaded, or no token that ends generation ends an answer in the
+            chat template.
+    """
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
     if tokenizer is None:
         raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
     student: Any = load_model(model, device=str(args.device)) if isinstance(model, str) else model
     require_chat_template(tokenizer, student.name_or_path, has_flag=False)
+    if METHODS[args.method].prompt == "chat":
+        check_end_of_turn(tokenizer, eos_token_ids(student, tokenizer))
     if peft_config is not None:
         student = adapt(student, peft_config)
     return cast(PreTrainedModel, student), tokenizer

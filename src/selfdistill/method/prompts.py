@@ -6,23 +6,21 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from selfdistill.errors import UserError, brief, did_you_mean
+from selfdistill.errors import UserError, did_you_mean
+from selfdistill.method.answers import Answers, Ids
 from selfdistill.method.methods import METHODS
 from selfdistill.method.sources import uses_answers
 from selfdistill.method.templates import TEMPLATES, TemplateContext
-from selfdistill.models.bounded import BoundedError
-from selfdistill.models.tokens import MARK, chat_text
+from selfdistill.method.turns import ChatTurns, Tools, knows_tags
+from selfdistill.models.tokens import MARK, tool_token_ids
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import Example, Message, PromptPair
+from selfdistill.types import THINK_END, Example, Message, PromptPair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 1_000
 """Number of rows rendered and tokenised at a time."""
-THINK, THINK_END = "<think>", "</think>"
-"""Tags at the start and end of a thinking model's thoughts."""
-Ids = tuple[int, ...]
 
 
 class PromptRenderer:
@@ -60,7 +58,7 @@ class PromptRenderer:
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         of_teacher = teacher_chat_template_kwargs
         self._teacher_kwargs = self.chat_template_kwargs if of_teacher is None else dict(of_teacher)
-        self._special_ids = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._turns = ChatTurns(tokenizer)
         self._template, self._repeat, self._file, self._pool = TEMPLATES[template], repeat, template_file, pool
         self._ints = list(range(len(tokenizer)))  # rows share one int object per id, which saves memory
 
@@ -72,17 +70,21 @@ class PromptRenderer:
         (pair,) = self.render_all([example], teacher=teacher, answers=answer)
         return pair
 
-    def text(self, messages: Sequence[Message]) -> str:
-        """Renders chat turns as prompt text, ending with the header of the assistant's turn."""
-        return self._apply(messages, add_generation_prompt=True)
+    def text(self, messages: Sequence[Message], tools: Tools = ()) -> str:
+        """Renders chat turns as prompt text, ending with the header of the assistant's turn.
+
+        ``tools``: definitions of the tools that it may call.
+        """
+        return self._turns.text(messages, self.chat_template_kwargs, opened=True, tools=tools)
 
     def teacher_text(self, example: Example) -> str:
         """Renders the teacher's prompt as text."""
-        return self._shown(self._teacher_messages(example))
+        return self._shown(self._teacher_messages(example), example.tools)
 
     def completion_text(self, completion_ids: Sequence[int]) -> str:
-        """Decodes a completion, without special tokens."""
-        text = self.tokenizer.decode(list(completion_ids), skip_special_tokens=True)
+        """Decodes a completion, without special tokens except those of tool calls."""
+        ids = [id for id in completion_ids if id not in self._hidden_ids]
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
         assert isinstance(text, str)
         return text
 
@@ -102,10 +104,10 @@ class PromptRenderer:
         """
         pairs: list[PromptPair] = []
         for chunk in _chunks(examples):
-            texts = [self.text(example.prompt) for example in chunk]
+            texts = [self.text(example.prompt, example.tools) for example in chunk]
             student = self._encode_all(texts)
             taught = self._teacher_ids(chunk, student) if teacher else [None] * len(chunk)
-            answered = self._answers(chunk, texts, student) if answers else [((), None)] * len(chunk)
+            answered = self._answers.of(chunk, texts, student) if answers else [((), None)] * len(chunk)
             for example, ids, teacher_ids, (answer, mask) in zip(chunk, student, taught, answered, strict=True):
                 pairs.append(
                     PromptPair(
@@ -135,6 +137,16 @@ class PromptRenderer:
     # -- parts -----------------------------------------------------------------------------------------------------
 
     @cached_property
+    def _answers(self) -> Answers:
+        return Answers(self.tokenizer, self._turns, self.chat_template_kwargs, self._encode_all)
+
+    @cached_property
+    def _hidden_ids(self) -> set[int]:
+        """Special tokens that are no part of an answer's text."""
+        special = {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return special - tool_token_ids(self.tokenizer)
+
+    @cached_property
     def _context(self) -> TemplateContext:
         return TemplateContext(
             repeat=self._repeat,
@@ -154,63 +166,6 @@ class PromptRenderer:
         of_shown = dict(zip(shown, encoded, strict=True))
         return [of_shown.get(index, ids) for index, ids in enumerate(student)]
 
-    def _answers(
-        self, examples: Sequence[Example], texts: Sequence[str], student: Sequence[Ids]
-    ) -> list[tuple[Ids, tuple[bool, ...] | None]]:
-        """Returns each demonstration's ids as the continuation of the student's prompt, and its mask (see ``_mask``).
-
-        Prompt and answer are tokenised together, because some tokenizers put a blank before any text they are given.
-        White space after the end-of-turn token is dropped: a model stops there and never samples it. Some templates
-        render past turns differently from new ones (thinking models), so that the rendered answer does not continue the
-        prompt; then the answer is the demonstration's plain text and the EOS token.
-        """
-        wholes = [self._whole(example) if example.demonstration else "" for example in examples]
-        encoded = self._encode_all(wholes)
-        answers: list[tuple[Ids, tuple[bool, ...] | None]] = []
-        for example, text, prompt, whole, ids in zip(examples, texts, student, wholes, encoded, strict=True):
-            if not example.demonstration:
-                answers.append(((), None))
-            elif whole.startswith(text) and ids[: len(prompt)] == prompt:
-                answer = self._ended(ids[len(prompt) :])
-                answers.append((answer, self._mask(example, prompt, answer)))
-            elif len(example.demonstration) > 1:
-                raise _unclear(example)
-            else:  # past turns are rendered differently from new ones, or a token spans the border
-                plain = whole[len(text) :] if whole.startswith(text) else _after_header(example, text)
-                answers.append((self._ended(self._encode(plain)), None))
-        return answers
-
-    def _whole(self, example: Example) -> str:
-        return self._apply([*example.prompt, *example.demonstration], add_generation_prompt=False).rstrip()
-
-    def _ended(self, ids: Ids) -> Ids:
-        """Adds the EOS token unless the answer already ends with a special token, such as the end of turn."""
-        eos = self.tokenizer.eos_token_id
-        return ids if (ids and ids[-1] in self._special_ids) or not isinstance(eos, int) else (*ids, eos)
-
-    def _mask(self, example: Example, prompt: Ids, answer: Ids) -> tuple[bool, ...] | None:
-        """One flag per id of ``answer``: True for the assistant's tokens; None for a demonstration of one turn.
-
-        Raises:
-            UserError: rendering parts of the conversation does not show where the assistant's turns begin and end.
-        """
-        turns = example.demonstration
-        if len(turns) == 1:
-            return None
-        mask = [False] * len(answer)
-        for index, turn in enumerate(turns):
-            if turn["role"] != "assistant":
-                continue
-            before = [*example.prompt, *turns[:index]]
-            opened = self._encode(self._apply(before, add_generation_prompt=True))
-            closed = self._encode(self._apply([*before, turn], add_generation_prompt=False).rstrip())
-            whole = (*prompt, *answer)
-            if whole[: len(opened)] != opened or (index + 1 < len(turns) and whole[: len(closed)] != closed):
-                raise _unclear(example)
-            end = len(whole) if index + 1 == len(turns) else len(closed)
-            mask[len(opened) - len(prompt) : end - len(prompt)] = [True] * (end - len(opened))
-        return tuple(mask)
-
     def _default_system(self) -> str:
         """System text that the chat template adds to a teacher's prompt without a system turn; empty if it adds
         none."""
@@ -224,26 +179,9 @@ class PromptRenderer:
         place = plain.find(between + MARK)
         return plain[len(before) : place] if before and between and plain.startswith(before) and place > 0 else ""
 
-    def _shown(self, messages: Sequence[Message]) -> str:
+    def _shown(self, messages: Sequence[Message], tools: Tools = ()) -> str:
         """As ``text``, with the teacher's variables."""
-        return self._apply(messages, add_generation_prompt=True, kwargs=self._teacher_kwargs)
-
-    def _apply(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool, kwargs: dict[str, Any] | None = None
-    ) -> str:
-        kwargs = self.chat_template_kwargs if kwargs is None else kwargs
-        try:
-            return chat_text(self.tokenizer, list(messages), add_generation_prompt=add_generation_prompt, **kwargs)
-        except BoundedError as error:  # for example Gemma 2's, which takes no system turn
-            roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
-            raise UserError(
-                f"The chat template refuses turns of {roles}: {brief(error)}. Change the prompt or choose another "
-                "--template."
-            ) from error
-
-    def _encode(self, text: str) -> Ids:
-        (ids,) = self._encode_all([text])
-        return ids
+        return self._turns.text(messages, self._teacher_kwargs, opened=True, tools=tools)
 
     def _encode_all(self, texts: Sequence[str]) -> list[Ids]:
         if not texts:
@@ -273,12 +211,15 @@ def raw_texts(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase")
 
     Its first token is the prompt, the rest and the EOS token are the answer.
     """
-    end = str(tokenizer.eos_token or "")
-    encoded = tokenizer([example.demonstration_text + end for example in examples])["input_ids"] if examples else []
-    return [
-        PromptPair(example=example, student_ids=(first,), demonstration_ids=tuple(rest))
-        for example, (first, *rest) in zip(examples, encoded, strict=True)  # type: ignore[misc]
-    ]
+    eos = tokenizer.eos_token
+    texts = [example.demonstration_text + str(eos or "") for example in examples]
+    encoded: Any = tokenizer(texts)["input_ids"] if examples else []
+    pairs: list[PromptPair] = []
+    for example, (first, *rest) in zip(examples, encoded, strict=True):
+        if eos is not None and rest[-2:] == [tokenizer.eos_token_id] * 2:  # some tokenizers add one, too
+            rest.pop()
+        pairs.append(PromptPair(example=example, student_ids=(first,), demonstration_ids=tuple(rest)))
+    return pairs
 
 
 def render_pairs(
@@ -310,24 +251,10 @@ def render_anchors(
 
 
 def think_end_ids(tokenizer: "PreTrainedTokenizerBase") -> Ids:
-    """Ids of the tag that ends a thinking model's thoughts; empty if the chat template has no such tag."""
-    if THINK_END not in str(tokenizer.chat_template or ""):
+    """Ids of the tag that ends a thinking model's thoughts; empty if the chat template has no think tags."""
+    if not knows_tags(tokenizer):
         return ()
     return tuple(tokenizer(THINK_END, add_special_tokens=False)["input_ids"])
-
-
-def _after_header(example: Example, prompt: str) -> str:
-    """The demonstration's text, without its opening think tag if the prompt already ends with one."""
-    text = example.demonstration_text
-    opened = prompt.rstrip().endswith(THINK) and text.lstrip().startswith(THINK)
-    return text.lstrip().removeprefix(THINK).lstrip() if opened else text
-
-
-def _unclear(example: Example) -> UserError:
-    return UserError(
-        f"{example.id}: the chat template does not show which tokens of the demonstration's turns are the "
-        "assistant's. Give demonstrations of one turn, or a method with a teacher."
-    )
 
 
 def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -21,7 +21,7 @@ from selfdistill.method.batch import MicroBatch, Part, Sample
 from selfdistill.method.collapse import Watch, measures
 from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.step import PartLoss
-from selfdistill.records.runs import RolloutRecord, RunConfig, RunState
+from selfdistill.records.runs import AnswerRecord, RolloutRecord, RunConfig, RunState
 from selfdistill.types import Rollout
 
 METRIC_OF = {"teacher": "divergence", "start": "anchor_divergence", "tokens": "cross_entropy"}
@@ -114,8 +114,8 @@ class RunLog:
         self._counts.update(before.counts)
         if not self._processes.is_main:
             return []
-        for name in (run_folder.METRICS, run_folder.ROLLOUTS):
-            self._lines[name] = run_folder.forget_after(self.folder / name, step)
+        for name in run_folder.GROWING:  # the answers before the first step have step 0
+            self._lines[name] = run_folder.forget_after(self.folder / name, step or -1)
         last = run_folder.last_row(self.folder / run_folder.METRICS) if is_finished else {}
         self._is_closed = last.get("step") == step and "train_loss" in last
         if not is_finished:
@@ -139,7 +139,7 @@ class RunLog:
 
     def sync(self) -> None:
         """Forces the .jsonl files to disk."""
-        for name in (run_folder.METRICS, run_folder.ROLLOUTS):
+        for name in run_folder.GROWING:
             if (self.folder / name).exists():
                 run_folder.sync(self.folder / name)
         run_folder.sync(self.folder)
@@ -221,6 +221,11 @@ class RunLog:
         line = {"step": step, **logs, "format": run_folder.FORMAT}
         run_folder.append_jsonl(self.folder / run_folder.METRICS, [line])
         self._lines[run_folder.METRICS] += 1
+
+    def write_answers(self, answers: Sequence[AnswerRecord]) -> None:
+        """Appends answers to held-out rows to answers.jsonl."""
+        run_folder.append_jsonl(self.folder / run_folder.ANSWERS, answers)
+        self._lines[run_folder.ANSWERS] += len(answers)
 
     def write_rollouts(self) -> None:
         """Adds up what all processes recorded in the step, and appends its recorded rollouts to rollouts.jsonl."""

@@ -18,6 +18,8 @@ PAPER_TEMPLATE = (
     "{question}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
     "Now answer with a response of your own, including the thinking process."
 )
+INSTRUCTING = ("system", "developer")
+"""Roles of a turn that instructs the assistant; newer models call it the developer's."""
 SYSTEM_TEMPLATE = "A good answer to the user's next message looks like this:\n{demonstration}"
 
 
@@ -53,9 +55,9 @@ def prior_turn(example: Example, context: TemplateContext) -> list[Message]:
 
 def system(example: Example, context: TemplateContext) -> list[Message]:
     """Appends the demonstration to the system turn, whether the prompt's own or the chat template's default one."""
-    shown = SYSTEM_TEMPLATE.format(demonstration=example.demonstration_text)
+    shown = SYSTEM_TEMPLATE.format(demonstration=example.shown_text)
     first, *rest = example.prompt
-    if first["role"] == "system":
+    if first["role"] in INSTRUCTING:
         return [{**first, "content": f"{message_text(first)}\n\n{shown}"}, *rest]
     said = f"{context.default_system}\n\n" if context.default_system else ""
     return [{"role": "system", "content": f"{said}{shown}"}, *example.prompt]
@@ -63,10 +65,10 @@ def system(example: Example, context: TemplateContext) -> list[Message]:
 
 def few_shot(example: Example, context: TemplateContext) -> list[Message]:
     """Shows ``repeat`` other rows with their demonstrations, then the row with its own, then its question again."""
-    own_system = [message for message in example.prompt[:1] if message["role"] == "system"]
+    own_system = [message for message in example.prompt[:1] if message["role"] in INSTRUCTING]
     shots: list[Message] = []
     for other in _others(example, context):
-        shots += [message for message in other.prompt if message["role"] != "system"]
+        shots += [message for message in other.prompt if message["role"] not in INSTRUCTING]
         shots += other.demonstration
     once = TemplateContext(repeat=1)
     return [*own_system, *shots, *prior_turn(example, once)[len(own_system) :]]
@@ -129,7 +131,7 @@ def _with_last_question(example: Example, fill: Callable[..., str]) -> list[Mess
     """The prompt with its last user turn's text replaced by fill(question=..., demonstration=...)."""
     place = _last_user(example)
     turn = example.prompt[place]
-    text = fill(question=message_text(turn), demonstration=example.demonstration_text)
+    text = fill(question=message_text(turn), demonstration=example.shown_text)
     return [*example.prompt[:place], {**turn, "content": text}, *example.prompt[place + 1 :]]
 
 

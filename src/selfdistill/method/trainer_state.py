@@ -32,7 +32,6 @@ from selfdistill.records.runs import RunConfig, RunState
 if TYPE_CHECKING:
     from selfdistill.method.trainer import SDFTTrainer
 
-RECORDS = (run_folder.METRICS, run_folder.ROLLOUTS)
 FIXED = ("optim", "optim_args", "dtype", "model config")
 """What can't differ even where changes are allowed, since a checkpoint would not fit."""
 
@@ -156,7 +155,7 @@ class Checkpoints:
     def _clear_up(self) -> None:
         """Sets aside what is not of this run, and deletes the checkpoints that are over the limit."""
         trainer = self._trainer
-        records = () if self.source else RECORDS
+        records = () if self.source else run_folder.GROWING
         set_aside(trainer.run_log.folder, trainer.state.global_step, records, beside=(run_folder.RUN_CONFIG,))
         if self._before is None:
             return

@@ -1,4 +1,5 @@
-"""Files of a training run: ``run_config.json``, ``rollouts.jsonl``, and ``run_state.json`` in its checkpoints.
+"""Files of a training run: ``run_config.json``, ``rollouts.jsonl``, ``answers.jsonl``, and ``run_state.json`` in its
+checkpoints.
 
 A line of ``metrics.jsonl`` has no class of its own: it is an object with ``step``, ``format`` and metrics by name,
 which docs/files.md lists.
@@ -10,7 +11,7 @@ from typing import Any
 
 from selfdistill import run_folder
 from selfdistill.run_folder import FORMAT
-from selfdistill.types import FinishReason, Target, Writer
+from selfdistill.types import FinishReason, Message, Target, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,27 @@ class RolloutRecord:
     finite."""
     per_token_cross_entropy: list[float | None] = field(default_factory=list[float | None])
     """Cross-entropy at each loss position, in nats; empty for other targets than ``tokens``."""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRecord:
+    """A line of ``answers.jsonl``: the student's greedy answer to a held-out row, before the run or in an evaluation
+    during it."""
+
+    step: int
+    """Optimizer steps that were made by then; 0 before the run."""
+    id: str
+    """Id of the row."""
+    prompt: list[Message]
+    reference: Any
+    """Reference answer, in the form that the task's scorers expect; None if there is none."""
+    completion: str
+    num_tokens: int
+    """Tokens of the completion, the end-of-sequence token included."""
+    finish_reason: FinishReason
+    score: float | None
+    """Score in [0, 1] by the task's main scorer, or ``--scorer``; None if it could not be scored."""
     format: int = FORMAT
 
 

@@ -1,6 +1,7 @@
 """Reads a run's folder, or a folder with several runs, into the report's Results."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +15,7 @@ from selfdistill.report.contents import Comparison, Evaluation, Results, Run, Ru
 from selfdistill.report.evaluations import compare, differences, read_drift, read_evaluations
 from selfdistill.report.samples import RUNS_SHOWN, choose, gather
 from selfdistill.report.training import read_run
+from selfdistill.report.watched import watched_rows
 from selfdistill.run_folder import CHECKPOINT, COMPARE, CONTINUAL, EARLIER, EVAL, EVAL_BEFORE
 from selfdistill.stats.paired import BETTER, NOT_ENOUGH_DATA, WORSE
 
@@ -37,7 +39,7 @@ def collect(folder: Path) -> Results:
             f"{folder} holds no run: no {run_folder.RUN_CONFIG}, results of eval, {COMPARE} or {CONTINUAL}. "
             "Name the --output_dir of a train, eval, compare or continual."
         )
-    runs = {name: read_run(path, name) for name, path in folders.items()}
+    runs = {name: replace(read_run(path, name), watched=watched_rows(path)) for name, path in folders.items()}
     before = {name: read_evaluations(_before(path, folder)) for name, path in folders.items()}
     after = {
         name: task_first(read_evaluations(path) | read_evaluations(path / EVAL), runs[name].task)

@@ -114,6 +114,30 @@ class PositionMean:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A model's completion of an evaluation row."""
+
+    completion: str
+    score: float | None
+    """Score by the headline scorer, in [0, 1]; None if it could not be scored."""
+    num_tokens: int
+    finish_reason: str
+    status: str
+    """``fixed``, ``broke`` or ``same`` as the answer before training; empty if there is no score to compare with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedRow:
+    """A held-out row with the answers of a run's model as it learned."""
+
+    id: str
+    prompt: str
+    reference: str
+    answers: dict[int, Answer]
+    """Answers by step, ascending; step 0 is before the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A training run, or a folder that holds an evaluation only."""
 
@@ -128,6 +152,8 @@ class Run:
     positions: list[PositionMean] = field(default_factory=list[PositionMean])
     rollouts: list[RolloutView] = field(default_factory=list[RolloutView])
     """A few rollouts, from early, middle and late in training."""
+    watched: list[WatchedRow] = field(default_factory=list[WatchedRow])
+    """Held-out rows that were answered before and during the run."""
 
     @property
     def task(self) -> str:
@@ -143,19 +169,6 @@ class Run:
     def method(self) -> str:
         """Method it was trained with; empty if unknown."""
         return self.settings.get("method", "")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A model's completion of an evaluation row."""
-
-    completion: str
-    score: float | None
-    """Score by the headline scorer, in [0, 1]; None if it could not be scored."""
-    num_tokens: int
-    finish_reason: str
-    status: str
-    """``fixed``, ``broke`` or ``same`` as the answer before training; empty if there is no score to compare with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import jinja2
 
 from selfdistill.records.studies import QUESTION
 from selfdistill.report import formats, wording
-from selfdistill.report.contents import Answer, AnsweredRow, Results, Run
+from selfdistill.report.contents import Answer, AnsweredRow, Results, Run, WatchedRow
 from selfdistill.report.diff import Pieces, word_diff
 from selfdistill.report.glossary import MEANINGS
 from selfdistill.report.plots import CONFIG, all_plots
@@ -41,6 +42,19 @@ class AnswerView:
     name: str
     answer: Answer
     pieces: Pieces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedView:
+    """A row that was answered as a run learned, its texts clipped and the last answer compared with the first."""
+
+    row: WatchedRow
+    prompt: str
+    prompt_end: str
+    reference: str
+    ends: list[AnswerView]
+    """The first answer and the last."""
+    between: list[AnswerView]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +92,11 @@ def to_html(results: Results, clips: Sequence[int] = CLIPS) -> str:
     page = ""
     for clip in clips:
         views = [sample_view(sample, clip) for sample in results.samples]
-        rollouts = [(run, rollout) for run in _drawn_runs(results) for rollout in run.rollouts]
-        page = template.render(values, samples=views, rollouts=rollouts, max_tokens=clip // 8, clip=clip)
+        rollouts = [(run, rollout) for run in _shown_runs(results) for rollout in run.rollouts]
+        watched = [(run, watched_view(row, clip)) for run in _shown_runs(results) for row in run.watched]
+        page = template.render(
+            values, samples=views, rollouts=rollouts, watched=watched, max_tokens=clip // 8, clip=clip
+        )
         if len(page.encode()) <= MAX_BYTES:
             break
     return page
@@ -105,6 +122,26 @@ def sample_view(sample: AnsweredRow, clip: int) -> SampleView:
         prompt_end=clipped(sample.prompt.strip().rpartition("\n")[2], PROMPT_END),
         reference=clipped(sample.reference, clip),
         answers=answers,
+    )
+
+
+def watched_view(row: WatchedRow, clip: int) -> WatchedView:
+    """Clips a row's texts, and marks in its first and last answer the words that the other lacks."""
+    texts = {step: clipped(answer.completion, clip) for step, answer in row.answers.items()}
+    plain = [
+        AnswerView(name=f"step {step:,}" if step else "before", answer=answer, pieces=[(False, texts[step])])
+        for step, answer in row.answers.items()
+    ]
+    first, last = next(iter(texts.values())), next(reversed(texts.values()))
+    ours, theirs = word_diff(first, last)
+    ends = [replace(plain[0], pieces=ours), replace(plain[-1], pieces=theirs)] if len(plain) > 1 else plain
+    return WatchedView(
+        row=row,
+        prompt=clipped(row.prompt, clip),
+        prompt_end=clipped(row.prompt.strip().rpartition("\n")[2], PROMPT_END),
+        reference=clipped(row.reference, clip),
+        ends=ends,
+        between=plain[1:-1],
     )
 
 
@@ -138,8 +175,8 @@ def _template_values(results: Results) -> dict[str, Any]:
     }
 
 
-def _drawn_runs(results: Results) -> list[Run]:
-    return [run for run in results.runs if run.name in results.shown and run.rollouts]
+def _shown_runs(results: Results) -> list[Run]:
+    return [run for run in results.runs if run.name in results.shown]
 
 
 def _environment(*, escape: bool) -> jinja2.Environment:
@@ -184,6 +221,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+@cache
 def _vega() -> str:
     """Vega-Lite with its dependencies, as one script."""
     import vl_convert  # loads 100 MB of libraries

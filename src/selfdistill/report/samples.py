@@ -81,6 +81,13 @@ def reference_text(reference: Any) -> str:
     return reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
 
 
+def status_of(score: float | None, before: float | None) -> str:
+    """``fixed``, ``broke`` or ``same`` as before; empty if there are no two scores."""
+    if score is None or before is None:
+        return ""
+    return "fixed" if score > before else "broke" if score < before else "same"
+
+
 def _row(evaluation: Evaluation | None, name: str) -> SampleRecord | None:
     return evaluation.rows.get(name) if evaluation else None
 
@@ -89,13 +96,10 @@ def _answer(row: SampleRecord, metric: str, earlier: SampleRecord | None) -> Ans
     """A row's answer with its score by ``metric``, compared with an earlier answer if there is one."""
     score = row.scores.get(metric)
     before = earlier.scores.get(metric) if earlier else None
-    status = ""
-    if score is not None and before is not None:
-        status = "fixed" if score > before else "broke" if score < before else "same"
     return Answer(
         completion=row.completion,
         score=score,
         num_tokens=row.num_tokens,
         finish_reason=row.finish_reason,
-        status=status,
+        status=status_of(score, before),
     )

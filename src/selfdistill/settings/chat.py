@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from selfdistill.errors import UserError
 from selfdistill.settings.chat_template import read_chat_template
-from selfdistill.settings.fields import JsonObject, at_least, check_fields, path
+from selfdistill.settings.fields import JsonObject, at_least, check_fields, check_port, path
 from selfdistill.settings.groups import DEFAULT_MODEL, check_sampling
 from selfdistill.types import Dtype, Quantize
 
@@ -50,5 +50,5 @@ class ChatOptions:
         check_sampling(self.temperature, self.top_p)
         if self.port is not None and not self.web:
             raise UserError(f"--port {self.port} is for the page only. Give --web too.")
-        if self.port is not None and not 0 <= self.port <= 65535:
-            raise UserError(f"--port {self.port} is no port. Give one from 1 to 65535, or 0 for any free one.")
+        if self.port is not None:
+            check_port(self.port)

@@ -97,3 +97,9 @@ JsonObject = Annotated[
     ),
 ]
 """A mapping, written as a JSON object on the command line."""
+
+
+def check_port(port: int) -> None:
+    """Raises UserError if ``--port`` names none."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port {port} is no port. Give one from 1 to 65535, or 0 for any free one.")

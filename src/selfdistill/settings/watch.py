@@ -63,6 +63,8 @@ class WatchOptions:
     """With eval_steps: number of held-out rows that are scored."""
     drift_prompts: int = number(16, 0, 64, "between 0 and 64, the number there are")
     """With eval_steps: number of general prompts on which drift is measured; 0: it is not."""
+    eval_answers: int = at_least(0, 4)
+    """With eval_steps: number of held-out rows whose answers are kept for the report, also before the first step."""
     scorer: str | None = None
     """With eval_steps: exact_match, multiple_choice, numeric[:TOLERANCE], regex:PATTERN or path.py:function; by
     default the task's."""

@@ -39,7 +39,7 @@ def dry_run(options: TrainOptions, console: Console) -> None:
     console.print(Text(str(tokenizer.decode(list(prepared.pairs[0].student_ids)))))
     if METHODS[config.method].shows_demonstration:
         console.rule("teacher prompt, demonstration marked")
-        console.print(_marked(renderer.teacher_text(first), first.demonstration_text))
+        console.print(_marked(renderer.teacher_text(first), first.shown_text))
     if answer := prepared.pairs[0].demonstration_ids:
         console.rule("completion ids of the demonstration")
         console.print(str(list(answer)))

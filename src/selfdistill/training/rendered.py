@@ -58,7 +58,7 @@ class RenderedRows:
         if uses_answers(config):
             return [len(pair.demonstration_ids) for pair in self._answered(config)]
         if self._lengths is None:
-            texts = [example.demonstration_text for example in self.examples]
+            texts = [example.shown_text for example in self.examples]
             with self._progress("measuring demonstrations", len(texts)) as done:
                 encoded = self.tokenizer(texts)["input_ids"] if texts else []
                 done(len(texts))
@@ -122,7 +122,10 @@ class RenderedRows:
             if (1 + longest) * len(pair.student_ids) + longest * (length + TURN_TOKENS) > limit.tokens
         ]
         tried = with_template(config, "prior_turn", longest)
-        teacher = make_renderer(self.examples, tried, self.tokenizer).with_teacher(doubtful)
+        try:
+            teacher = make_renderer(self.examples, tried, self.tokenizer).with_teacher(doubtful)
+        except UserError:  # the chat template refuses such turns, of which the preflight tells
+            return
         only_teacher = Limits(prompt=replace(limit, tokens=NO_LIMIT), teacher_prompt=limit)
         try:
             fit(teacher, only_teacher, overlong="error")

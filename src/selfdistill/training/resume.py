@@ -19,7 +19,6 @@ from selfdistill.method.fingerprints import PROCESSES, changes, in_words, of_dat
 from selfdistill.method.processes import Processes
 from selfdistill.method.save_size import model_bytes
 from selfdistill.method.trainer import SDFTTrainer
-from selfdistill.method.trainer_state import RECORDS
 from selfdistill.records.runs import RunConfig, run_in
 from selfdistill.training.prepare import Prepared
 from selfdistill.training.run import empty_folder
@@ -108,8 +107,8 @@ def _open_folder(trainer: SDFTTrainer, prepared: Prepared, console: Console, sta
     if checkpoints:
         console.print(f"Going on with the run in {escape(str(folder))}.")
     else:
-        for name in RECORDS:  # of a run that was stopped before its first checkpoint
-            run_folder.forget_after(folder / name, 0)
+        for name in run_folder.GROWING:  # of a run that was stopped before its first checkpoint
+            run_folder.forget_after(folder / name, -1)
     return bool(checkpoints)
 
 

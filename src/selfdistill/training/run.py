@@ -36,7 +36,7 @@ from selfdistill.training.prepare import ModelFiles, Prepared, prepare
 from selfdistill.training.progress import TrainingProgress
 from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.settings import without_idle_settings
-from selfdistill.training.shown_rows import control_token_warning
+from selfdistill.training.shown_rows import control_token_warning, date_warning, lost_thoughts_warning
 from selfdistill.training.template import choose_template
 from selfdistill.training.watch import check_watched, held_out_rows, watch
 from selfdistill.types import Example
@@ -55,17 +55,25 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     if idle:
         console.print(f"[dim]Left out, since {options.method} has no use for them: {', '.join(idle)}.[/dim]")
     data = training_data(options, lambda text: console.print(escape(text)))
-    for warning in row_warnings(options, data):
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+    _warn(console, *row_warnings(options, data))
     loading.quiet_libraries()
     files = ModelFiles(options.recipe.model.model_name, options.recipe)
-    if warning := control_token_warning(data.examples, files.tokenizer):
-        console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
+    _warn(console, control_token_warning(data.examples, files.tokenizer))
     test = held_out_rows(options, data.examples, console)
     prepared = prepare(options, data.task, rendered_rows(data.examples, files, console), files)
     prepared = replace(prepared, test=test)
     check_watched(prepared)
+    config = prepared.config
+    if METHODS[config.method].prompt == "chat":
+        _warn(console, date_warning(files.tokenizer, config.chat_variables("student")))
+        _warn(console, lost_thoughts_warning(prepared.pairs, files.tokenizer, config.template))
     return prepared
+
+
+def _warn(console: Console, *warnings: str | None) -> None:
+    for warning in warnings:
+        if warning is not None:
+            console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
 
 
 def load_student(prepared: Prepared) -> PreTrainedModel:
@@ -80,7 +88,9 @@ def settled(prepared: Prepared, model: PreTrainedModel, console: Console) -> Pre
     if not prepared.needs_template:
         return prepared
     chosen = Processes.here(prepared.device).once(lambda: choose_template(prepared, model, console))
-    return prepared.with_template(*chosen)
+    found = prepared.with_template(*chosen)
+    _warn(console, lost_thoughts_warning(found.pairs, found.files.tokenizer, found.config.template))
+    return found
 
 
 def make_trainer(

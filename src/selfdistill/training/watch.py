@@ -26,6 +26,7 @@ from selfdistill.method.random_state import unchanged_random_state
 from selfdistill.method.rollout.engine import Sampling
 from selfdistill.method.trainer import SDFTTrainer
 from selfdistill.models.mode import evaluating
+from selfdistill.records.runs import AnswerRecord
 from selfdistill.settings.evaluate import DecodingOptions
 from selfdistill.settings.groups import JudgeOptions
 from selfdistill.settings.train import TrainOptions
@@ -35,7 +36,7 @@ from selfdistill.tasks.overlap import overlap_warning
 from selfdistill.tasks.task import Task
 from selfdistill.training.prepare import Prepared
 from selfdistill.training.progress import TrainingProgress
-from selfdistill.types import Example, engine_in_memory
+from selfdistill.types import EvalResult, Example, engine_in_memory
 
 ACCURACY, DRIFT, LEAK = "eval/accuracy", "eval/drift", "eval/leak"
 
@@ -77,7 +78,7 @@ def check_watched(prepared: Prepared) -> None:
         raise UserError(
             "--keep_best: the best checkpoint and the newest one are kept. Give save_total_limit=2 or more."
         )
-    renderer = renderer_for(test.task, prepared.files.tokenizer, prepared.config.chat_template_kwargs)
+    renderer = renderer_for(test.task, prepared.files.tokenizer, prepared.config.chat_variables("student"))
     prompt_ids(test.examples, renderer, Sampling(max_new_tokens=1, context=context_length(prepared.files.config)))
 
 
@@ -93,7 +94,8 @@ def between_steps(trainer: SDFTTrainer) -> Generator[None]:
 
 
 class Watch(TrainerCallback):
-    """Every ``eval_steps`` steps evaluates the student, and logs the numbers.
+    """Every ``eval_steps`` steps evaluates the student, logs the numbers, and keeps some answers; those also before the
+    first step.
 
     Of several processes the main one evaluates while the others wait. The training that goes on is the same as without:
     random numbers, the modes of modules, the clock and what other callbacks asked for are left as they were found.
@@ -116,12 +118,19 @@ class Watch(TrainerCallback):
             batch_size=min(DecodingOptions.batch_size, rows),  # the memory that a step's rollouts take is there
             max_new_tokens=min(self._test.task.max_new_tokens, config.max_completion_length),
             rollout_engine=engine_in_memory(config.rollout_engine),
-            chat_template_kwargs=config.chat_template_kwargs,
+            chat_template_kwargs=config.chat_variables("student"),
         )
+        self._num_answers = prepared.options.watch.eval_answers
         self._rule, self._stop_after = prepared.options.watch.keep_rule, prepared.options.watch.stop_after
         self._probe: DriftProbe | None = None
         if count := prepared.options.watch.drift_prompts:
             trainer.processes.once(lambda: self._make_probe(count))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keeps the start model's answers; a run that is resumed has them."""
+        if self._num_answers and state.global_step == 0:
+            with between_steps(self._trainer):
+                self._trainer.processes.once(self._answer)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Evaluates after every ``eval_steps``-th step."""
@@ -165,12 +174,39 @@ class Watch(TrainerCallback):
                 chat_template_kwargs=self._decoding.chat_template_kwargs,
             )
 
+    def _answer(self) -> None:
+        rows = TaskRows(self._test.task, self._test.examples[: self._num_answers])
+        with unchanged_random_state(), evaluating(self._trainer.model):
+            self._keep_answers(self._scored(rows))
+
+    def _scored(self, rows: TaskRows) -> EvalResult:
+        trainer = self._trainer
+        return score_rows(trainer.model, trainer.tokenizer, rows, self._decoding, self._console)
+
+    def _keep_answers(self, result: EvalResult) -> None:
+        answers = [
+            AnswerRecord(
+                step=self._trainer.state.global_step,
+                id=sample.example.id,
+                prompt=list(sample.example.prompt),
+                reference=sample.example.reference,
+                completion=sample.completion,
+                num_tokens=sample.num_tokens,
+                finish_reason=sample.finish_reason,
+                score=sample.scores[result.metric],
+            )
+            for sample in result.samples[: self._num_answers]
+        ]
+        self._trainer.run_log.write_answers(answers)
+
     def _measure(self) -> dict[str, float]:
         """The numbers of an evaluation, as metrics.jsonl has them."""
         model = self._trainer.model
         with unchanged_random_state(), evaluating(model):
-            result = score_rows(model, self._trainer.tokenizer, self._test, self._decoding, self._console)
+            result = self._scored(self._test)
             drift = self._probe.measure(model).record if self._probe is not None else None
+        if self._num_answers:
+            self._keep_answers(result)
         score = score_of(result.scores)
         measured: dict[str, float] = {
             ACCURACY: math.nan if score.accuracy is None else score.accuracy,
