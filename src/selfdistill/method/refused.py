@@ -113,13 +113,13 @@ def refuse_launch(environment: Mapping[str, str]) -> None:
     for name, asked in REFUSED_VARIABLES.items():
         if environment.get(name, "").lower() not in ("", "no", "false", "0"):
             raise UserError(
-                f"{name}={environment[name]}: {asked} is not used here. Launch with recipes/accelerate/replicas.yaml or "
-                "torchrun; for a larger model give --shard_weights (FSDP2), --lora_r or --quantize 4bit."
+                f"{name}={environment[name]}: {asked} is not used here. Launch with recipes/accelerate/replicas.yaml "
+                "or torchrun; for a larger model give --shard_weights (FSDP2), --lora_r or --quantize 4bit."
             )
 
 
 def refuse_with_split(args: Any, processes: int) -> None:
-    """Checks the settings of an SDFTConfig that splits its model over ``processes`` (``shard_weights``).
+    """Checks an SDFTConfig that splits its model over ``processes`` (``shard_weights``).
 
     Raises:
         UserError: there is one process only, or a setting does not go with it.

@@ -112,7 +112,8 @@ class Sharded:
         mesh = init_device_mesh(processes.device.type, (processes.size,))
         self._root: Any = _Root(model)
         self._layers = cast(list[FSDPModule], layers)
-        for module in (*layers, self._root):
+        modules: list[Any] = [*layers, self._root]
+        for module in modules:
             for parameter in module.parameters():
                 if parameter.requires_grad and not isinstance(parameter, DTensor):
                     parameter.data = processes.of_main(parameter.to(processes.device)).float()

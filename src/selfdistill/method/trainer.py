@@ -133,7 +133,7 @@ class SDFTTrainer(Trainer):
         self.processes, self.timer = Processes.here(args.device), PhaseTimer(args.device)
         leave_replicas_alone(self.accelerator, self.processes, split=args.shard_weights)
         fit_attention(student)
-        self.step = Step(
+        step = self.step = Step(
             student,
             tokenizer,
             args,
@@ -152,8 +152,7 @@ class SDFTTrainer(Trainer):
         self.checkpoints = Checkpoints(self)
         if isinstance(self.step.engine, InProcessEngine):
             self.step.engine.on_warning = self.checkpoints.warn
-        self.pieces = Pieces(self.step, self.checkpoints.warn)
-        self.skipping = Skipping(self.step.masters, self.step.sharding)
+        self.pieces, self.skipping = Pieces(step, self.checkpoints.warn), Skipping(step.masters, step.sharding)
         self.num_rows, self._facts = len(train_pairs), dict(facts or {})
         self._pairs, self._anchors = train_pairs, anchors
 
