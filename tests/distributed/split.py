@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.processes import SHAPES, train
 from selfdistill.launcher import place
+from selfdistill.method import batch
 from selfdistill.method.batch import Part
 from selfdistill.method.processes import Processes
 from selfdistill.method.rows import training_pairs
@@ -29,6 +30,7 @@ IN_TWO = tuple(
 )
 IN_THREE = ("split, 5 rows", "split, other demonstrations", "split, anchors")
 """Configurations of the benchmark by number of processes."""
+EXCHANGED = ("row by row", "recomputed")
 SPLIT: dict[str, Any] = {**SAVED, "shard_weights": True}
 """A run of four steps with checkpoints."""
 
@@ -54,36 +56,40 @@ def scored(step: Step, number: int) -> tuple[list[Tensor], float]:
     found: list[tuple[Part, PartLoss]] = []
     step.on_part = lambda part, loss: found.append((part, loss))
     pairs = training_pairs(ROWS[:number], step.config, byte_tokenizer(), step.model.config)  # type: ignore[arg-type]
-    (batch,) = step.micro_batches(step.rollout(pairs, 0), 1)
-    total = float(step.learn(batch))
+    (whole_step,) = step.micro_batches(step.rollout(pairs, 0), 1)
+    total = float(step.learn(whole_step))
     return [loss.per_token for _, loss in found], total
 
 
 def exchanged(folder: Path) -> None:
-    """A teacher with other weights than the student scores; what is there before and afterwards."""
+    """A teacher with other weights than the student scores, with a pass for each row, or with activations computed
+    again; what is there before and afterwards."""
     here = Processes.here(make_config(folder / "unused").device)
     config = make_config(folder / "unused", shard_weights=True, teacher="frozen")
-    step = Step(student(), byte_tokenizer(), config, engine=Scripted(script()), processes=here)
-    before = {name: whole(parameter).clone() for name, parameter in step.masters.parameters.items()}
-    step.teachers["teacher"].load_state_dict(perturbed(before))
-    values, total = scored(step, 5)
-    after = {name: whole(parameter) for name, parameter in step.masters.parameters.items()}
-    kept = {name: whole(weight) for name, weight in step.teachers["teacher"].state_dict().items()}
-    others = perturbed(before)
-    facts = {
-        "as before": all(torch.equal(before[name], after[name]) for name in before),
-        "teacher as before": all(torch.equal(others[name], kept[name]) for name in others),
-        "loss": here.totals(total)[0],
-        "own": sum(local(parameter).numel() for parameter in step.masters.parameters.values()),
-        "all": sum(parameter.numel() for parameter in step.masters.parameters.values()),
-        "dtypes": sorted({str(local(parameter).dtype) for parameter in step.masters.parameters.values()}),
-        "values": [value.tolist() for value in values],
-    }
-    gradients = {name: whole(master.grad) for name, _, master in step.masters.items() if master.grad is not None}
-    (folder / f"exchanged-{here.rank}.json").write_text(json.dumps(facts))
-    save_file(
-        {name: one.contiguous() for name, one in gradients.items()}, folder / f"exchanged-{here.rank}.safetensors"
-    )
+    limit = batch.CPU_TOKENS_PER_FORWARD
+    for name in EXCHANGED:
+        model = student()
+        if name == "recomputed":
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        batch.CPU_TOKENS_PER_FORWARD = 1 if name == "row by row" else limit
+        step = Step(model, byte_tokenizer(), config, engine=Scripted(script()), processes=here)
+        parameters = step.masters.parameters
+        before = {key: whole(parameter).clone() for key, parameter in parameters.items()}
+        step.teachers["teacher"].load_state_dict(perturbed(before))
+        values, total = scored(step, 5)
+        kept, others = step.teachers["teacher"].state_dict(), perturbed(before)
+        facts = {
+            "as before": all(torch.equal(before[key], whole(parameter)) for key, parameter in parameters.items()),
+            "teacher as before": all(torch.equal(others[key], whole(kept[key])) for key in others),
+            "loss": here.totals(total)[0],
+            "own": sum(local(parameter).numel() for parameter in parameters.values()),
+            "all": sum(parameter.numel() for parameter in parameters.values()),
+            "dtypes": sorted({str(local(parameter).dtype) for parameter in parameters.values()}),
+            "values": [value.tolist() for value in values],
+        }
+        (folder / f"{name}-{here.rank}.json").write_text(json.dumps(facts))
+        gradients = {key: whole(master.grad) for key, _, master in step.masters.items() if master.grad is not None}
+        save_file({key: one.contiguous() for key, one in gradients.items()}, folder / f"{name}-{here.rank}.safetensors")
 
 
 def halves(folder: Path) -> None:

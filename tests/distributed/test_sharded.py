@@ -67,13 +67,14 @@ def test_three_processes_train_as_one(three: Path, tmp_path: Path, name: str) ->
     assert difference(three / "3" / name, tmp_path, 3) <= CLOSE
 
 
-def test_the_teacher_scores_with_weights_of_its_own(two: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", split.EXCHANGED)
+def test_the_teacher_scores_with_weights_of_its_own(two: Path, tmp_path: Path, name: str) -> None:
     """The divergences are those of one process with both models, far from the 0 of a teacher that is the student."""
     step = Step(student(), byte_tokenizer(), make_config(tmp_path, teacher="frozen"), engine=Scripted(script()))
-    before = {name: parameter.detach().clone() for name, parameter in step.masters.parameters.items()}
+    before = {key: parameter.detach().clone() for key, parameter in step.masters.parameters.items()}
     step.teachers["teacher"].load_state_dict(split.perturbed(before))
     wanted, total = split.scored(step, 5)
-    facts = [json.loads((two / f"exchanged-{rank}.json").read_text()) for rank in (0, 1)]
+    facts = [json.loads((two / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
     found = torch.cat([torch.tensor(value) for each in facts for value in each["values"]])
     assert torch.allclose(found.sort().values, torch.cat(wanted).sort().values, atol=1e-5)
     assert found.mean() > 0.05
@@ -81,14 +82,14 @@ def test_the_teacher_scores_with_weights_of_its_own(two: Path, tmp_path: Path) -
         assert each["as before"]
         assert each["teacher as before"]
         assert each["loss"] == pytest.approx(total, rel=1e-5)
-    gradients = [load_file(two / f"exchanged-{rank}.safetensors") for rank in (0, 1)]
-    for name, _, master in step.masters.items():
+    gradients = [load_file(two / f"{name}-{rank}.safetensors") for rank in (0, 1)]
+    for key, _, master in step.masters.items():
         assert master.grad is not None
-        assert all(torch.allclose(each[name], master.grad, atol=1e-6) for each in gradients)
+        assert all(torch.allclose(each[key], master.grad, atol=1e-6) for each in gradients)
 
 
 def test_each_process_has_a_slice(two: Path) -> None:
-    first, second = (json.loads((two / f"exchanged-{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (json.loads((two / f"recomputed-{rank}.json").read_text()) for rank in (0, 1))
     assert first["own"] + second["own"] == first["all"]
     assert abs(first["own"] - second["own"]) < 0.1 * first["all"]
     assert first["dtypes"] == ["torch.float32"]

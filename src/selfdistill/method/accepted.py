@@ -52,7 +52,7 @@ def check_model(model: PreTrainedModel) -> None:
         raise UserError(f"The model's weights are quantized to {bits}, which can't be trained: give peft_config.")
     if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         raise UserError(
-            "The model's weights are split over processes already (tensor parallelism or FSDP). Give the whole model: "
+            "The model's weights are split over processes (tensor parallelism or FSDP) already. Give the whole model: "
             "load it without tp_plan, and for a large one set shard_weights=True."
         )
     check_head(model)

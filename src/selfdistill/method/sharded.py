@@ -118,8 +118,8 @@ class Sharded:
                 if parameter.requires_grad and not isinstance(parameter, DTensor):
                     parameter.data = processes.of_main(parameter.to(processes.device)).float()
             fully_shard(module, mesh=mesh, mp_policy=policy)
-            module.set_gradient_divide_factor(1.0)  # the loss is a sum over all processes, and so are its gradients;
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other way to divide by 1
+            module.set_gradient_divide_factor(1.0)  # the loss is a sum over all processes, and so are its gradients
+            module.set_force_sum_reduction_for_comms(True)  # gloo neither averages nor multiplies
         before = self._root
         for layer in self._layers:  # named, since otherwise torch goes by the passes that a process made, also alone
             layer.set_modules_to_backward_prefetch([before])
