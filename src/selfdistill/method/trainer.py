@@ -94,6 +94,8 @@ class SDFTTrainer(Trainer):
 
     args: SDFTConfig
     model: PreTrainedModel
+    _weights: dict[str, Tensor] | None = None
+    """While a model that is split is saved: its whole weights."""
 
     def __init__(
         self,
@@ -354,10 +356,15 @@ class SDFTTrainer(Trainer):
         """Writes the model and its tokenizer as other programs read them. ``weights``: those of one that is split."""
         save_model(self.model, self.tokenizer, self.eos_ids, folder, weights)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer.save_model. All processes must call it."""
+        self._weights = self.step.sharding.gather().weights  # older transformers call _save in the main process alone
+        super().save_model(output_dir, _internal_call)
+        self._weights = None
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        weights = self.step.sharding.gather().weights
         if self.processes.is_main:
-            install(Path(output_dir or str(self.args.output_dir)), partial(self.write_model, weights=weights))
+            install(Path(output_dir or str(self.args.output_dir)), partial(self.write_model, weights=self._weights))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         self._hooks.called("_save_checkpoint")
