@@ -168,7 +168,7 @@ def test_in_bfloat16_masters_are_fp32(two: Path, tmp_path: Path) -> None:
     moved = (
         fp32 - torch.cat([p.detach().flatten() for _, p in sorted(student(torch.bfloat16).named_parameters())])
     ).norm()
-    assert 0 < noise < 0.1 * moved
-    assert (split - whole).norm() <= noise
+    assert 0 < noise < 0.2 * moved
+    assert (split - whole).norm() <= 2 * noise  # of two that are each as far from fp32
     model: Any = AutoModelForCausalLM.from_pretrained(two / "bfloat16" / "model")
     assert model.dtype == torch.bfloat16
