@@ -1,8 +1,9 @@
 """Do several processes train as one does? Weights after three steps, compared with one process on the same rows.
 
 Tiny models in fp32 on CPUs, 2 and 3 processes that exchange by gloo, and one process whose micro-batches are as large
-as theirs together. The difference is that of the order in which numbers are added. Also compared: that all processes
-end with the very same weights, and that the same completions were sampled.
+as theirs together. Names that begin with "split" are of models whose weights are split over the processes (FSDP2). The
+difference is that of the order in which numbers are added. Also compared: that all processes end with the very same
+weights, and that the same completions were sampled.
 
 The last line is a JSON object: max_weight_difference by configuration, hangs (processes that had to be killed) and
 seconds.
@@ -46,6 +47,11 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 """Settings by name. Of this file are ``lora``, ``rows`` (their number) and ``masked``: completions of even rows (0) or
 odd ones (1) are cut, and so without loss."""
+SPLIT = (
+    *("full, ema", "full, frozen", "full, live", "lora, ema", "anchors", "token_mean", "clipped", "adamw"),
+    *("other demonstrations", "demonstrations", "one process masked", "all masked", "5 rows"),
+)
+CONFIGURATIONS |= {f"split, {name}": {**CONFIGURATIONS[name], "shard_weights": True} for name in SPLIT}
 
 
 def train(name: str, folder: Path, shape: tuple[int, int]) -> None:
@@ -58,13 +64,17 @@ def train(name: str, folder: Path, shape: tuple[int, int]) -> None:
     """
     from safetensors.torch import save_file
 
+    from selfdistill.launcher import place
     from selfdistill.method.methods import METHODS
+    from selfdistill.method.slices import whole
     from selfdistill.models.adapters import lora
     from tests.support.engines import Scripted
     from tests.support.tiny import byte_tokenizer
     from tests.support.training import ROWS, make_trainer, script, student
 
     settings = {"learning_rate": 0.03, "max_completion_length": 12, **CONFIGURATIONS[name]}
+    if place().size == 1:
+        settings.pop("shard_weights", None)
     rows = (ROWS * 2)[: settings.pop("rows", 12)]
     model = student()
     if settings.pop("lora", False):
@@ -95,7 +105,7 @@ def train(name: str, folder: Path, shape: tuple[int, int]) -> None:
         **settings,
     )
     trainer.train()
-    weights = {name: parameter.detach().contiguous() for name, parameter in trainer.model.named_parameters()}
+    weights = {name: whole(parameter.detach()).contiguous() for name, parameter in trainer.model.named_parameters()}
     save_file(weights, folder / f"weights-{trainer.processes.rank}.safetensors")
 
 

@@ -27,7 +27,8 @@ SAVED: dict[str, Any] = {**CHECKPOINTS, "per_device_train_batch_size": 1, "gradi
 """A run of four steps with checkpoints, four rows a step in two processes."""
 
 
-IN_TWO = tuple(name for name in CONFIGURATIONS if name not in ("full, frozen", "full, live", "lora, ema", "anchors"))
+LEFT_OUT = ("full, frozen", "full, live", "lora, ema", "anchors")
+IN_TWO = tuple(name for name in CONFIGURATIONS if name not in LEFT_OUT and not name.startswith("split"))
 IN_THREE = ("anchors", "5 rows")
 """Configurations of the benchmark, which has more of them, by number of processes."""
 

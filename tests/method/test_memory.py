@@ -11,7 +11,7 @@ import torch
 from selfdistill.method import memory, memory_parts, sampling_memory
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.master_weights import MasterWeights
-from selfdistill.method.memory import MemoryCheck, available, estimate
+from selfdistill.method.memory import MemoryCheck, available, estimate, split_over
 from selfdistill.method.remedies import Change
 from selfdistill.method.teacher import Teacher
 from selfdistill.models.adapters import lora
@@ -70,6 +70,38 @@ def test_every_part_by_hand(tiny_model):
         "checkpoint": 4000 + 8000 + 4000,  # weights, moments, average
         "peak": 4000 + 8000 + 4000 + 4000 + 403_200 + 139_520 + 5_120 + 700 * 2**20,
     }
+
+
+@pytest.mark.parametrize("width", [4, 2])
+def test_a_model_split_over_two_processes_by_hand(tiny_model, width):
+    """2,500 weights; output head and embeddings of 640 each, the rest in two layers, which are gathered together."""
+    args = MethodConfig(per_device_train_batch_size=4, gradient_accumulation_steps=2, max_completion_length=10)
+    config, bytes_of_weights = tiny_model().config, 2500 * width
+    whole = estimate(
+        config,
+        args,
+        weight_bytes=bytes_of_weights,
+        num_trainable=2500,
+        bytes_per_weight=width,
+        adapter=False,
+        lengths=[50],
+        longest_prompt=6,
+    )
+    split = split_over(2, whole, config, args, bytes_of_weights, 2500, width)
+    assert split.weights == split.gradients == split.teacher == 2500 * 4 // 2
+    assert split.masters_and_optimizer == 2500 * 8 // 2
+    assert split.teacher_pass == split.activations - whole.activations == bytes_of_weights
+    assert split.rollouts - whole.rollouts == bytes_of_weights
+    assert split.loss - whole.loss == 640 * width
+
+
+def test_the_number_of_processes_that_share_a_model_counts(tiny_model):
+    args: Any = MethodConfig(max_completion_length=10, shard_weights=True)
+    made = check(tiny_model().config, pair(4, 6))
+    args.world_size = 2
+    two = made.estimate(args)
+    args.world_size = 4
+    assert made.estimate(args).gradients == two.gradients // 2
 
 
 def test_a_target_keeps_scores_of_every_model_it_reads_and_a_start_model(tiny_model):

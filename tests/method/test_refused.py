@@ -1,5 +1,6 @@
 """Fields of transformers' TrainingArguments that would do nothing here, or break training: refused by name."""
 
+import copy
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from transformers.trainer_utils import SaveStrategy
 
 from selfdistill.method.config import SDFTConfig
-from selfdistill.method.refused import REFUSED, REFUSED_VALUES, REFUSED_VARIABLES
+from selfdistill.method.refused import REFUSED, REFUSED_VALUES, REFUSED_VARIABLES, refuse_with_split
 from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions
 from selfdistill.training.settings import trainer_config
@@ -52,8 +53,9 @@ def test_what_accelerate_launch_was_told_is_refused(tmp_path: Path, monkeypatch:
         make_config(tmp_path)
     monkeypatch.setenv(name, "true")
     said = mistake(make_config, tmp_path)
-    assert said.startswith(f"{name}=true: {REFUSED_VARIABLES[name]} is not used here; every process has whole weights.")
+    assert said.startswith(f"{name}=true: {REFUSED_VARIABLES[name]} is not used here. Launch with ")
     assert "recipes/accelerate/replicas.yaml" in said
+    assert "--shard_weights" in said
 
 
 def test_a_value_may_be_an_enumerations_member(tmp_path: Path):
@@ -95,3 +97,46 @@ def test_checkpoints_are_not_pushed(tmp_path: Path) -> None:
     said = mistake(make_config, tmp_path, push_to_hub=True)
     assert said.startswith("push_to_hub=True: checkpoints are not pushed while a run trains. Give hub_strategy=end")
     assert make_config(tmp_path, push_to_hub=True, hub_strategy="end").push_to_hub
+
+
+def test_one_process_has_nothing_to_split(tmp_path: Path) -> None:
+    said = mistake(make_config, tmp_path, shard_weights=True)
+    assert said.startswith("shard_weights: one process has nobody to share its weights with. Start several")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "offline"},
+        {"method": "reinvoke"},
+        {"completion_source": "interleaved"},
+        {"completion_source": "mixture", "mixture_of": "teacher"},
+        {"teacher_model": "another"},
+        {"teacher_home": "host"},
+        {"rollout_engine": "paged"},
+        {"optim": "adafactor"},
+        {"use_liger_kernel": True},
+    ],
+    ids=lambda settings: " ".join(f"{name}={value}" for name, value in settings.items()),
+)
+def test_what_needs_the_whole_model_is_refused_where_it_is_split(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The last of the settings is named; a checked copy stands for several processes."""
+    config = copy.copy(make_config(tmp_path))
+    for name, value in {**settings, "shard_weights": True}.items():
+        setattr(config, name, value)
+    name, value = list(settings.items())[-1]
+    said = mistake(refuse_with_split, config, 2)
+    assert said.startswith(name)
+    assert " does not go with shard_weights, where no process has the whole model." in said
+
+
+def test_the_defaults_go_with_a_split_model(tmp_path: Path) -> None:
+    config = copy.copy(SDFTConfig(output_dir=str(tmp_path)))
+    config.shard_weights = True
+    refuse_with_split(config, 2)
+
+
+def test_vllm_is_refused_where_the_model_is_split(tmp_path: Path) -> None:
+    config = copy.copy(make_config(tmp_path))
+    config.rollout_engine, config.shard_weights = "vllm", True
+    assert mistake(refuse_with_split, config, 2).startswith("rollout_engine=vllm does not go with shard_weights")

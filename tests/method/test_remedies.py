@@ -65,3 +65,11 @@ def test_an_adapter_may_be_quantized_once() -> None:
 def test_both_of_two_changes() -> None:
     both = Change(flags="--a", settings={"x": 1}, lora_r=4) + Change(flags="--b", settings={"y": 2}, quantize="4bit")
     assert both == Change(flags="--a --b", settings={"x": 1, "y": 2}, lora_r=4, quantize="4bit")
+
+
+def test_nothing_is_offered_that_a_split_model_refuses() -> None:
+    args = MethodConfig(shard_weights=True)
+    offered = " ".join(change.flags for change in remedies(args, None, None, on_cpu=False))
+    assert "--teacher frozen" in offered
+    assert "--lora_r" in offered
+    assert not any(flag in offered for flag in ("--teacher_home", "--optim", "--quantize"))

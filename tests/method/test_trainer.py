@@ -1,6 +1,7 @@
 """SDFTTrainer on a tiny model: the update by hand, accumulation, nothing to learn, teachers, importance weights."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 import selfdistill
 from selfdistill import SDFTTrainer
+from selfdistill.method.accepted import where_to_load
 from selfdistill.method.divergence import divergence
 from tests.support.engines import Scripted
 from tests.support.tiny import byte_tokenizer
@@ -174,7 +176,13 @@ def test_a_model_given_by_name_is_loaded_on_the_training_device(
 
     monkeypatch.setattr("selfdistill.method.accepted.load_model", load)
     make_trainer(tmp_path, model="a-name", use_cpu=True)
-    assert asked == [("a-name", {"device": "cpu"})]
+    assert asked == [("a-name", {"dtype": "auto", "device": "cpu"})]
+
+
+def test_a_model_that_will_be_split_is_read_on_the_host() -> None:
+    """In the dtype of the training device, of which the model may be too large for one."""
+    args: Any = SimpleNamespace(shard_weights=True, device=torch.device("cuda"))
+    assert where_to_load("bfloat16", args) == {"dtype": "bfloat16", "device": "cpu"}
 
 
 def test_a_padding_token_that_the_model_does_not_know(tmp_path: Path) -> None:

@@ -174,9 +174,9 @@ def test_a_save_that_fails_leaves_the_one_before_it(tmp_path: Path, monkeypatch:
     trainer = make_trainer(tmp_path / "cut", **CHECKPOINTS)
     save = trainer.checkpoints.save
 
-    def save_on_a_full_disk() -> None:
+    def save_on_a_full_disk(parts: Any) -> None:
         with Disk(10 if trainer.state.global_step == 4 else 10**6, killed=False, operations=("fsync",)):
-            save()
+            save(parts)
 
     monkeypatch.setattr(trainer.checkpoints, "save", save_on_a_full_disk)
     said = mistake(trainer.train)

@@ -12,17 +12,22 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def leave_replicas_alone(accelerator: "Accelerator", processes: Processes) -> None:
+def leave_replicas_alone(accelerator: "Accelerator", processes: Processes, *, split: bool) -> None:
     """Makes an accelerator leave models unwrapped (``processes`` says why), and give every process the same batches, in
     the same order.
 
     So every process knows the rows of a step, and takes its share. accelerate would give each process other batches,
-    and fill up the last ones with rows that were used already.
+    and fill up the last ones with rows that were used already. ``split``: weights are split over the processes, and lie
+    where they must.
     """
     own = cast(Any, accelerator)
-    own.prepare_model = partial(accelerator.prepare_model, evaluation_mode=True)
+    own.prepare_model = _as_it_is if split else partial(accelerator.prepare_model, evaluation_mode=True)
     if processes.size > 1:
         own.prepare_data_loader = partial(_prepared, accelerator, processes)
+
+
+def _as_it_is(model: Any, **_: Any) -> Any:
+    return model
 
 
 def _prepared(accelerator: "Accelerator", processes: Processes, loader: DataLoader[Any], **_: Any) -> Any:

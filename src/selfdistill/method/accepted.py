@@ -13,6 +13,7 @@ from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.methods import METHODS
 from selfdistill.models.adapters import adapt
+from selfdistill.models.device import compute_dtype
 from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
 from selfdistill.models.output_head import check_head
 from selfdistill.models.quantization import quantized_to
@@ -53,8 +54,8 @@ def check_model(model: PreTrainedModel) -> None:
         raise UserError(f"The model's weights are quantized to {bits}, which can't be trained: give peft_config.")
     if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         raise UserError(
-            "The model's weights are split over processes (tensor parallelism or FSDP), which training here does not "
-            "support. Load it without tp_plan; for a large one train an adapter (peft_config)."
+            "The model's weights are split over processes (tensor parallelism or FSDP) already. Give the whole model: "
+            "load it without tp_plan, and for a large one set shard_weights=True."
         )
     check_head(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -70,13 +71,22 @@ def check_model(model: PreTrainedModel) -> None:
             )
 
 
+def where_to_load(dtype: str, args: SDFTConfig) -> dict[str, Any]:
+    """Arguments of ``load_model``: the training device and a dtype for it. A model that is to be split is read on the
+    host, since the device may not hold it."""
+    if not args.shard_weights:
+        return {"dtype": dtype, "device": str(args.device)}
+    return {"dtype": str(compute_dtype(dtype, args.device)).removeprefix("torch."), "device": "cpu"}
+
+
 def loaded(
     model: PreTrainedModel | str,
     args: SDFTConfig,
     tokenizer: PreTrainedTokenizerBase | None,
     peft_config: PeftConfig | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, loaded on the training device if given by name, with its adapter if wanted, and its tokenizer.
+    """The model, with its adapter if wanted, and its tokenizer. One given by name is loaded on the training device, or
+    on the host if it is to be split.
 
     Raises:
         UserError: one of them is missing or can't be loaded, or no token that ends generation ends an answer in the
@@ -86,7 +96,7 @@ def loaded(
         tokenizer = tokenizer or load_tokenizer(model)
     if tokenizer is None:
         raise UserError("processing_class: give the tokenizer along with a model that is already loaded.")
-    student: Any = load_model(model, device=str(args.device)) if isinstance(model, str) else model
+    student: Any = load_model(model, **where_to_load("auto", args)) if isinstance(model, str) else model
     require_chat_template(tokenizer, student.name_or_path, has_flag=False)
     if METHODS[args.method].prompt == "chat":
         check_end_of_turn(tokenizer, eos_token_ids(student, tokenizer))

@@ -49,6 +49,11 @@ class Completions:
     def check(self, engine: RolloutEngine) -> None:
         """Raises UserError if the source can't do with the engine."""
         config = self._config
+        if config.shard_weights and engine.samples_elsewhere:
+            raise UserError(
+                f"{describe(engine)} samples from a copy of the weights, of which no process has all (shard_weights). "
+                "Take rollout_engine own or generate."
+            )
         if self._source.together and not isinstance(engine, OwnEngine):
             reason = why_not_own(self._model) or f"The engine is {describe(engine)}."
             raise UserError(

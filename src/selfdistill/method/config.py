@@ -14,7 +14,7 @@ from selfdistill.launcher import place
 from selfdistill.method.liger import check_liger
 from selfdistill.method.needs import check_choices, check_needs
 from selfdistill.method.optimizers import optimizer_name
-from selfdistill.method.refused import check_trackers, refuse_ignored, refuse_launch
+from selfdistill.method.refused import check_trackers, refuse_ignored, refuse_launch, refuse_with_split
 from selfdistill.method.rollout.engines import check_engine
 from selfdistill.models.device import default_device, prepare_device
 from selfdistill.settings.method import MethodConfig
@@ -57,6 +57,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         refuse_ignored(self)
         refuse_launch(os.environ)
         optimizer_name(self)
+        refuse_with_split(self, place().size)
         if (
             "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
         ):  # its name before transformers 5.24

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill import run_folder
 from selfdistill.errors import UserError, quoted
+from selfdistill.method.slices import whole
 from selfdistill.models.output_head import unwrapped
 from selfdistill.records.runs import RunConfig
 from selfdistill.types import PromptPair
@@ -57,19 +58,19 @@ def of_data(
     return found | ({"anchor prompts": _of_pairs(anchors)} if anchors else {})
 
 
-def of_model(model: PreTrainedModel) -> dict[str, str]:
+def of_model(model: PreTrainedModel, dtype: torch.dtype | None = None) -> dict[str, str]:
     """Hashes, in hex, of a model's config, its adapter and its frozen weights, and the dtype of the trained ones, whose
-    values come from the checkpoint."""
+    values come from the checkpoint. ``dtype``: that of the trained ones, if it is not their own."""
     inner: Any = unwrapped(model)
     config = {k: v for k, v in inner.config.to_dict().items() if k not in (*OF_THE_PLACE, *SET_BY_TRAINING)}
-    trained = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad})
+    trained = sorted({str(dtype or p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad})
     found = {"model config": _of_json(config), "dtype": ", ".join(trained)}
     adapters: dict[str, Any] = getattr(model, "peft_config", None) or {}
     for name, adapter in adapters.items():
         kept = {k: v for k, v in adapter.to_dict().items() if k not in ("base_model_name_or_path", "inference_mode")}
         found[f"adapter {name}"] = _of_json(kept)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    return found | ({"frozen weights": _of_json([_sum(parameter) for parameter in frozen])} if frozen else {})
+    return found | ({"frozen weights": _of_json([_sum(whole(parameter)) for parameter in frozen])} if frozen else {})
 
 
 def changes(before: RunConfig, now: RunConfig) -> dict[str, tuple[str, str]]:

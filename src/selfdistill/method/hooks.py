@@ -1,9 +1,14 @@
-"""Checks that the installed transformers calls the hooks that our trainer overrides, some of which are private."""
+"""The trainer's callback, and the check that the installed transformers calls the hooks that our trainer overrides,
+some of which are private."""
 
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers import __version__ as transformers_version
+
+if TYPE_CHECKING:
+    from selfdistill.method.trainer import SDFTTrainer
 
 
 class Hooks:
@@ -57,3 +62,27 @@ class Hooks:
             f"transformers {transformers_version} does not call Trainer.{names[0]}, on which training here depends. "
             "Install a version that selfdistill's tests run with (constraints.txt)."
         )
+
+
+class StepCallback(TrainerCallback):
+    """Tells the trainer when training begins and when a step or a save ends. What a callback of one process asked for,
+    all of them do."""
+
+    def __init__(self, trainer: "SDFTTrainer") -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._trainer.begin_run()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.end_step(control)
+        self._trainer.processes.agree(control)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.processes.postpone(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.processes.agree(control)
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self._trainer.end_save()

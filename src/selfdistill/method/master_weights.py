@@ -19,6 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from selfdistill.method.slices import local, split_as
 
 PIECE_ELEMENTS = 1 << 24
 """Weights that the optimizer updates at once: 17 million, whose masters take 67 MB."""
@@ -81,9 +84,7 @@ class MasterWeights:
     def _split(self, name: str, whole: Tensor) -> None:
         """Stores a master, given as a contiguous fp32 tensor, which is overwritten, as weight and lower bits."""
         parameter = self.parameters[name]
-        bits, low = whole.view(torch.int32), self._low[name]
-        low.copy_(bits)  # keeps the lower 16 bits, as a signed number
-        bits.sub_(low)
+        take_low(whole, self._low[name])
         parameter.copy_(whole)
         self._versions[name] = parameter._version
 
@@ -183,6 +184,9 @@ class MasterWeights:
         Raises:
             ValueError: ``state`` has other parameter names than this model, or holds something else.
         """
+        if any(isinstance(parameter, DTensor) for parameter in self.parameters.values()):
+            self._add_low(state)
+            return
         if self._low.keys() != state.keys():
             odd = min(self._low.keys() ^ state.keys())
             raise ValueError(f"master weights do not fit the model: {odd!r} is on one side only")
@@ -191,6 +195,24 @@ class MasterWeights:
                 raise ValueError(f"master weights do not fit the model: {name!r} is {state[name].dtype}, not int16")
             low.copy_(state[name])
             self._versions[name] = self.parameters[name]._version
+
+    @torch.no_grad()
+    def _add_low(self, state: Mapping[str, Tensor]) -> None:
+        """Adds lower bits to fp32 masters of which this process has slices, and which are the upper bits so far."""
+        for name, low in state.items():
+            if name not in self.parameters or low.dtype != torch.int16:
+                raise ValueError(f"master weights do not fit the model: {name!r}")
+            parameter = self.parameters[name]
+            own = local(split_as(parameter, low.int()))  # gloo does not send int16
+            local(parameter).view(torch.int32).add_(own)
+
+
+def take_low(whole: Tensor, low: Tensor) -> None:
+    """Moves the lower 16 bits of contiguous fp32 masters to ``low``, int16 of the same shape, so that what is left is
+    exact in bf16."""
+    bits = whole.view(torch.int32)
+    low.copy_(bits)  # keeps the lower 16 bits, as a signed number
+    bits.sub_(low)
 
 
 def _without_values(parameter: Tensor) -> Tensor:

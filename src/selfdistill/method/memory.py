@@ -162,6 +162,50 @@ def estimate(
     return needed if on_cpu else replace(needed, fragmentation=round(FRAGMENTATION * needed.passing))
 
 
+def split_over(
+    processes: int,
+    needed: MemoryEstimate,
+    config: Any,
+    args: MethodConfig,
+    weight_bytes: int,
+    num_trainable: int,
+    width: int,
+) -> MemoryEstimate:
+    """The memory of one of several processes over which a model is split (``shard_weights``).
+
+    Each has slices, in fp32 of what is trained, and gathers whole weights: the embeddings, the output head and two
+    layers in a pass, all of them while it samples. The main process gathers a checkpoint in the host's memory.
+
+    Args:
+        processes: their number.
+        needed: the estimate for a process that has the whole model.
+        config: the model's transformers config.
+        args: the settings.
+        weight_bytes: of the model without an adapter.
+        num_trainable: number of trained parameters.
+        width: bytes of a number in the dtype to compute in.
+    """
+    text = config.get_text_config(decoder=True)
+    head = text.vocab_size * text.hidden_size * width
+    outside = head if getattr(text, "tie_word_embeddings", False) else 2 * head
+    gathered = outside + 2 * max(weight_bytes - outside, 0) // text.num_hidden_layers
+    states = needed.masters_and_optimizer - num_trainable * (2 if width == 2 else 0)
+    kept = teacher_bytes(args, 4, on_cpu=True)[0]
+    split = replace(
+        needed,
+        weights=-(-(needed.weights + num_trainable * (4 - width)) // processes),
+        masters_and_optimizer=-(-states // processes),
+        gradients=-(-needed.gradients // processes),
+        teacher=-(-num_trainable * kept // processes),
+        teacher_pass=gathered,
+        activations=needed.activations + gathered,
+        loss=needed.loss + (head if kept else 0),
+        rollouts=needed.rollouts + needed.weights,
+        host=needed.host + (needed.checkpoint if needed.host else 0),
+    )
+    return replace(split, fragmentation=round(FRAGMENTATION * split.passing) if needed.fragmentation else 0)
+
+
 class MemoryCheck:
     """Estimates whether training on given rows fits into memory, before any weight is loaded.
 
@@ -206,10 +250,11 @@ class MemoryCheck:
             prompt + (answer or args.max_completion_length)
             for prompt, answer in zip(self._prompts, completions, strict=True)
         ]
-        return estimate(
+        weight_bytes = size.weight_bytes(self._width, change.quantize or self._quantize)
+        needed = estimate(
             self._config,
             args,
-            weight_bytes=size.weight_bytes(self._width, change.quantize or self._quantize),
+            weight_bytes=weight_bytes,
             num_trainable=size.trainable,
             num_pinned=size.pinned,
             bytes_per_weight=self._width,
@@ -223,6 +268,11 @@ class MemoryCheck:
             ),
             on_cpu=self._device.type == "cpu",
             card_bytes=self._card_bytes(args),
+        )
+        if not args.shard_weights:
+            return needed
+        return split_over(
+            getattr(args, "world_size", 1), needed, self._config, args, weight_bytes, size.trainable, self._width
         )
 
     def _card_bytes(self, args: MethodConfig) -> int:

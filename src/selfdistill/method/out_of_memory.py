@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from selfdistill.errors import UserError
 from selfdistill.method.batch import MicroBatch, Sample
 from selfdistill.method.step import Step
 from selfdistill.models.within_memory import within_memory
@@ -63,7 +64,16 @@ class Pieces:
         return self._step.halved(micro_batch, self._halvings - self._scored_with)
 
     def _halve(self, largest: int) -> bool:
-        """Halves once more; False if pieces were of one sample already. ``largest``: samples of an undivided piece."""
+        """Halves once more; False if pieces were of one sample already. ``largest``: samples of an undivided piece.
+
+        Raises:
+            UserError: other processes, which share the weights and take the same passes, would have to do so, too.
+        """
+        if self._step.sharding.is_split:
+            raise UserError(
+                "Memory is full. With --shard_weights a step can't go on in smaller pieces: halve "
+                "--per_device_train_batch_size and double --gradient_accumulation_steps, and give the command again."
+            )
         self._halvings += 1
         if largest <= 2 ** (self._halvings - 1):
             return False

@@ -26,6 +26,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from selfdistill.errors import UserError, brief
 from selfdistill.method.master_weights import MasterWeights
@@ -55,7 +56,7 @@ class Processes:
 
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
         self.rank, self.size = rank, size
-        self._device = device or torch.device("cpu")
+        self.device = device or torch.device("cpu")
         self._postponed: set[str] = set()
 
     @classmethod
@@ -123,7 +124,7 @@ class Processes:
         """Sums of numbers over all processes, in float64."""
         if self.size == 1:
             return list(numbers)
-        summed = torch.tensor(numbers, dtype=torch.float64, device=self._device)
+        summed = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         self._reduce(summed)
         return summed.tolist()
 
@@ -151,15 +152,20 @@ class Processes:
             return
         for name in masters.parameters:
             own = masters.value(name)
-            main = own.clone(memory_format=torch.contiguous_format)
-            with _talking():
-                distributed.broadcast(main, src=0)
+            main = self.of_main(own)
             if not torch.equal(main, own):
                 masters.set_value(name, main)
 
+    def of_main(self, tensor: Tensor) -> Tensor:
+        """The main process's values of a tensor that all processes have."""
+        values = tensor.detach().clone(memory_format=torch.contiguous_format)
+        with _talking():
+            distributed.broadcast(values, src=0)
+        return values
+
     def add_up(self, masters: MasterWeights, loss: Tensor) -> Tensor:
         """Replaces the masters' fp32 gradients by their sums over all processes. A master that none of them has a
-        gradient of keeps none.
+        gradient of keeps none; those of slices are sums already (``sharded``).
 
         Args:
             masters: the trainable parameters.
@@ -170,9 +176,9 @@ class Processes:
         """
         if self.size == 1:
             return loss
-        trained = list(masters.masters.values())
+        trained = [master for master in masters.masters.values() if not isinstance(master, DTensor)]
         counts = [loss, *(torch.tensor(float(master.grad is not None)) for master in trained)]
-        summed = torch.stack([count.to(self._device, torch.float32) for count in counts])
+        summed = torch.stack([count.to(self.device, torch.float32) for count in counts])
         self._reduce(summed)
         learning = [master for master, count in zip(trained, summed[1:].tolist(), strict=True) if count]
         for bucket in _buckets(learning):
@@ -219,7 +225,22 @@ def _talking() -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise UserError(
-            f"Another process ended, or did not answer in time (ddp_timeout): {brief(error, 8)}. Mend what it said, "
-            "and give the same command again to go on from the last checkpoint."
-        ) from error
+        raise _ended(error) from error
+
+
+@contextmanager
+def exchanging() -> Generator[None]:
+    """The same for passes in which processes exchange weights and gradients, and which may fail for other reasons."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise _ended(error) from error
+        raise
+
+
+def _ended(error: RuntimeError) -> UserError:
+    return UserError(
+        f"Another process ended, or did not answer in time (ddp_timeout): {brief(error, 8)}. Mend what it said, "
+        "and give the same command again to go on from the last checkpoint."
+    )

@@ -7,11 +7,14 @@ from typing import Any, cast
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from selfdistill.errors import UserError, did_you_mean, quoted
+from selfdistill.method.methods import METHODS
+from selfdistill.method.optimizers import optimizer_name
+from selfdistill.method.sources import source
 
 _NO_EVALUATION = "The trainer itself does not evaluate; selfdistill train --eval_steps and selfdistill eval do."
-_REPLICAS = (
-    "Every process has whole weights; nothing is split. For a larger model: --lora_r, --quantize 4bit, or an optimizer "
-    "of 8 bits."
+_SHARDED = (
+    "To split a model over processes give --shard_weights, which is FSDP2. Otherwise every process has whole weights; "
+    "--lora_r and --quantize 4bit take fewer."
 )
 _OWN_EXCHANGE = "The training step adds up gradients by itself, in fp32; the model is not wrapped."
 _OWN_LOSS = "The loss is the method's own."
@@ -51,10 +54,10 @@ REFUSED: dict[str, str] = {
     "resume_from_checkpoint": "Give it to trainer.train(), or give --resume.",
     "bf16": "Autocast is not used here. Load the model in the dtype to compute in (--dtype).",
     "fp16": "Autocast is not used here, and float16 has no loss scale. Train in bfloat16 or float32 (--dtype).",
-    "fsdp": _REPLICAS,
-    "fsdp_config": _REPLICAS,
-    "deepspeed": _REPLICAS,
-    "parallelism_config": _REPLICAS,
+    "fsdp": _SHARDED,
+    "fsdp_config": _SHARDED,
+    "deepspeed": _SHARDED,
+    "parallelism_config": _SHARDED,
     "average_tokens_across_devices": "The loss counts the tokens of all processes anyway.",
     "ddp_find_unused_parameters": _OWN_EXCHANGE,
     "ddp_bucket_cap_mb": _OWN_EXCHANGE,
@@ -72,6 +75,10 @@ REFUSED_VALUES: dict[tuple[str, str], str] = {
     ("lr_scheduler_type", "greedy"): _NO_EVALUATION,
 }
 """Refused values of fields whose other values are accepted, with the reason."""
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
+"""Optimizers that update slices of weights, number by number."""
+ENGINES = ("auto", "own", "generate")
+"""Rollout engines that read the module's weights while they are gathered."""
 REFUSED_VARIABLES: dict[str, str] = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -112,8 +119,8 @@ def refuse_launch(environment: Mapping[str, str]) -> None:
     for name, asked in REFUSED_VARIABLES.items():
         if environment.get(name, "").lower() not in ("", "no", "false", "0"):
             raise UserError(
-                f"{name}={environment[name]}: {asked} is not used here; every process has whole weights. Launch with "
-                "recipes/accelerate/replicas.yaml or torchrun; for a larger model give --lora_r or --quantize 4bit."
+                f"{name}={environment[name]}: {asked} is not used here. Launch with recipes/accelerate/replicas.yaml "
+                "or torchrun; for a larger model give --shard_weights (FSDP2), --lora_r or --quantize 4bit."
             )
 
 
@@ -129,6 +136,36 @@ def check_trackers(names: Sequence[str]) -> None:
                 f"report_to={name}: its package is not installed. pip install {_PACKAGES.get(name, name)}, or leave it "
                 "out; the run's folder holds all numbers anyway."
             )
+
+
+def refuse_with_split(args: Any, processes: int) -> None:
+    """Checks an SDFTConfig that splits its model over ``processes`` (``shard_weights``).
+
+    Raises:
+        UserError: there is one process only, or a setting does not go with it.
+    """
+    if not args.shard_weights:
+        return
+    if processes == 1:
+        raise UserError(
+            "shard_weights: one process has nobody to share its weights with. Start several with torchrun or "
+            "accelerate launch, or leave it out."
+        )
+    spec, writes, optimizer = METHODS[args.method], source(args), optimizer_name(args)
+    whole = spec.completion == "teacher" or spec.teacher == "base_model"
+    refused = {
+        f"method={args.method}": (whole, "Take another method."),
+        f"completion_source={args.completion_source}": (writes.together, "Take completion_source student."),
+        "mixture_of=teacher": (writes.mixes and args.mixture_of == "teacher", "Take mixture_of demonstration."),
+        "teacher_model": (args.teacher_model is not None, "Leave one of them out."),
+        "teacher_home=host": (args.teacher_home == "host", "Leave that out: each keeps its slice of the teacher."),
+        f"rollout_engine={args.rollout_engine}": (args.rollout_engine not in ENGINES, "Take own or generate."),
+        f"optim={optimizer}": (optimizer not in OPTIMIZERS, f"Take {', '.join(OPTIMIZERS)}."),
+        "use_liger_kernel": (args.use_liger_kernel, "Leave one of them out."),
+    }
+    for what, (bad, remedy) in refused.items():
+        if bad:
+            raise UserError(f"{what} does not go with shard_weights, where no process has the whole model. {remedy}")
 
 
 def _is_unset(value: Any) -> bool:

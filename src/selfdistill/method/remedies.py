@@ -49,7 +49,7 @@ def remedies(args: MethodConfig, lora_r: int | None, quantize: Quantize | None, 
     exact = halves[-1:]
     if not args.activation_checkpointing:
         exact.append(Change(flags="--activation_checkpointing", settings={"activation_checkpointing": True}))
-    if not on_cpu and args.teacher_home == "device" and counts(args, "teacher_home"):
+    if not on_cpu and args.teacher_home == "device" and not args.shard_weights and counts(args, "teacher_home"):
         exact.append(Change(flags="--teacher_home host", settings={"teacher_home": "host"}))
     yield from (*halves[:-1], *exact)
     together = Change()
@@ -58,13 +58,17 @@ def remedies(args: MethodConfig, lora_r: int | None, quantize: Quantize | None, 
         if number > 0:
             yield together
     eight, frozen = Change(), Change()
-    if lora_r is None and optimizer_name(args).startswith("adamw_torch"):
+    if lora_r is None and optimizer_name(args).startswith("adamw_torch") and not args.shard_weights:
         name = "adamw_8bit" if on_cpu else "paged_adamw_8bit"
         eight = Change(flags=f"--optim {name}", settings={"optim": name})
     if taught and args.teacher == "ema":
         frozen = Change(flags="--teacher frozen", settings={"teacher": "frozen"})
     adapter = Change(flags=f"--lora_r {LORA_R}", lora_r=LORA_R) if lora_r is None and adaptable else Change()
-    fewer_bits = Change(flags="--quantize 4bit", quantize="4bit") if adaptable and quantize is None else Change()
+    fewer_bits = (
+        Change(flags="--quantize 4bit", quantize="4bit")
+        if adaptable and quantize is None and not args.shard_weights
+        else Change()
+    )
     for change in (eight, frozen, eight + frozen, adapter, adapter + fewer_bits):
         if change.flags:
             yield change

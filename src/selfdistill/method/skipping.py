@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from selfdistill.errors import NumbersError
 from selfdistill.method.master_weights import MasterWeights
+from selfdistill.method.sharded import Sharding, Whole
+from selfdistill.method.slices import local, whole
 
 MOST_IN_A_ROW = 3
 """Steps that are skipped one after the other until training ends."""
@@ -18,10 +20,11 @@ class Skipping:
 
     Args:
         masters: which the gradients belong to.
+        sharding: where the model's weights, and so their gradients, are.
     """
 
-    def __init__(self, masters: MasterWeights) -> None:
-        self._masters = masters
+    def __init__(self, masters: MasterWeights, sharding: Sharding | None = None) -> None:
+        self._masters, self._sharding = masters, sharding or Whole()
         self._in_a_row = 0
 
     def begin(self) -> None:
@@ -30,7 +33,8 @@ class Skipping:
 
     def gradient_norm(self) -> Tensor:
         """Euclidean norm of all gradients, a scalar; not finite if one of them is not."""
-        return nn.utils.get_total_norm([m.grad for _, _, m in self._masters.items() if m.grad is not None])
+        gradients = [local(m.grad) for _, _, m in self._masters.items() if m.grad is not None]
+        return self._sharding.norm(nn.utils.get_total_norm(gradients))
 
     def decide(
         self, norm: Tensor, largest: float, step: int, rows: Callable[[], Sequence[str]], warn: Callable[[str], None]
@@ -67,7 +71,7 @@ class Skipping:
     def _worst(self) -> str:
         """The first trained tensor that has such a gradient."""
         for name, _, master in self._masters.items():
-            if master.grad is not None and not torch.isfinite(master.grad).all():
+            if master.grad is not None and not torch.isfinite(whole(master.grad)).all():
                 return name
         return "their norm is too large"
 

@@ -8,21 +8,23 @@ the teacher follows. Other methods differ in who writes the completion and what 
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.method.batch import MicroBatch, Part, Sample, halved, loss_positions, micro_batches, weigh
+from selfdistill.method.batch import MicroBatch, Part, Sample, Scored, halved, loss_positions, micro_batches, weigh
 from selfdistill.method.completions import Completions
 from selfdistill.method.contrast import OtherDemonstrations
+from selfdistill.method.cost import training_flops
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
 from selfdistill.method.other_teacher import OtherTeacher
-from selfdistill.method.processes import ALONE, Processes
+from selfdistill.method.processes import ALONE, Processes, exchanging
 from selfdistill.method.prompts import think_end_ids
 from selfdistill.method.rollout.copies import copy_options
 from selfdistill.method.rollout.engine import RolloutEngine, row_seeds
@@ -36,11 +38,11 @@ from selfdistill.method.scoring import (
     logprobs,
     predictions,
 )
+from selfdistill.method.sharded import Sharded, Sharding, Whole
 from selfdistill.method.sources import rounded, source, writers
 from selfdistill.method.teacher import Teacher
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
-from selfdistill.models.output_head import output_head
 from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair, Rollout, Target, Writer
@@ -111,17 +113,19 @@ class Step:
         self.model, self.config, self.spec = model, config, METHODS[config.method]
         self._reads = target_reads(config)
         self._others = OtherDemonstrations(rows, config, tokenizer, model.config) if "other" in self._reads else None
+        self.sharding: Sharding = Sharded(model, processes) if config.shard_weights else Whole()
+        copy = copy_options(config, model.config, [*rows, *anchors])
+        with self.sharding.gathered():
+            self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine, options=copy)
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
         self._taught_by = model if teacher_model is None else teacher_model
         self.teachers = self._make_teachers(base_weights)
-        copy = copy_options(config, model.config, [*rows, *anchors])
-        self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine, options=copy)
         self.completions = Completions(model, config, self.teachers.get("teacher"), tokenizer)
         self.completions.check(self.engine)
         self.timer = timer or PhaseTimer(model.device)
         self.on_part: Callable[[Part, PartLoss], None] = lambda part, loss: None
-        self._anchors = anchors
+        self._anchors, self._samples = anchors, self.spec.samples or config.anchor_share > 0
         self._pad_id, self._think_end = pad_token_id(tokenizer, vocab_size(model)), think_end_ids(tokenizer)
         if config.anchor_share > 0 and not anchors:
             raise ValueError("anchor_share is above 0 but there are no anchor prompts")
@@ -144,7 +148,8 @@ class Step:
         authors = self.processes.own(writers(self.config, number, ids[: len(all_pairs)], a_step))
         own, count = self.processes.own(all_prompts), len(authors)
         pairs, anchors = own[:count], own[count:]
-        with self.timer.phase("rollout"):
+        gathered = self.sharding.gathered() if self._samples else nullcontext()
+        with self.timer.phase("rollout"), gathered:
             completions = iter(self.completions.write(pairs, authors, anchors, seeds, self.engine))
         written = zip(pairs, authors, strict=True)
         samples = [self._sample(pair, next(completions), self.spec.target, writer) for pair, writer in written]
@@ -207,6 +212,7 @@ class Step:
         batches = [
             self.halved(batch, halvings) for batch in micro_batches(samples, count, self._pad_id, self.model.device)
         ]
+        batches = self.sharding.alike(batches, self._pad_id)
         for teacher in self.teachers.values():
             teacher.wait()
         scored: dict[Target, Iterator[Part]] = {
@@ -230,12 +236,12 @@ class Step:
         module = self._taught_by if target == "teacher" else self.model
         with self.timer.phase("teacher"), torch.no_grad(), without_noise(self.model):
             with self.teachers[target].active():
-                found["teacher"] = [predictions(module, part.teacher or ()).detach() for part in parts]
+                found["teacher"] = self._constant(module, [part.teacher or () for part in parts])
                 if "other" in reads:
-                    found["other"] = [predictions(module, part.other or ()).detach() for part in parts]
+                    found["other"] = self._constant(module, [part.other or () for part in parts])
             if "start" in reads:
                 with self.teachers["start"].active():
-                    found["start"] = [predictions(self.model, part.student).detach() for part in parts]
+                    found["start"] = self._constant(self.model, [part.student for part in parts])
         return [
             replace(
                 part,
@@ -245,6 +251,16 @@ class Step:
             )
             for index, part in enumerate(parts)
         ]
+
+    def _constant(self, module: PreTrainedModel, passes: Sequence[Sequence[Scored]]) -> list[Predictions]:
+        """Predictions, without gradients, that stay when the module's weights change; they share one output head."""
+
+        def scored() -> list[Predictions]:
+            found = [predictions(module, one).detach() for one in passes]
+            head = self.sharding.lasting(found[0].head)
+            return [replace(one, head=head) for one in found]
+
+        return self.sharding.inside(scored)
 
     def halved(self, micro_batch: MicroBatch, times: int = 1) -> MicroBatch:
         """The micro-batch with its parts halved ``times`` times; a part is what one backward pass takes."""
@@ -263,17 +279,32 @@ class Step:
         with without_noise(self.model):
             for part in micro_batch.parts:
                 loss = self.loss(part)
-                with self.timer.phase("backward"):
+                with self.timer.phase("backward"), exchanging():
                     backward(loss.total)
                 total += loss.total.detach()
-                done.append((part, replace(loss, total=loss.total.detach())))
+                if part.samples:
+                    done.append((part, replace(loss, total=loss.total.detach())))
         for part, loss in done if report else ():
             self.on_part(part, loss)
         return total
 
     def loss(self, part: Part) -> PartLoss:
         """Computes what a part adds to the step's loss."""
-        return self._cross_entropy(part) if part.target == "tokens" else self._divergence(part)
+        kind = self._cross_entropy if part.target == "tokens" else self._divergence
+        done: list[PartLoss] = []
+
+        def computed() -> Tensor:
+            done.append(kind(part) if part.samples else self._nothing(part))
+            return done[0].total
+
+        total = self.sharding.inside(computed)
+        return replace(done[0], total=total)
+
+    def _nothing(self, part: Part) -> PartLoss:
+        """The loss of a part without samples, which other processes have: 0, with gradients of zeros."""
+        student = predictions(self.model, part.student)
+        total = student.hidden.float().sum() + student.head[:0].float().sum()
+        return PartLoss(total=total, per_token=part.weights)
 
     def _cross_entropy(self, part: Part) -> PartLoss:
         """Weighted cross-entropy of given tokens. DFT also weighs each token by the student's own probability of it."""
@@ -348,10 +379,13 @@ class Step:
                 config.teacher_sync_steps,
                 config.teacher_home,
                 config.teacher_restart_steps,
+                self.sharding,
             )
         if config.anchor_share > 0 or "start" in self._reads:
             stays = [one for one in teachers.values() if isinstance(one, Teacher) and one.stays]
-            teachers["start"] = stays[0] if stays else Teacher(self.masters, "frozen", home=config.teacher_home)
+            start = stays[0] if stays else None
+            home = config.teacher_home
+            teachers["start"] = start or Teacher(self.masters, "frozen", home=home, sharding=self.sharding)
         if base_weights is not None:
             for teacher in (one for one in teachers.values() if isinstance(one, Teacher)):
                 teacher.load_state_dict({name: base_weights[name] for name in self.masters.parameters})
@@ -359,31 +393,6 @@ class Step:
             raise ValueError(f"method {config.method} needs base_weights: the model to distil from")
         return teachers
 
-    # -- cost --------------------------------------------------------------------------------------------------------
-
     def flops(self, micro_batch: MicroBatch) -> int:
-        """Floating-point operations of a micro-batch: 2 per weight and token forward, 4 backward.
-
-        Counts sampling, the student's pass, the teacher's and those of the other models that the target reads, each
-        with the tokens it reads. Embedding look-ups count nothing.
-        """
-        passes = [self._passes(sample) for sample in micro_batch.samples]
-        own, teacher = _weights_read(self.model), _weights_read(self._taught_by)
-        return sum(by_student * own + by_teacher * teacher for by_student, by_teacher in passes)
-
-    def _passes(self, sample: Sample) -> tuple[int, int]:
-        """Operations per weight for a sample, of the student's module and of the teacher's: per token 6 for the
-        student's learning, 2 for sampling and every other pass."""
-        taught = sample.target == "teacher"
-        student = 6 * sample.student_tokens
-        student += 2 * sample.student_tokens * ((taught and "start" in self._reads) + (sample.writer == "student"))
-        judged = taught and source(self.config).together
-        reads = 2 * sample.teacher_tokens * (1 + judged + (sample.writer == "teacher")) + 2 * sample.other_tokens
-        return (student, reads) if taught else (student + reads, 0)
-
-
-def _weights_read(model: PreTrainedModel) -> int:
-    """Weights that a pass of one token reads; embedding look-ups count nothing."""
-    head = output_head(model)
-    tied = any(head is module.weight for module in model.modules() if isinstance(module, nn.Embedding))
-    return model.num_parameters(exclude_embeddings=True) + (head.numel() if tied else 0)
+        """Floating-point operations of a micro-batch; see ``training_flops``."""
+        return training_flops(micro_batch.samples, self.config, self.model, self._taught_by)

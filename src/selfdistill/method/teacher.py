@@ -1,7 +1,8 @@
 """The teacher: the student's module with other values in its trainable parameters.
 
 One module plays both roles. During the teacher's forward pass its tensors replace the student's by reference, and
-weights that are not trained (the base model under LoRA) exist once.
+weights that are not trained (the base model under LoRA) exist once. Where the student is split over processes
+(``sharded``) the teacher is, too, and the contents of their slices are exchanged.
 
 =======  ==============================================================================================
 frozen   the weights that were in memory when training began, not those that the model's name refers to; or those of
@@ -29,6 +30,8 @@ import torch
 from torch import Tensor
 
 from selfdistill.method.master_weights import MasterWeights
+from selfdistill.method.sharded import Sharding, Whole
+from selfdistill.method.slices import local, split_as
 from selfdistill.types import TeacherHome, TeacherKind
 
 
@@ -43,6 +46,7 @@ class Teacher:
         home: where the weights are kept: on the student's ``device`` or on the ``host``.
         restart_steps: number of optimizer steps after which a frozen teacher becomes a copy of the student; None for
             one that stays.
+        sharding: where the student's weights are; if they are split, ``home`` is the device.
     """
 
     def __init__(
@@ -53,11 +57,12 @@ class Teacher:
         sync_steps: int = 1,
         home: TeacherHome = "device",
         restart_steps: int | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         self.kind, self.home = kind, home
         self.update_rate = update_rate
         self.sync_steps, self.restart_steps = sync_steps, restart_steps
-        self._student = masters
+        self._student, self._sharding = masters, sharding or Whole()
         self._kept: dict[str, Tensor] = {}  # ema: the fp32 average; frozen: in the dtype that the model computes in
         self._background = ThreadPoolExecutor(max_workers=1) if home == "host" else None
         self._update: Future[None] | None = None
@@ -75,7 +80,7 @@ class Teacher:
         """Sets the teacher to the student's current weights."""
         self.wait()
         for name, kept in self._kept.items():
-            kept.copy_(self._of_student(name))
+            local(kept).copy_(local(self._of_student(name)))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields the weights by parameter name, on the student's device in the dtype that it computes in; none
@@ -91,6 +96,13 @@ class Teacher:
 
         ``weights``: those of ``weights()``, for whoever enters the context often; by default they are made here.
         """
+        if self._sharding.is_split:
+            self._exchange()
+            try:
+                yield
+            finally:
+                self._exchange()
+            return
         students: dict[str, Tensor] = {}
         try:
             for name, data in self.weights() if weights is None else weights.items():
@@ -101,6 +113,16 @@ class Teacher:
         finally:
             for name, data in students.items():
                 self._student.parameters[name].data = data
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Exchanges the contents of the teacher's slices with those of the student's."""
+        self._sharding.release()  # what was gathered is the other's
+        for name, kept in self._kept.items():
+            students, teachers = local(self._student.parameters[name]), local(kept)
+            held = students.clone()
+            students.copy_(teachers)
+            teachers.copy_(held)
 
     def update(self, step: int) -> None:
         """Moves an ema teacher towards the student, or restarts a frozen one if it is time. Call it after every
@@ -129,13 +151,14 @@ class Teacher:
             pending.result()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the teacher's weights by parameter name, the fp32 average for ema; empty for a live teacher."""
+        """Returns the teacher's weights by parameter name, the fp32 average for ema, split as the student's are; empty
+        for a live teacher."""
         self.wait()
         return dict(self._kept)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores ``state_dict()``.
+        """Takes over whole weights by parameter name.
 
         Raises:
             ValueError: ``state`` has other parameter names than this teacher.
@@ -145,13 +168,13 @@ class Teacher:
             odd = min(own.keys() ^ state.keys())
             raise ValueError(f"teacher weights do not fit the model: {odd!r} is on one side only")
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            local(tensor).copy_(local(split_as(tensor, state[name])))
 
     @torch.no_grad()
     def _average(self, stream: Any = None) -> None:
         with nullcontext() if stream is None else torch.cuda.stream(stream):
             for name, average in self._kept.items():
-                average.lerp_(self._student.value(name).to(average.device), self.update_rate)
+                local(average).lerp_(local(self._student.value(name)).to(average.device), self.update_rate)
 
     def _of_student(self, name: str) -> Tensor:
         """The student's weights as this teacher keeps them."""

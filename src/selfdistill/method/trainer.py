@@ -38,7 +38,7 @@ from selfdistill.method.batch import MicroBatch
 from selfdistill.method.collapse import remedy
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.fingerprints import PROCESSES, check_same_run, of_data, of_model
-from selfdistill.method.hooks import Hooks
+from selfdistill.method.hooks import Hooks, StepCallback
 from selfdistill.method.liger import check_liger_for
 from selfdistill.method.needs import deviations
 from selfdistill.method.optimizers import make_optimizer, optimizer_name
@@ -94,6 +94,8 @@ class SDFTTrainer(Trainer):
 
     args: SDFTConfig
     model: PreTrainedModel
+    _weights: dict[str, Tensor] | None = None
+    """While a model that is split is saved: its whole weights."""
 
     def __init__(
         self,
@@ -123,7 +125,7 @@ class SDFTTrainer(Trainer):
             train_dataset=train_pairs,  # type: ignore[arg-type]  # a list is a map-style dataset
             processing_class=tokenizer,
             data_collator=list,  # type: ignore[arg-type]
-            callbacks=[*(callbacks or ()), _StepCallback(self)],
+            callbacks=[*(callbacks or ()), StepCallback(self)],
         )
         if use_cache is not None:  # transformers sets it to False, and would save it so
             student.config.use_cache = use_cache
@@ -131,9 +133,9 @@ class SDFTTrainer(Trainer):
             raise UserError("A loss scaler is active: float16 autocast is not used here. Start without it.")
         self.remove_callback(PrinterCallback)  # would print every log line
         self.processes, self.timer = Processes.here(args.device), PhaseTimer(args.device)
-        leave_replicas_alone(self.accelerator, self.processes)
+        leave_replicas_alone(self.accelerator, self.processes, split=args.shard_weights)
         fit_attention(student)
-        self.step = Step(
+        step = self.step = Step(
             student,
             tokenizer,
             args,
@@ -152,7 +154,7 @@ class SDFTTrainer(Trainer):
         self.checkpoints = Checkpoints(self)
         if isinstance(self.step.engine, InProcessEngine):
             self.step.engine.on_warning = self.checkpoints.warn
-        self.pieces, self.skipping = Pieces(self.step, self.checkpoints.warn), Skipping(self.step.masters)
+        self.pieces, self.skipping = Pieces(step, self.checkpoints.warn), Skipping(step.masters, step.sharding)
         self.num_rows, self._facts = len(train_pairs), dict(facts or {})
         self._pairs, self._anchors = train_pairs, anchors
 
@@ -187,7 +189,7 @@ class SDFTTrainer(Trainer):
             check_same_run(self.processes.gathered(self.run_config))
             self.checkpoints.open(resume_from_checkpoint, self.run_config, allow_changes=allow_changes)
             source = self.checkpoints.source
-            if source is None:
+            if source is None and not self.step.sharding.is_split:  # then they were when they were split
                 self.processes.share_weights(self.step.masters)
             self.step.begin()
             self.skipping.begin()
@@ -199,6 +201,10 @@ class SDFTTrainer(Trainer):
     def _take_folder(self, stack: ExitStack) -> None:
         stack.enter_context(locked(self.run_log.folder))
         tidy(self.run_log.folder)
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not self.args.shard_weights:  # otherwise slices are moved as it is split: the whole may not fit
+            super()._move_model_to_device(model, device)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of the rows of all processes, in the order in which one process would take them."""
@@ -298,7 +304,7 @@ class SDFTTrainer(Trainer):
             rollout_engine=describe(self.step.engine),
             fingerprints={
                 **of_data(self.tokenizer, self._pairs, self._anchors),
-                **of_model(self.model),
+                **of_model(self.model, self.step.sharding.dtype),
                 PROCESSES: str(self.processes.size),
             },
         )
@@ -347,18 +353,24 @@ class SDFTTrainer(Trainer):
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
-    def write_model(self, folder: Path) -> None:
-        """Writes the model and its tokenizer as other programs read them."""
-        save_model(self.model, self.tokenizer, self.eos_ids, folder)
+    def write_model(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Writes the model and its tokenizer as other programs read them. ``weights``: those of one that is split."""
+        save_model(self.model, self.tokenizer, self.eos_ids, folder, weights)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer.save_model. All processes must call it."""
+        self._weights = self.step.sharding.gather().weights  # older transformers call _save in the main process alone
+        super().save_model(output_dir, _internal_call)
+        self._weights = None
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.processes.is_main:
-            install(Path(output_dir or str(self.args.output_dir)), self.write_model)
+            install(Path(output_dir or str(self.args.output_dir)), partial(self.write_model, weights=self._weights))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         self._hooks.called("_save_checkpoint")
         self.store_flos()
-        self.processes.once(self.checkpoints.save)
+        self.processes.once(partial(self.checkpoints.save, self.checkpoints.parts()))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._hooks.called("_load_from_checkpoint")
@@ -371,27 +383,3 @@ class SDFTTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         self.checkpoints.restore_random()
-
-
-class _StepCallback(TrainerCallback):
-    """Tells the trainer when training begins and when a step or a save ends. What a callback of one process asked for,
-    all of them do."""
-
-    def __init__(self, trainer: SDFTTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._trainer.begin_run()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._trainer.end_step(control)
-        self._trainer.processes.agree(control)
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._trainer.processes.postpone(control)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._trainer.processes.agree(control)
-
-    def on_save(self, *_: Any, **__: Any) -> None:
-        self._trainer.end_save()

@@ -8,6 +8,8 @@ added up, and the run's settings. No file is a pickle. A checkpoint is made afte
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +28,8 @@ from selfdistill.checkpoints.manifest import DamagedError, verify
 from selfdistill.errors import DamagedFilesError, DiskError, UserError, brief
 from selfdistill.method.fingerprints import changes, in_words, order_of
 from selfdistill.method.random_state import random_state, restore_random_state
+from selfdistill.method.sharded import load_split_adapter
+from selfdistill.method.slices import local, split_as, split_states, whole_tree
 from selfdistill.method.state_tree import load_tree, save_tree
 from selfdistill.records.runs import RunConfig, RunState
 
@@ -39,6 +43,17 @@ FIXED = ("optim", "optim_args", "dtype", "model config")
 def warn(text: str) -> None:
     """Warns a caller of the Python API."""
     warnings.warn(text, stacklevel=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The tensors of a checkpoint, whole."""
+
+    weights: dict[str, Tensor] | None
+    """The model's, if it is split; None if it holds them itself."""
+    masters: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    teachers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    optimizer: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Checkpoints:
@@ -197,7 +212,20 @@ class Checkpoints:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
+    def parts(self) -> Parts:
+        """What a checkpoint holds, whole. All processes must call it; only the main one's is."""
+        trainer: Any = self._trainer
+        gathered, keep = trainer.step.sharding.gather(), trainer.processes.is_main
+        if trainer.args.save_only_model:
+            return Parts(weights=gathered.weights)
+        return Parts(
+            weights=gathered.weights,
+            masters={**trainer.step.masters.state_dict(), **gathered.low},
+            teachers=whole_tree(teachers_state(trainer), keep=keep),
+            optimizer=whole_tree(trainer.optimizer.state_dict(), keep=keep),
+        )
+
+    def save(self, parts: Parts) -> None:
         """Commits a checkpoint of the step that was just finished, then deletes those that ``save_total_limit`` leaves
         no place for. Does nothing within a step, and if this very checkpoint is there already.
 
@@ -210,7 +238,7 @@ class Checkpoints:
             return
         try:
             trainer.run_log.sync()
-            commit(folder, self._write)
+            commit(folder, partial(self._write, parts))
             self._verified.add(folder.name)
             self._retain()
         except (OSError, DamagedError) as error:
@@ -226,15 +254,15 @@ class Checkpoints:
             best = trainer.state.best_model_checkpoint
             retain(trainer.run_log.folder, limit, best=Path(best) if best else None, verified=self._verified)
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, parts: Parts, folder: Path) -> None:
         trainer: Any = self._trainer
-        trainer.write_model(folder)
+        trainer.write_model(folder, parts.weights)
         if not trainer.args.save_only_model:
             state = folder / run_folder.STATE
             state.mkdir()
-            save_file(_contiguous(trainer.step.masters.state_dict()), state / run_folder.MASTERS)
-            save_file(_contiguous(teachers_state(trainer)), state / run_folder.TEACHER)
-            tree = {"optimizer": trainer.optimizer.state_dict(), "scheduler": trainer.lr_scheduler.state_dict()}
+            save_file(_contiguous(parts.masters), state / run_folder.MASTERS)
+            save_file(_contiguous(parts.teachers), state / run_folder.TEACHER)
+            tree = {"optimizer": parts.optimizer, "scheduler": trainer.lr_scheduler.state_dict()}
             save_tree(state, run_folder.OPTIMIZER, tree)
             save_tree(state, run_folder.RANDOM, random_state())
             run_folder.write_json(state / run_folder.RUN_STATE, self._state())
@@ -270,6 +298,9 @@ class Checkpoints:
         model, folder = cast(Any, self._trainer.model), str(checkpoint or self.source)
         if hasattr(model, "peft_config"):
             (adapter,) = model.active_adapters
+            if self._trainer.step.sharding.is_split:
+                load_split_adapter(model, adapter, folder)
+                return
             model.load_adapter(folder, adapter, is_trainable=True, autocast_adapter_dtype=False)
             return
         dtypes = {parameter.dtype for parameter in model.parameters()}
@@ -277,7 +308,7 @@ class Checkpoints:
         saved = type(model).from_pretrained(folder, dtype=dtype).state_dict()
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
-                tensor.copy_(saved[name])
+                local(tensor).copy_(local(split_as(tensor, saved[name])))
 
     def load_state(self) -> None:
         """Restores masters, teachers, optimizer and schedule; the random numbers follow in ``restore_random``.
@@ -307,6 +338,7 @@ class Checkpoints:
         optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
         own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
         base_rates = list(scheduler.base_lrs)
+        split_states(tree["optimizer"], optimizer)
         optimizer.load_state_dict(tree["optimizer"])
         scheduler.load_state_dict(tree["scheduler"])
         if not self._changed or not isinstance(scheduler, LambdaLR):

@@ -5,32 +5,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.models.output_head import unwrapped
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_ids: Collection[int], folder: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    eos_ids: Collection[int],
+    folder: Path,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Writes a model, or its adapter, and its tokenizer to a folder in the Hugging Face layout.
 
     PEFT writes an adapter's sets of names in an order that differs from process to process; here they are sorted.
 
     Args:
+        model: the model.
+        tokenizer: its tokenizer.
         eos_ids: ids that end a turn, for the generation config.
+        folder: where to write.
+        weights: by the names of the model's ``state_dict``; by default those that it holds.
     """
+    if weights is not None and not isinstance(model, PeftModel):
+        model, weights = holding(model, weights), None
+    given: dict[str, Any] = {} if weights is None else {"state_dict": weights}
     configs = getattr(model, "peft_config", {}).values()
     sets = [(config, name, value) for config in configs for name, value in vars(config).items() if type(value) is set]
     for config, name, value in sets:
         setattr(config, name, sorted(value))
     try:
         with ready_to_save(model, eos_ids):
-            model.save_pretrained(str(folder))
+            model.save_pretrained(str(folder), **given)
     finally:
         for config, name, value in sets:
             setattr(config, name, value)
     tokenizer.save_pretrained(str(folder))
+
+
+def holding(model: PreTrainedModel, weights: dict[str, Tensor]) -> PreTrainedModel:
+    """A model of the same class and config that holds these weights, by the names of the model's ``state_dict``. It can
+    be saved; buffers that are not saved have no values."""
+    with torch.device("meta"):
+        made: Any = type(model)(model.config)
+    made.load_state_dict(weights, assign=True)
+    made.tie_weights()
+    made.generation_config = model.generation_config
+    return made
 
 
 @contextmanager

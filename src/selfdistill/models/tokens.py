@@ -126,7 +126,7 @@ def tool_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
             continue
         tokens = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         own = {id for id, text in tokens.items() if text in called and text not in answered}
-        return frozenset(own - {tokenizer.eos_token_id})
+        return frozenset(id for id in own if id != tokenizer.eos_token_id)
     return frozenset()
 
 

@@ -194,6 +194,9 @@ class OptimizerSettings:
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time there."""
     gradient_accumulation_steps: int = at_least(1, 8)
     """Micro-batches per optimizer step. Their completions are sampled together, before the first one is trained on."""
+    shard_weights: bool = False
+    """In several processes: split weights, teacher and optimizer over them (FSDP2), for a model too large for one GPU
+    (docs/clusters.md)."""
     optim: str = "adamw_torch_fused"
     """Optimizer of the fp32 weights, by transformers' name. adamw_8bit keeps moments in 8 bits, paged_adamw_8bit on the
     host if the GPU is full; both need the extra gpu."""

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from selfdistill import run_folder
 from selfdistill.checkpoints.commit import install
 from selfdistill.errors import DiskError, UserError
+from selfdistill.method.accepted import where_to_load
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import counts, deviations
 from selfdistill.method.processes import Processes
@@ -77,9 +78,10 @@ def _warn(console: Console, *warnings: str | None) -> None:
 
 
 def load_student(prepared: Prepared) -> PreTrainedModel:
-    """Loads the model to train, onto the device that the trainer uses."""
+    """Loads the model to train, onto the device that the trainer uses, or onto the host if it is to be split."""
     model = prepared.options.recipe.model
-    return loading.load_model(model.model_name, dtype=model.dtype, device=str(prepared.device), quantize=model.quantize)
+    where = where_to_load(model.dtype, prepared.config)
+    return loading.load_model(model.model_name, quantize=model.quantize, **where)
 
 
 def settled(prepared: Prepared, model: PreTrainedModel, console: Console) -> Prepared:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ class Watch(TrainerCallback):
         self._rule, self._stop_after = prepared.options.watch.keep_rule, prepared.options.watch.stop_after
         self._probe: DriftProbe | None = None
         if count := prepared.options.watch.drift_prompts:
-            trainer.processes.once(lambda: self._make_probe(count))
+            with trainer.step.sharding.gathered():
+                trainer.processes.once(lambda: self._make_probe(count))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keeps the start model's answers; a run that is resumed has them."""
@@ -137,7 +139,7 @@ class Watch(TrainerCallback):
         if state.global_step % self._every:
             return
         asked = control.should_log
-        with between_steps(self._trainer):
+        with between_steps(self._trainer), self._trainer.step.sharding.gathered():
             measured = self._trainer.processes.once(self._measure)
         self._trainer.log(measured)
         control.should_log = asked  # transformers takes any log for the one that was asked for
@@ -236,7 +238,7 @@ def watch(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
 
 def load_best(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> None:
     """Gives the trained model the weights of the best evaluation's step, which it says; does nothing without
-    ``--keep_best``. Only the main process's model is changed, which is the one that is saved.
+    ``--keep_best``. Only the main process's model is changed, which is the one that is saved, unless it is split.
 
     Raises:
         UserError: the checkpoint of that step is damaged.
@@ -250,7 +252,11 @@ def load_best(trainer: SDFTTrainer, prepared: Prepared, console: Console) -> Non
     else:
         text = f"The model saved is that of step {step} of {last}, the best by --keep_best."
         if step != last:
-            trainer.processes.once(lambda: _load(trainer, _checkpoint(trainer, step)))
+            load = partial(_load, trainer, _checkpoint(trainer, step))
+            if trainer.step.sharding.is_split:
+                load()
+            else:
+                trainer.processes.once(load)
     if trainer.processes.is_main:
         console.print(text)
 

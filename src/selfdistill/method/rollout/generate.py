@@ -40,6 +40,7 @@ class GenerateEngine(InProcessEngine):
             input_ids=ids,
             attention_mask=mask,
             logits_processor=LogitsProcessorList([draw]),
+            synced_gpus=False,  # where weights are split, they are gathered beforehand
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_new_tokens,
                 do_sample=False,
