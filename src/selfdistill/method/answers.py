@@ -104,7 +104,7 @@ class Answers:
         """
         if len(example.demonstration) > 1:
             raise _unclear(example)
-        turn = example.demonstration[0]
+        turn: Message = example.demonstration[-1]
         content, header = message_text(turn), _TAGS.sub("", text)
         if closed.startswith(header):
             answer = closed[len(header) :]
