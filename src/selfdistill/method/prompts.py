@@ -80,6 +80,10 @@ class PromptRenderer:
         """Renders the teacher's prompt as text."""
         return self._shown(self._teacher_messages(example))
 
+    def teacher_ids(self, example: Example, feedback: str) -> Ids:
+        """Token ids of the teacher's prompt; ``feedback``: words about a completion of it, empty for none."""
+        return self._encode(self._shown(self._teacher_messages(example, feedback)))
+
     def completion_text(self, completion_ids: Sequence[int]) -> str:
         """Decodes a completion, without special tokens."""
         text = self.tokenizer.decode(list(completion_ids), skip_special_tokens=True)
@@ -144,8 +148,11 @@ class PromptRenderer:
             default_system=self._default_system(),
         )
 
-    def _teacher_messages(self, example: Example) -> Sequence[Message]:
-        return self._template.messages(example, self._context) if example.demonstration else example.prompt
+    def _teacher_messages(self, example: Example, feedback: str = "") -> Sequence[Message]:
+        if not example.demonstration and not feedback:
+            return example.prompt
+        context = replace(self._context, feedback=feedback) if feedback else self._context
+        return self._template.messages(example, context)
 
     def _teacher_ids(self, examples: Sequence[Example], student: Sequence[Ids]) -> list[Ids]:
         alike = self._teacher_kwargs == self.chat_template_kwargs
@@ -256,13 +263,14 @@ class PromptRenderer:
 def make_renderer(
     examples: Sequence[Example], config: MethodConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> PromptRenderer:
-    """Makes the renderer that the settings describe; the template ``few_shot`` draws from ``examples``."""
+    """Makes the renderer that the settings describe; the template ``few_shot`` draws from those of ``examples`` that
+    have a demonstration."""
     return PromptRenderer(
         tokenizer,
         config.template,
         repeat=config.template_repeat,
         template_file=config.template_file,
-        pool=examples,
+        pool=[example for example in examples if example.demonstration],
         chat_template_kwargs=config.chat_variables("student"),
         teacher_chat_template_kwargs=config.chat_variables("teacher"),
     )

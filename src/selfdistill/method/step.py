@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.method.batch import MicroBatch, Part, Sample, halved, loss_positions, micro_batches, weigh
 from selfdistill.method.completions import Completions
 from selfdistill.method.contrast import OtherDemonstrations
+from selfdistill.method.flops import flops
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
 from selfdistill.method.other_teacher import OtherTeacher
+from selfdistill.method.privileged import privileged
 from selfdistill.method.processes import ALONE, Processes
 from selfdistill.method.prompts import think_end_ids
 from selfdistill.method.rollout.copies import copy_options
@@ -40,10 +42,9 @@ from selfdistill.method.sources import rounded, source, writers
 from selfdistill.method.teacher import Teacher
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
-from selfdistill.models.output_head import output_head
 from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import PromptPair, Rollout, Target, Writer
+from selfdistill.types import NamedScorer, PromptPair, Rollout, Target, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,8 @@ class Step:
         tokenizer: its tokenizer.
         config: the settings.
         anchors: general prompts, needed if ``config.anchor_share`` is above 0.
-        rows: all training rows, needed if ``config.target`` is ``contrast``.
+        rows: all training rows, needed if ``config.target`` is ``contrast``. The template ``few_shot`` draws from them.
+        scorer: tells which completions succeeded, needed if ``config.demonstration_from`` is ``own_success``.
         base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
             model's own. ``method="reinvoke"`` needs them.
         teacher_model: the model that ``config.teacher_model`` names.
@@ -89,8 +91,8 @@ class Step:
         timer: adds up seconds by phase.
 
     Raises:
-        ValueError: anchors or base weights are missing, or nothing in the model is trainable.
-        UserError: ``contrast`` has fewer than two rows with a demonstration.
+        ValueError: anchors, base weights or a scorer are missing, or nothing in the model is trainable.
+        UserError: ``contrast`` has fewer than two rows with a demonstration, or as ``privileged.Privileged``.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Step:
         *,
         anchors: Sequence[PromptPair] = (),
         rows: Sequence[PromptPair] = (),
+        scorer: NamedScorer | None = None,
         base_weights: Mapping[str, Tensor] | None = None,
         teacher_model: PreTrainedModel | None = None,
         engine: RolloutEngine | None = None,
@@ -111,6 +114,7 @@ class Step:
         self.model, self.config, self.spec = model, config, METHODS[config.method]
         self._reads = target_reads(config)
         self._others = OtherDemonstrations(rows, config, tokenizer, model.config) if "other" in self._reads else None
+        self._privileged = privileged(config, tokenizer, model.config, rows, scorer)
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
         self._taught_by = model if teacher_model is None else teacher_model
@@ -148,6 +152,9 @@ class Step:
             completions = iter(self.completions.write(pairs, authors, anchors, seeds, self.engine))
         written = zip(pairs, authors, strict=True)
         samples = [self._sample(pair, next(completions), self.spec.target, writer) for pair, writer in written]
+        if self._privileged is not None:
+            with self.timer.phase("rollout"):
+                samples = self._privileged.shown(samples, self.processes)
         if self._others is not None:
             shown = self._others.prompts(pairs, number, all_pairs)
             samples = [replace(sample, other_ids=ids) for sample, ids in zip(samples, shown, strict=True)]
@@ -362,28 +369,5 @@ class Step:
     # -- cost --------------------------------------------------------------------------------------------------------
 
     def flops(self, micro_batch: MicroBatch) -> int:
-        """Floating-point operations of a micro-batch: 2 per weight and token forward, 4 backward.
-
-        Counts sampling, the student's pass, the teacher's and those of the other models that the target reads, each
-        with the tokens it reads. Embedding look-ups count nothing.
-        """
-        passes = [self._passes(sample) for sample in micro_batch.samples]
-        own, teacher = _weights_read(self.model), _weights_read(self._taught_by)
-        return sum(by_student * own + by_teacher * teacher for by_student, by_teacher in passes)
-
-    def _passes(self, sample: Sample) -> tuple[int, int]:
-        """Operations per weight for a sample, of the student's module and of the teacher's: per token 6 for the
-        student's learning, 2 for sampling and every other pass."""
-        taught = sample.target == "teacher"
-        student = 6 * sample.student_tokens
-        student += 2 * sample.student_tokens * ((taught and "start" in self._reads) + (sample.writer == "student"))
-        judged = taught and source(self.config).together
-        reads = 2 * sample.teacher_tokens * (1 + judged + (sample.writer == "teacher")) + 2 * sample.other_tokens
-        return (student, reads) if taught else (student + reads, 0)
-
-
-def _weights_read(model: PreTrainedModel) -> int:
-    """Weights that a pass of one token reads; embedding look-ups count nothing."""
-    head = output_head(model)
-    tied = any(head is module.weight for module in model.modules() if isinstance(module, nn.Embedding))
-    return model.num_parameters(exclude_embeddings=True) + (head.numel() if tied else 0)
+        """Floating-point operations of a micro-batch; see ``flops.flops``."""
+        return flops(micro_batch, self.config, self.model, self._taught_by)
