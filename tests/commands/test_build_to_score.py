@@ -73,8 +73,8 @@ def test_medical_rows_are_trained_on_and_judged(
     import datasets
 
     home.model(max_position_embeddings=16_384)
-    rows = datasets.load_from_disk(str(real_data / "medical_data" / "train_data")).select(range(12)).to_list()
-    home.rows(*rows, name="public.jsonl")
+    public: Any = datasets.load_from_disk(str(real_data / "medical_data" / "train_data"))
+    home.rows(*public.select(range(12)).to_list(), name="public.jsonl")
     said = home.run("build", "medical", "--source=public.jsonl", "--output_dir=data", "--num_eval=4")
     assert said.code == 0, said
     assert "medical: 8 training rows, 4 evaluation rows" in said.out

@@ -105,8 +105,8 @@ class _Together(Processes):
 
 def test_processes_share_their_successes(tmp_path: Path) -> None:
     step, samples = rolled_out(tmp_path, **OWN)
-    assert step._privileged is not None  # pyright: ignore[reportPrivateUsage]
-    shown = step._privileged.shown  # pyright: ignore[reportPrivateUsage]
+    assert step._privileged is not None
+    shown = step._privileged.shown
     plain = [replace(sample, pair=pair, shown=None) for sample, pair in zip(samples, _rows_own(tmp_path), strict=True)]
     values, barrier, found = dict[int, Any](), threading.Barrier(2), dict[int, list[Sample]]()
 
