@@ -1,12 +1,14 @@
 """Fixtures of all tests."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.support.chat_server import ChatServer
 from tests.support.tiny import byte_tokenizer, random_model
 
 
@@ -20,6 +22,22 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token for each byte; see ``byte_tokenizer``."""
     return byte_tokenizer()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ChatServer]]:
+    """Starts a ``ChatServer`` with the given replies."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    servers: list[ChatServer] = []
+
+    def start(*replies: Any) -> ChatServer:
+        servers.append(ChatServer(*replies))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
 
 
 @pytest.fixture

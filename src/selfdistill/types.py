@@ -5,6 +5,7 @@ Records are frozen: code that needs a changed record makes a new one.
 
 import json
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -42,6 +43,8 @@ CompletionSource = Literal["student", "mixture", "interleaved", "accepted"]
 """Names of the rows of ``method.sources.SOURCES``."""
 Writer = Literal["student", "teacher", "demonstration"]
 """Who writes a completion."""
+DemonstrationFrom = Literal["row", "own_success"]
+"""What the teacher is shown: the row's demonstration, or another completion that the scorer calls right."""
 FinishReason = Literal["stop", "length", "rejected"]
 """``stop``: an end-of-sequence token was sampled; ``length``: the token limit was reached; ``rejected``: the last token
 is the first that the teacher would have rejected (only with ``completion_source=accepted``)."""
@@ -139,6 +142,12 @@ class Example:
     def shown_text(self) -> str:
         """The demonstration as a teacher is shown it: as ``demonstration_text``, with all thoughts, in their tags."""
         return "\n".join(message_text(with_thoughts_inside(message)) for message in self.demonstration)
+
+
+Scorer = Callable[[str, Example], float | None]
+"""From a completion's text and its example to a score in [0, 1], or None for an answer that can't be graded."""
+NamedScorer = tuple[str, Scorer]
+"""A scorer with the name by which a resumed run is compared with the one that was begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

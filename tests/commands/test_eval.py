@@ -50,7 +50,7 @@ def done(home: TinyHome, *argv: str) -> str:
 
 
 def names(home: TinyHome, folder: str = "out") -> list[str]:
-    return sorted(path.name for path in (home.folder / folder).iterdir())
+    return sorted(path.name for path in (home.folder / folder).iterdir() if path.name != run_folder.LOCK)
 
 
 def made_by_a_run(home: TinyHome, folder: str = "M", **settings: Any) -> None:

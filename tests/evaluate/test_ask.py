@@ -1,7 +1,7 @@
 """The model that answers chats for the builders of data."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from selfdistill.evaluate import ask
 from selfdistill.method.rollout.engine import row_seeds
 from selfdistill.settings.build import WikiOptions
 from selfdistill.types import Message, Rollout
+from tests.support.chat_server import ChatServer
 from tests.support.engines import Scripted
 from tests.support.mistakes import mistake
 from tests.support.tiny import byte_tokenizer, random_model
@@ -81,3 +82,48 @@ def test_several_chat_templates_without_a_default_are_named(folder: str):
         (templates / f"{name}.jinja").write_text(path.read_text())
     path.unlink()
     assert "has several chat templates and no default: rag, tool_use. Choose one: call" in mistake(asked, folder)
+
+
+def test_a_small_model_is_told_at_once_to_be_weak_and_what_else_there_is(folder: str, monkeypatch: pytest.MonkeyPatch):
+    console = Console(file=io.StringIO(), width=300)
+    ask.ChatModel(WikiOptions(model_name=folder), 3, console)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert said.startswith(f"Warning: {folder} has 0 million weights. So small a model often gets facts wrong")
+    assert "A larger --model_name, or a server's --judge_url and --judge_model, writes better ones." in said
+    monkeypatch.setattr(ask, "FEW_WEIGHTS", 1000)
+    console = Console(file=io.StringIO(), width=300)
+    ask.ChatModel(WikiOptions(model_name=folder), 3, console)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == ""
+
+
+# -- a server's model --------------------------------------------------------------------------------
+
+
+def server_model(url: str) -> ask.ServerModel:
+    return ask.ServerModel(WikiOptions(judge_url=url, judge_model="m"), Console(file=io.StringIO()))
+
+
+def echo(body: dict[str, Any]) -> tuple[int, str]:
+    return 200, str(body["messages"][-1]["content"])
+
+
+def test_a_server_answers_every_chat_in_order(serve: Callable[..., ChatServer]):
+    server = serve(echo)
+    assert server_model(server.url).answers([chat(f"{n}") for n in range(20)]) == [f"{n}" for n in range(20)]
+    assert {body["model"] for _, body in server.requests} == {"m"}
+    assert server_model(server.url).answers([]) == []
+
+
+def test_what_a_server_cuts_loses_its_last_line(serve: Callable[..., ChatServer]):
+    server = serve((200, {"choices": [{"message": {"content": TEXT}, "finish_reason": "length"}]}))
+    assert server_model(server.url).answers([chat("x")]) == ["Q: Who came?\nA: Ann came."]
+
+
+def test_a_server_that_refuses_or_stays_silent_is_named(serve: Callable[..., ChatServer]):
+    said = mistake(server_model(serve((401, "bad key")).url).answers, [chat("x")])
+    assert said.startswith("The author at http://127.0.0.1")
+    assert said.endswith("refused (HTTP 401: bad key). Check OPENAI_API_KEY.")
+    said = mistake(server_model(serve((200, "yes"), (400, "no")).url).answers, [chat("x"), chat("y"), chat("z")])
+    assert "left 2 of 3 questions unanswered" in said

@@ -1,13 +1,11 @@
 """The judge against a server in this process."""
 
-import contextlib
 import datetime
 import hashlib
 import json
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +15,8 @@ import pytest
 
 from selfdistill.errors import UserError
 from selfdistill.evaluate import judge as judge_module
+from selfdistill.evaluate.endpoint import MAX_TRIES
 from selfdistill.evaluate.judge import (
-    MAX_TRIES,
     RUBRICS,
     Judge,
     JudgeScorer,
@@ -29,72 +27,13 @@ from selfdistill.evaluate.judge import (
 )
 from selfdistill.tasks import TASKS
 from selfdistill.types import Example
+from tests.support.chat_server import ChatServer, Reply
 from tests.support.mistakes import mistake
 
 YES, NO = '{"correct": true}', '{"correct": false}'
-Reply = tuple[int, str | dict[str, Any]]
 
 
-class Server:
-    """Answers requests in turn with ``replies``, repeating the last one; a text is sent as a chat completion."""
-
-    def __init__(self, *replies: Reply | Callable[[dict[str, Any]], Reply]) -> None:
-        self.replies, self.requests, self.headers = list(replies), [], []
-        self.lock = threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                outer.answer(self)
-
-            def do_GET(self) -> None:
-                outer.answer(self)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"] or 0)) or "null")
-        with self.lock:
-            self.requests.append((handler.path, body))
-            self.headers.append(dict(handler.headers))
-            reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        status, content = reply(body) if callable(reply) else reply
-        usage = {"prompt_tokens": 100, "completion_tokens": 5}
-        if isinstance(content, str) and status == 200:
-            content = {"choices": [{"message": {"content": content}}], "usage": usage}
-        raw = (content if isinstance(content, str) else json.dumps(content)).encode()
-        handler.send_response(status)
-        if status == 302:
-            handler.send_header("Location", f"{self.url}/elsewhere")
-        if status == 429:
-            handler.send_header("Retry-After", "0")
-        handler.send_header("Content-Length", str(len(raw)))
-        handler.end_headers()
-        with contextlib.suppress(BrokenPipeError):  # the other side has given up waiting
-            handler.wfile.write(raw)
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    servers: list[Server] = []
-
-    def start(*replies: Any) -> Server:
-        servers.append(Server(*replies))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.http.shutdown()
-        server.http.server_close()
-
-
-def judge(server: Server, cache: Path, **settings: Any) -> Judge:
+def judge(server: ChatServer, cache: Path, **settings: Any) -> Judge:
     return Judge(server.url, "m", **{"api_key": "secret", "cache": cache, "first_wait": 0.001, **settings})
 
 
@@ -123,7 +62,7 @@ def test_parse_verdict(text: str, verdict: bool | None):
     assert parse_verdict(text) is verdict
 
 
-def test_a_request(serve: Callable[..., Server], tmp_path: Path):
+def test_a_request(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((200, YES))
     assert JudgeScorer(judge(server, tmp_path), "correct")("It is Paris.", example()) == 1.0
     ((path, body),) = server.requests
@@ -137,29 +76,29 @@ def test_a_request(serve: Callable[..., Server], tmp_path: Path):
     assert server.headers[0]["Authorization"] == "Bearer secret"
 
 
-def test_no_key_is_no_header(serve: Callable[..., Server], tmp_path: Path):
+def test_no_key_is_no_header(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((200, YES))
     judge(server, tmp_path, api_key=None).check()
     assert "Authorization" not in server.headers[0]
 
 
-def test_too_many_requests_then_an_answer(serve: Callable[..., Server], tmp_path: Path):
+def test_too_many_requests_then_an_answer(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((429, "slow down"), (503, "busy"), (200, NO))
     asked = judge(server, tmp_path)
     assert asked.verdicts(["p"]) == [False]
     assert (asked.usage.requests, asked.usage.unanswered) == (3, 0)
 
 
-def test_waits_double(serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_waits_double(serve: Callable[..., ChatServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked = judge(serve((500, "")), tmp_path, first_wait=1.0)
     waits: list[float] = []
-    monkeypatch.setattr(asked._stop, "wait", lambda seconds: waits.append(seconds))
+    monkeypatch.setattr(asked._endpoint.stop, "wait", lambda seconds: waits.append(seconds))
     assert asked.verdicts(["p"]) == [None]
     assert waits == [1, 2, 4, 8]
     assert asked.usage.requests == MAX_TRIES
 
 
-def test_what_trying_again_cannot_mend_is_asked_once(serve: Callable[..., Server], tmp_path: Path):
+def test_what_trying_again_cannot_mend_is_asked_once(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((400, "content filter"))
     asked = judge(server, tmp_path)
     assert asked.verdicts(["p"]) == [None]
@@ -169,7 +108,7 @@ def test_what_trying_again_cannot_mend_is_asked_once(serve: Callable[..., Server
 @pytest.mark.parametrize(
     "reply", ["no verdict here", {"choices": []}, {"error": "x"}, {"choices": [{"message": None}]}]
 )
-def test_garbage_is_unscored_and_not_kept(serve: Callable[..., Server], tmp_path: Path, reply: Any):
+def test_garbage_is_unscored_and_not_kept(serve: Callable[..., ChatServer], tmp_path: Path, reply: Any):
     server = serve((200, reply))
     scorer = JudgeScorer(judge(server, tmp_path), "correct")
     assert scorer("x", example()) is None
@@ -178,7 +117,7 @@ def test_garbage_is_unscored_and_not_kept(serve: Callable[..., Server], tmp_path
     assert scorer.judge.usage.unanswered == 2
 
 
-def test_timeouts_are_tried_again(serve: Callable[..., Server], tmp_path: Path):
+def test_timeouts_are_tried_again(serve: Callable[..., ChatServer], tmp_path: Path):
     def slow(_: Any) -> Reply:
         time.sleep(0.5)
         return 200, YES
@@ -202,7 +141,7 @@ def test_nobody_there_is_unscored(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "does not respond" in mistake(asked.check)
 
 
-def test_the_cache(serve: Callable[..., Server], tmp_path: Path):
+def test_the_cache(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((200, YES))
     assert judge(server, tmp_path).verdicts(["p"]) == [True]
     again = judge(server, tmp_path)
@@ -220,7 +159,7 @@ def test_the_cache(serve: Callable[..., Server], tmp_path: Path):
     assert len(server.requests) == 3
 
 
-def test_many_rows_keep_their_order_and_equal_ones_are_asked_once(serve: Callable[..., Server], tmp_path: Path):
+def test_many_rows_keep_their_order_and_equal_ones_are_asked_once(serve: Callable[..., ChatServer], tmp_path: Path):
     def by_name(body: dict[str, Any]) -> Reply:
         answer = body["messages"][0]["content"].split("<answer>\n")[1].split("\n")[0]
         time.sleep(0.02 if answer == "right0" else 0)
@@ -239,7 +178,7 @@ def test_many_rows_keep_their_order_and_equal_ones_are_asked_once(serve: Callabl
     assert "400 + 20 tokens, $0.0024" in scorer.judge.report()
 
 
-def test_a_demonstration_stands_for_a_missing_reference(serve: Callable[..., Server], tmp_path: Path):
+def test_a_demonstration_stands_for_a_missing_reference(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((200, YES))
     turn = {"role": "assistant", "content": "Paris, of course"}
     row = Example(id="a", prompt=example().prompt, demonstration=(turn,))
@@ -247,7 +186,7 @@ def test_a_demonstration_stands_for_a_missing_reference(serve: Callable[..., Ser
     assert "<reference>\nParis, of course\n" in server.requests[0][1]["messages"][0]["content"]
 
 
-def test_references_that_are_not_json_are_shown_as_text(serve: Callable[..., Server], tmp_path: Path):
+def test_references_that_are_not_json_are_shown_as_text(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((200, YES))
     scorer = JudgeScorer(judge(server, tmp_path), "correct")
     rows = [example(datetime.date(2024, 5, 1)), example([Decimal("12.50"), 3])]
@@ -264,7 +203,7 @@ def test_a_key_that_http_can_not_send_is_not_shown(key: str, tmp_path: Path):
     assert "cret" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_check(serve: Callable[..., Server], tmp_path: Path):
+def test_check(serve: Callable[..., ChatServer], tmp_path: Path):
     judge(serve((200, YES)), tmp_path).check()
     assert "Check OPENAI_API_KEY." in mistake(judge(serve((401, "bad key")), tmp_path).check)
     assert "HTTP 404: no such model" in mistake(judge(serve((404, "no such model")), tmp_path).check)
@@ -272,7 +211,7 @@ def test_check(serve: Callable[..., Server], tmp_path: Path):
     assert "no chat completion" in mistake(judge(serve((200, {"hello": 1})), tmp_path).check)
 
 
-def test_a_key_that_the_server_repeats_is_neither_shown_nor_kept(serve: Callable[..., Server], tmp_path: Path):
+def test_a_key_that_the_server_repeats_is_neither_shown_nor_kept(serve: Callable[..., ChatServer], tmp_path: Path):
     secret = "sk-of-mine"
     refusing = serve((401, {"error": f"bad key {secret}"}))
     said = mistake(Judge(refusing.url, "m", api_key=secret, cache=tmp_path).check)
@@ -286,7 +225,7 @@ def test_a_key_that_the_server_repeats_is_neither_shown_nor_kept(serve: Callable
     assert secret not in kept[0]
 
 
-def test_the_key_does_not_follow_a_redirect(serve: Callable[..., Server], tmp_path: Path):
+def test_the_key_does_not_follow_a_redirect(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((302, ""), (200, YES))
     assert "HTTP 302" in mistake(judge(server, tmp_path).check)
     assert len(server.requests) == 1
@@ -304,11 +243,15 @@ def test_from_flags_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     found = judge_from(None, "m")
     assert found is not None
-    assert (found._url, found._key, found.cache) == ("http://a/v1/chat/completions", "k", tmp_path / "judge")
+    assert (found._endpoint.url, found._endpoint._key, found.cache) == (
+        "http://a/v1/chat/completions",
+        "k",
+        tmp_path / "judge",
+    )
     assert "k" not in found.facts().values()
 
 
-def test_with_judge(serve: Callable[..., Server], tmp_path: Path):
+def test_with_judge(serve: Callable[..., ChatServer], tmp_path: Path):
     server = serve((200, NO))
     task = with_judge(TASKS["wiki"], judge(server, tmp_path))
     assert list(task.scorers) == ["strict", "lenient"]

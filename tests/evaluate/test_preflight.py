@@ -14,8 +14,7 @@ from selfdistill.evaluate.preflight import Preflight, TemplateResult, preflight,
 from selfdistill.evaluate.preflight_table import show_preflight
 from selfdistill.method.templates import tried_templates
 from selfdistill.settings.method import MethodConfig
-from selfdistill.tasks.task import Scorer
-from selfdistill.types import Example, Rollout
+from selfdistill.types import Example, Rollout, Scorer
 from tests.support.engines import Scripted, stopped
 from tests.support.mistakes import mistake
 from tests.support.tiny import CHAT_TEMPLATE, byte_tokenizer

@@ -55,6 +55,8 @@ USES = {
     "template_file": Use("mine.jinja", SFT | {"template": "file"}, {"template": "file"}),
     "template_repeat": Use(2, {"template": "paper"}, {"template": "prior_turn"}),
     "max_prompt_length": Use(50, {"method": "cpt"}, SFT),
+    "demonstration_from": Use("own_success", {"completion_source": "accepted"}, {"num_rollouts": 2}),
+    "feedback_file": Use("own.py:words", {"method": "offline"}, {"num_rollouts": 2}),
     "max_teacher_prompt_length": Use(50, {"method": "reinvoke"}, {"method": "offline"}),
     "chat_template_kwargs": Use({"enable_thinking": False}, {"method": "cpt"}, ANCHORED),
     "student_chat_template_kwargs": Use({"enable_thinking": False}, {"method": "cpt"}, SFT),

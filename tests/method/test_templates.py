@@ -207,7 +207,10 @@ def test_jinja_file(tokenizer, tmp_path):
     ("text", "message"),
     [
         ("{{ question }}\n{% if %}", "line 2"),
-        ("{{ question }} {{ answer }}", "'answer' is undefined. Known names: question, demonstration, messages."),
+        (
+            "{{ question }} {{ answer }}",
+            "'answer' is undefined. Known names: question, demonstration, messages, feedback.",
+        ),
         ("{{ question | nosuch }}", "line 1: No filter named 'nosuch'."),
         ("{{ question + 1 }}", "can only concatenate str"),
         ("{{ question.__class__.__mro__ }}", "access to attribute '__class__' of 'str' object is unsafe"),

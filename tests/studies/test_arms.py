@@ -96,6 +96,7 @@ def test_a_setting_of_the_study_that_an_arm_has_no_use_for_is_left_out_of_that_a
         {"target": "budget", "target_budget": 0.5, "vocab_clip": 0.05},
         {"token_weight": "late", "token_weight_half_life": 8.0},
         {"completion_source": "mixture", "mixture_share": 0.25, "mixture_steps": 9, "num_rollouts": 2},
+        {"demonstration_from": "own_success", "feedback_file": "own.py:words", "num_rollouts": 2},
     ],
 )
 def test_what_counts_only_beside_a_setting_that_is_left_out_is_left_out_too(settings: dict[str, Any]) -> None:

@@ -137,7 +137,7 @@ def test_questions_are_held_out():
     assert [row["article"] for row in evaluation[3:]] == held_out
     assert set(held_out) <= {row["article"] for row in train}
     assert not {row["question"] for row in train} & {row["question"] for row in evaluation}
-    assert model.asked[1] == [INDIRECT_PROMPT.format(article=name, passage="Some text.", count=1) for name in held_out]
+    assert model.asked[2] == [INDIRECT_PROMPT.format(article=name, passage="Some text.", count=1) for name in held_out]
     assert wiki_rows(passages, Model(3), questions_per_passage=3, num_eval=None, seed=0) == (train, evaluation)
 
 
@@ -168,7 +168,31 @@ def test_a_model_that_writes_none():
         return ["I can't."] * len(chats)
 
     message = mistake(wiki_rows, [Passage("P", "Text.")], silent, questions_per_passage=2, num_eval=None, seed=0)
-    assert "0 usable questions on 1 passages" in message
+    assert message == (
+        "The model is too weak: it wrote no usable question about the first 1 passages. Name a larger --model_name, or "
+        "a server's --judge_url and --judge_model."
+    )
+
+
+def test_a_model_that_writes_nothing_usable_is_not_asked_about_all_passages():
+    asked: list[int] = []
+
+    def silent(chats: Sequence[tuple[Message, ...]]) -> list[str]:
+        asked.append(len(chats))
+        return ["I can't."] * len(chats)
+
+    passages = [Passage(f"P{n}", "Text.") for n in range(100)]
+    assert "the first 4 passages" in mistake(wiki_rows, passages, silent, questions_per_passage=2, num_eval=1, seed=0)
+    assert asked == [4]
+
+
+def test_one_question_is_too_few():
+    def once(chats: Sequence[tuple[Message, ...]]) -> list[str]:
+        return ["Q: What was in it?\nA: Some text."] * len(chats)
+
+    passages = [Passage(f"P{n}", "Some text.") for n in range(9)]
+    message = mistake(wiki_rows, passages, once, questions_per_passage=2, num_eval=None, seed=0)
+    assert "it wrote 1 usable question about 9 passages" in message
 
 
 def test_unscored_without_a_judge():

@@ -28,8 +28,9 @@ def shown(options: Any) -> str:
 
 def row(text: str, name: str) -> list[str]:
     """The cells of the table's row of that name."""
-    (line,) = [line for line in text.splitlines() if line.strip("│ ").startswith(name)]
-    return [cell.strip() for cell in line.split("│") if cell.strip()][1:]
+    lines = [[cell.strip() for cell in line.split("│") if cell.strip()] for line in text.splitlines()]
+    ((_, *cells),) = [line for line in lines if line[:1] == [name]]
+    return cells
 
 
 def test_prompts_and_lengths_by_hand(options: Any) -> None:
@@ -93,7 +94,7 @@ def test_rows_too_long_for_a_template_that_auto_tries_are_told(options: Any) -> 
 def test_settings_that_count_stand_beside_the_papers(options: Any) -> None:
     text = shown(options(template="prior_turn", teacher_update_rate=0.5, dry_run=True))
     assert row(text, "teacher_update_rate") == ["0.5", "0.01"]
-    assert row(text, "template ") == ["prior_turn", "paper"]
+    assert row(text, "template") == ["prior_turn", "paper"]
     assert row(text, "temperature") == ["1.0"]
 
 

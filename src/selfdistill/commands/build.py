@@ -15,7 +15,7 @@ from selfdistill.tasks.build.rows import check_folder, write_rows
 from selfdistill.types import Message
 
 if TYPE_CHECKING:
-    from selfdistill.evaluate.ask import ChatModel
+    from selfdistill.evaluate.ask import ChatModel, ServerModel
 
 
 def run(options: BuildOptions, console: Console) -> None:
@@ -29,9 +29,11 @@ def run(options: BuildOptions, console: Console) -> None:
     check_folder(folder, overwrite=options.overwrite)
 
     @cache
-    def model() -> "ChatModel":
-        from selfdistill.evaluate.ask import ChatModel  # loads torch
+    def model() -> "ChatModel | ServerModel":
+        from selfdistill.evaluate.ask import ChatModel, ServerModel  # loads torch
 
+        if options.wiki.judge_url is not None:
+            return ServerModel(options.wiki, console)
         return ChatModel(options.wiki, options.seed, console)
 
     def ask(chats: Sequence[tuple[Message, ...]]) -> list[str]:

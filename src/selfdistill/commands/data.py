@@ -103,7 +103,7 @@ def _remarks(found: Inspection) -> list[str]:
     if found.num_without_demonstration:
         remarks.append(
             f"{found.num_without_demonstration:,} of {usable:,} rows have an answer and no demonstration: eval takes "
-            "them, train does not"
+            "them, train only with --demonstration_from own_success"
         )
     remarks.append(f"{found.duplicates:,} duplicates; {found.same_prompts:,} rows have the prompt of an earlier row")
     if found.num_held_out is not None:

@@ -1,36 +1,44 @@
 """``selfdistill eval``."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
 from selfdistill import run_folder
+from selfdistill.checkpoints.lock import check_unlocked, locked
 from selfdistill.errors import UserError
 from selfdistill.evaluate.scorer_choice import rows_to_score
 from selfdistill.records.runs import run_in
 from selfdistill.settings.evaluate import DRIFT, HUMANEVAL, MEASURES, EvalOptions
+
+if TYPE_CHECKING:
+    from selfdistill.evaluate.jobs import Evaluated
 
 
 def run(options: EvalOptions, console: Console) -> None:
     """Evaluates the model on every data set named, writes the result files and prints one table.
 
     Raises:
-        UserError: an option is wrong, data or model can't be loaded, or earlier results would be overwritten. Also,
-            after all results are written, if they can't be compared with ``--base_results``.
+        UserError: an option is wrong, data or model can't be loaded, earlier results would be overwritten, or another
+            command uses the folder. Also, after all results are written, if they can't be compared with
+            ``--base_results``.
     """
     options.check()
     options = _as_the_run_was(options)
     folder, names = _folder(options), options.names
+    check_unlocked(folder)
     if not options.overwrite:
         _check_free(folder, names)
     unrendered = set(MEASURES) - {HUMANEVAL}
     rows = {name: rows_to_score(name, options, console) for name in names if name not in unrendered}
 
     from selfdistill.evaluate.jobs import against_bases, base_results, job_for  # loads torch
-    from selfdistill.evaluate.results import write_records, write_reference_view
+    from selfdistill.evaluate.results import write_records
     from selfdistill.evaluate.table import results_table
     from selfdistill.method.rollout.engines import check_engine
     from selfdistill.models import loading
@@ -53,26 +61,37 @@ def run(options: EvalOptions, console: Console) -> None:
     )
     if DRIFT in names or any(task_rows.task.prompt == "chat" for task_rows in rows.values()):
         loading.require_chat_template(tokenizer, options.model_path)
-    model = loading.load_model(options.model_path, dtype=options.dtype, quantize=options.quantize, beside=True)
-    facts = {"model_path": options.model_path, "dtype": str(model.dtype), "versions": run_folder.versions()}
-    given = {"quantize": options.quantize, "chat_template": options.chat_template}
-    facts |= {name: value for name, value in given.items() if value is not None}
-    evaluated = []
-    for job in jobs.values():
-        evaluated.append(job(model, tokenizer).with_facts(facts))
-        write_records(folder, evaluated[-1].name, evaluated[-1].record, evaluated[-1].rows)
-    evaluated, refusals = against_bases(evaluated, bases)
-    for result in evaluated:
-        write_records(folder, result.name, result.record, result.rows)
-        write_reference_view(folder if len(names) == 1 else folder / result.name, result.record, result.rows)
-    records = {result.name: result.record for result in evaluated}
-    if len(names) > 1:
-        (folder / run_folder.REFERENCE_RESPONSES).unlink(missing_ok=True)  # of an earlier eval of one data set
-        run_folder.write_json(folder / run_folder.REFERENCE_RESULTS, records)
-    console.print(results_table(records, title=options.model_path))
+    with locked(folder):
+        if not options.overwrite:
+            _check_free(folder, names)  # another eval may have written there since
+        model = loading.load_model(options.model_path, dtype=options.dtype, quantize=options.quantize, beside=True)
+        facts = {"model_path": options.model_path, "dtype": str(model.dtype), "versions": run_folder.versions()}
+        given = {"quantize": options.quantize, "chat_template": options.chat_template}
+        facts |= {name: value for name, value in given.items() if value is not None}
+        evaluated = []
+        for job in jobs.values():
+            evaluated.append(job(model, tokenizer).with_facts(facts))
+            write_records(folder, evaluated[-1].name, evaluated[-1].record, evaluated[-1].rows)
+        evaluated, refusals = against_bases(evaluated, bases)
+        _write(folder, evaluated)
+    console.print(results_table({result.name: result.record for result in evaluated}, title=options.model_path))
     console.print(f"Results are in {escape(str(folder))}.")
     if refusals:
         raise UserError(refusals[0])
+
+
+def _write(folder: Path, evaluated: "Sequence[Evaluated]") -> None:
+    """Writes the results, and copies of them under the reference implementation's names."""
+    from selfdistill.evaluate.results import write_records, write_reference_view
+
+    for result in evaluated:
+        write_records(folder, result.name, result.record, result.rows)
+        view = folder if len(evaluated) == 1 else folder / result.name
+        write_reference_view(view, result.record, result.rows)
+    if len(evaluated) > 1:
+        (folder / run_folder.REFERENCE_RESPONSES).unlink(missing_ok=True)  # of an earlier eval of one data set
+        records = {result.name: result.record for result in evaluated}
+        run_folder.write_json(folder / run_folder.REFERENCE_RESULTS, records)
 
 
 def _as_the_run_was(options: EvalOptions) -> EvalOptions:

@@ -33,6 +33,8 @@ class Reading:
     """Of the draws from weighted sources."""
     raw_text: bool = False
     """Whether rows may be plain text without a prompt."""
+    needs_demonstration: bool = True
+    """Whether a training row without a demonstration can't be used."""
     train_limit: int | None = None
     """Read no more training rows than this many."""
     eval_limit: int | None = None

@@ -8,31 +8,22 @@ import contextlib
 import hashlib
 import json
 import os
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from selfdistill import run_folder
 from selfdistill.errors import UserError, brief, quoted
+from selfdistill.evaluate.endpoint import Endpoint, Usage, key_from_environment
 from selfdistill.models.cache import cache_dir
-from selfdistill.tasks.task import Scorer, Task
-from selfdistill.types import Example, message_text
+from selfdistill.tasks.task import Task
+from selfdistill.types import Example, Message, Scorer, message_text
 
-URL_VARIABLE, KEY_VARIABLE = "SELFDISTILL_JUDGE_URL", "OPENAI_API_KEY"
-MAX_TRIES = 5
-MAX_WAIT = 60.0
-"""Longest wait between two tries, in seconds."""
+URL_VARIABLE = "SELFDISTILL_JUDGE_URL"
 GIVE_UP_AFTER = 10
 """Number of consecutive unanswered questions after which no more are asked."""
-MAX_RESPONSE = 8 << 20
-"""Bytes of a response that are read at most."""
 MAX_VERDICT = 20_000
 """Number of characters at the end of a response in which the verdict is looked for."""
 
@@ -71,20 +62,6 @@ RUBRICS: dict[str, str] = {
 """Prompts by rubric; ``question``, ``reference`` and ``completion`` are filled in."""
 
 
-@dataclass(slots=True)
-class Usage:
-    """Counts of what a judge was asked."""
-
-    requests: int = 0
-    """Requests sent, retries included."""
-    cached: int = 0
-    """Verdicts from the cache."""
-    unanswered: int = 0
-    """Questions without a response, or whose response had no verdict."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class Judge:
     """Asks a model for verdicts.
 
@@ -114,16 +91,22 @@ class Judge:
         num_threads: int = 8,
         first_wait: float = 1.0,
     ) -> None:
-        if not url.lower().startswith(("http://", "https://")):
-            raise UserError(f"The judge's URL {url[:60]!r} does not begin with http:// or https://.")
-        self.model, self.cache, self.price, self.num_threads = model, cache, price, num_threads
-        self.usage = Usage()
-        self._url = f"{url.rstrip('/')}/chat/completions"
-        self._key, self._timeout, self._first_wait = api_key, timeout, first_wait
-        self._opener = urllib.request.build_opener(_NoRedirect)  # a redirect would carry the key elsewhere
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self.model, self.cache, self.price = model, cache, price
+        self._endpoint = Endpoint(
+            url,
+            model,
+            api_key=api_key,
+            role="judge",
+            timeout=timeout,
+            num_threads=num_threads,
+            first_wait=first_wait,
+        )
         self._misses = 0  # consecutive unanswered questions
+
+    @property
+    def usage(self) -> Usage:
+        """What it was asked so far."""
+        return self._endpoint.usage
 
     @property
     def cost(self) -> float:
@@ -137,23 +120,7 @@ class Judge:
             UserError: there is no response, a refusal, or a response without a verdict.
         """
         prompt = judge_prompt("correct", "What is 2 + 2?", "4", "The answer is 4.")
-        try:
-            text = self._request(prompt)
-        except urllib.error.HTTPError as error:
-            hint = {401: f"Check {KEY_VARIABLE}.", 403: f"Check {KEY_VARIABLE}.", 404: "Check the URL and the model."}
-            detail = brief(self._without_key(error.read(2000).decode("utf-8", "replace")), 12)
-            raise UserError(
-                f"The judge at {self._url} refused (HTTP {error.code}: {detail}). {hint.get(error.code, '')}".strip()
-            ) from error
-        except (OSError, HTTPException) as error:
-            reason = brief(getattr(error, "reason", error), 12)
-            raise UserError(f"The judge at {self._url} does not respond ({reason}). Check --judge_url.") from error
-        except ValueError:  # its text, and the traceback, may show the key
-            raise UserError(
-                f"The judge at {self._url} can't be asked: the URL or {KEY_VARIABLE} has a character that HTTP forbids."
-            ) from None
-        except _BadResponseError as error:
-            raise UserError(f"{self._url} gave no chat completion. Check --judge_url.") from error
+        text = self._endpoint.first_answer(_asked(prompt)).text
         if parse_verdict(text) is None:
             raise UserError(
                 f"The judge {self.model} gave no JSON verdict but {quoted(brief(text, 10), 80)}. "
@@ -163,14 +130,7 @@ class Judge:
     def verdicts(self, prompts: Sequence[str]) -> list[bool | None]:
         """The verdict on each prompt, in order; None without one. Equal prompts are asked once."""
         unique = list(dict.fromkeys(prompts))
-        pool = ThreadPoolExecutor(max_workers=self.num_threads)
-        try:
-            verdicts = dict(zip(unique, pool.map(self._verdict, unique), strict=True))
-        except BaseException:  # interrupted: threads must not wait for their next try
-            self._stop.set()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        verdicts = dict(zip(unique, self._endpoint.each(self._verdict, unique), strict=True))
         return [verdicts[prompt] for prompt in prompts]
 
     def _verdict(self, prompt: str) -> bool | None:
@@ -179,75 +139,25 @@ class Judge:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             verdict = json.loads(file.read_text(encoding="utf-8"))["correct"]
             if isinstance(verdict, bool):
-                with self._lock:
+                with self._endpoint.lock:
                     self.usage.cached += 1
                 return verdict
-        text = self._answer(prompt) if self._misses < GIVE_UP_AFTER else None
-        verdict = None if text is None else parse_verdict(text)
-        with self._lock:
-            self._misses = self._misses + 1 if text is None else 0
+        answer = self._endpoint.answer(_asked(prompt)) if self._misses < GIVE_UP_AFTER else None
+        verdict = None if answer is None else parse_verdict(answer.text)
+        with self._endpoint.lock:
+            self._misses = self._misses + 1 if answer is None else 0
             self.usage.unanswered += verdict is None
-        if verdict is not None:
+        if answer is not None and verdict is not None:
             with contextlib.suppress(OSError):  # on a full disk the evaluation goes on without the cache
-                run_folder.write_json(file, {"correct": verdict, "model": self.model, "response": text})
+                run_folder.write_json(file, {"correct": verdict, "model": self.model, "response": answer.text})
         return verdict
-
-    def _answer(self, prompt: str) -> str | None:
-        """The response's text; None after the last try, or if trying again can't help."""
-        for attempt in range(MAX_TRIES):
-            wait = self._first_wait * 2**attempt
-            try:
-                return self._request(prompt)
-            except urllib.error.HTTPError as error:
-                if error.code != 429 and error.code < 500:
-                    return None
-                with contextlib.suppress(ValueError):  # Retry-After may be a date
-                    wait = max(wait, float(error.headers.get("Retry-After") or 0))
-            except _BadResponseError:
-                return None
-            except (OSError, HTTPException):  # timeouts, refused and broken connections
-                pass
-            if attempt + 1 == MAX_TRIES or self._stop.wait(min(wait, MAX_WAIT)):
-                break
-        return None
-
-    def _request(self, prompt: str) -> str:
-        """The text of the response to one request.
-
-        Raises OSError or HTTPException without a response, ValueError if the URL or the key can't be sent, and
-        _BadResponseError if the response is not a chat completion.
-        """
-        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
-        with self._lock:
-            self.usage.requests += 1
-        with self._opener.open(request, timeout=self._timeout) as response:
-            raw = response.read(MAX_RESPONSE)
-        try:
-            data = json.loads(raw)
-            text = data["choices"][0]["message"]["content"]
-            usage = data.get("usage") or {}
-            tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise _BadResponseError from error
-        with self._lock:
-            self.usage.prompt_tokens += tokens[0]
-            self.usage.completion_tokens += tokens[1]
-        return self._without_key(text) if isinstance(text, str) else ""
-
-    def _without_key(self, text: str) -> str:
-        """What a server said, which may repeat the key."""
-        return text.replace(self._key, "***") if self._key else text
 
     def facts(self) -> dict[str, Any]:
         """The judge's entry in the facts of a result's config."""
         usage = {name: getattr(self.usage, name) for name in Usage.__slots__}
         return {
             "model": self.model,
-            "host": urlsplit(self._url).hostname,
+            "host": urlsplit(self._endpoint.url).hostname,
             "prompts": PROMPTS_VERSION,
             **usage,
             "cost": self.cost,
@@ -290,6 +200,10 @@ class JudgeScorer:
         return [None if verdict is None else float(verdict) for verdict in by_row]
 
 
+def _asked(prompt: str) -> list[Message]:
+    return [{"role": "user", "content": prompt}]
+
+
 def judge_prompt(rubric: str, question: str, reference: str, completion: str) -> str:
     """The pinned prompt of a rubric, filled in."""
     return RUBRICS[rubric].format(question=question, reference=reference, completion=completion)
@@ -327,7 +241,7 @@ def judge_from(url: str | None, model: str | None, price: tuple[float, float] = 
         raise UserError(f"--judge_model {model} has no --judge_url (or {URL_VARIABLE}): name the endpoint.")
     if not model:
         raise UserError("--judge_model is missing: name the model that the judge's endpoint should use.")
-    return Judge(url, model, api_key=os.environ.get(KEY_VARIABLE), cache=cache_dir() / "judge", price=price)
+    return Judge(url, model, api_key=key_from_environment(), cache=cache_dir() / "judge", price=price)
 
 
 def with_judge(task: Task, judge: Judge) -> Task:
@@ -340,12 +254,3 @@ def with_judge(task: Task, judge: Judge) -> Task:
         scorers={**task.scorers, **asking},
         revision=f"{task.revision}-judge:{judge.model}:{PROMPTS_VERSION}",
     )
-
-
-class _BadResponseError(Exception):
-    """A response that is not a chat completion."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
-        """Returns None, which makes a redirect an HTTPError."""

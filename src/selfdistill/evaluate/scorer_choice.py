@@ -19,8 +19,8 @@ from selfdistill.tasks import TASKS, get_task, humaneval, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
 from selfdistill.tasks.overlap import overlap_warning, rows_at_hand
 from selfdistill.tasks.scorers import scorer_from
-from selfdistill.tasks.task import Scorer, Task, unscored
-from selfdistill.types import Example
+from selfdistill.tasks.task import Task, unscored
+from selfdistill.types import Example, Scorer
 
 JUDGE_SCORER = "judge"
 

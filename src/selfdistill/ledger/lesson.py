@@ -18,8 +18,8 @@ from selfdistill.settings.ledger import LearnOptions
 from selfdistill.tasks import TASKS, get_task, resolve_data_dir
 from selfdistill.tasks.custom import custom_task
 from selfdistill.tasks.scorers import scorer_from
-from selfdistill.tasks.task import Scorer, Task
-from selfdistill.types import Example
+from selfdistill.tasks.task import Task
+from selfdistill.types import Example, Scorer
 
 EVAL_SHARE = 0.1
 """Default share of a user's own rows that is held out for evaluation."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from accelerate.data_loader import SeedableRandomSampler, prepare_data_loader
 from torch.utils.data import DataLoader
 
+from selfdistill.errors import UserError
 from selfdistill.method.processes import Processes
 
 if TYPE_CHECKING:
@@ -19,8 +20,13 @@ def leave_replicas_alone(accelerator: "Accelerator", processes: Processes, *, sp
     So every process knows the rows of a step, and takes its share. accelerate would give each process other batches,
     and fill up the last ones with rows that were used already. ``split``: weights are split over the processes, and lie
     where they must.
+
+    Raises:
+        UserError: it scales the loss, as for autocast.
     """
     own = cast(Any, accelerator)
+    if getattr(own, "scaler", None) is not None:
+        raise UserError("A loss scaler is active: float16 autocast is not used here. Start without it.")
     own.prepare_model = _as_it_is if split else partial(accelerator.prepare_model, evaluation_mode=True)
     if processes.size > 1:
         own.prepare_data_loader = partial(_prepared, accelerator, processes)

@@ -102,9 +102,9 @@ class Answers:
         thought, the demonstration's thoughts follow, or none, and their end. Where the template differs in something
         else the answer is the turn's plain text.
         """
-        if len(example.demonstration) > 1:
+        turn, *others = example.demonstration
+        if others:
             raise _unclear(example)
-        turn: Message = example.demonstration[-1]
         content, header = message_text(turn), _TAGS.sub("", text)
         if closed.startswith(header):
             answer = closed[len(header) :]

@@ -13,6 +13,24 @@ CPU_TOKENS_PER_FORWARD = 1536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What the teacher was shown beside the question, where that depends on the completions."""
+
+    left_out: bool
+    """Whether something was left out, because the prompt would have been over its limit."""
+    untaught: bool
+    """Whether it knew no more than the student."""
+    own_success: bool | None = None
+    """Whether the demonstration is another completion of the prompt; None if it can't be."""
+    prompt_succeeded: bool | None = None
+    """Whether one of the prompt's completions succeeded; None if they are not scored."""
+    score: float | None = None
+    """The completion's score; None if it has none."""
+    feedback: bool | None = None
+    """Whether it was shown words about the completion; None if there never are any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """A prompt with its completion, and the positions of the tokens that carry loss."""
 
@@ -25,6 +43,8 @@ class Sample:
     """Who wrote the completion."""
     mixed: bool = False
     """Whether it is one of a mixture, in which others than the student write a share."""
+    shown: Shown | None = None
+    """What the teacher was shown, if that depends on the completions."""
     weight: float = 0.0
     """Weight of each loss token of this sample in the step's loss."""
     other_ids: tuple[int, ...] | None = None

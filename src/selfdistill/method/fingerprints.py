@@ -4,6 +4,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from selfdistill.errors import UserError, quoted
 from selfdistill.method.slices import whole
 from selfdistill.models.output_head import unwrapped
 from selfdistill.records.runs import RunConfig
-from selfdistill.types import PromptPair
+from selfdistill.settings.method import MethodConfig
+from selfdistill.settings.user_functions import fingerprint
+from selfdistill.types import NamedScorer, PromptPair
 
 FREE = {
     *("output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm", "rollouts_logged_per_step"),
@@ -56,6 +59,20 @@ def of_data(
         "chat template": _of_json(tokenizer.chat_template),
     }
     return found | ({"anchor prompts": _of_pairs(anchors)} if anchors else {})
+
+
+def of_scoring(config: MethodConfig, pairs: Sequence[PromptPair], scorer: NamedScorer | None) -> dict[str, str]:
+    """What the teacher's prompts depend on once completions are there, by what it is: names with hashes of the scorer
+    and of the file of ``feedback_file``, and a hash of the rows that they see. Empty if they depend on nothing.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    found = {} if scorer is None else {"scorer": scorer[0]}
+    if config.feedback_file is not None:
+        found["feedback"] = fingerprint(config.feedback_file)
+    seen = (json.dumps(asdict(pair.example), sort_keys=True, default=str).encode() for pair in pairs)
+    return found | ({"scored rows": f"{len(pairs)} ({_digest(seen)[:SHOWN]})"} if found else {})
 
 
 def of_model(model: PreTrainedModel, dtype: torch.dtype | None = None) -> dict[str, str]:

@@ -12,6 +12,8 @@ from selfdistill.types import PromptPair
 
 NO_LIMIT = 1 << 30
 LONGER = "Take a model with a longer context"
+TURN_TOKENS = 64
+"""Generous number of tokens that a chat template adds to a turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,18 @@ def fit(pairs: Sequence[PromptPair], limits: Limits, *, overlong: str) -> list[P
     if pairs and not kept:
         raise UserError(f"Every row is over a length limit. {'. '.join(sorted(remedies))}.")
     return kept
+
+
+def most_teacher_tokens(pair: PromptPair, config: MethodConfig, limits: Limits) -> int:
+    """Most tokens of the prompt that the teacher reads for a row. An own success may be as long as a completion, if the
+    prompt is within the limits; words about a completion, of which nothing is known, are not counted."""
+    own = len(pair.teacher_ids or pair.student_ids)
+    if config.demonstration_from == "row":
+        return own
+    times = config.template_repeat if config.template == "prior_turn" else 1
+    asked_again = 0 if pair.example.demonstration else len(pair.student_ids)
+    most = own + times * (asked_again + config.max_completion_length + TURN_TOKENS)
+    return most if limits.teacher_prompt is None else max(own, min(most, limits.teacher_prompt.tokens))
 
 
 def _over(pair: PromptPair, limits: Limits) -> tuple[str, int, Limit] | None:

@@ -10,7 +10,7 @@ from selfdistill.method.methods import METHODS, MethodSpec
 from selfdistill.method.rollout.engines import ENGINES
 from selfdistill.method.sources import SOURCES, source
 from selfdistill.method.targets import TARGETS, Reference, references
-from selfdistill.method.templates import TEMPLATES
+from selfdistill.method.templates import TEMPLATES, shows_feedback
 from selfdistill.method.token_weights import TOKEN_WEIGHTS
 from selfdistill.settings.method import TABLES, MethodConfig, deviations_from_paper, method_settings
 
@@ -76,6 +76,15 @@ _KEPT = Need(
 )
 _CHAT = Need(lambda config, spec: spec.prompt == "chat" or config.anchor_share > 0, "where a prompt is a chat")
 _SHOWN = Need(lambda config, spec: spec.shows_demonstration, "with a method that shows the demonstration to a teacher")
+_JUDGED = Need(
+    lambda config, spec: (
+        spec.shows_demonstration
+        and spec.completion == "student"
+        and config.completion_source == "student"
+        and config.template != "question"
+    ),
+    "with method sdft, completion_source=student and a template that shows the demonstration",
+)
 
 NEEDS: dict[str, Need] = {
     "divergence": _COMPARED,
@@ -133,6 +142,8 @@ NEEDS: dict[str, Need] = {
         ),
         "with a template that repeats (prior_turn, few_shot)",
     ),
+    "demonstration_from": _JUDGED,
+    "feedback_file": _JUDGED,
     "max_teacher_prompt_length": _SHOWN,
     "max_prompt_length": _CHAT,  # a raw text's prompt is its first token
     "chat_template_kwargs": _CHAT,
@@ -222,13 +233,24 @@ def _check_sampled(config: MethodConfig) -> None:
 
 
 def _check_source(config: MethodConfig) -> None:
-    """Raises UserError for a source that the engine or the method has no use for, and for a teacher that knows no more
-    than the student."""
+    """Raises UserError for a source that the engine or the method has no use for, for a teacher that knows no more than
+    the student, for a single completion of a prompt, which has no other's success, and for words that are not shown."""
     chosen, engine = source(config), config.rollout_engine
+    if config.demonstration_from == "own_success" and config.num_rollouts < 2 and counts(config, "demonstration_from"):
+        raise UserError(
+            "demonstration_from=own_success shows a completion another one's success, and num_rollouts is "
+            f"{config.num_rollouts}. Set num_rollouts to 2 or more."
+        )
     if config.template == "question" and METHODS[config.method].shows_demonstration and config.teacher_model is None:
         raise UserError(
             "template: question shows no demonstration, so the model as its own teacher has nothing to teach. Give "
             "--teacher_model, or take another template."
+        )
+    shown = config.template_file
+    if config.feedback_file is not None and shown is not None and not shows_feedback(shown):
+        raise UserError(
+            f"template_file: {shown} does not show the words of feedback_file. Put {{{{ feedback }}}} into it, or "
+            "leave feedback_file out."
         )
     if chosen.together and engine not in ("auto", "own"):
         raise UserError(

@@ -2,7 +2,8 @@
 
 Started by ``torchrun`` or ``accelerate launch``, every process reads the same rows in the same order, and knows all
 rows of a step. It samples and scores its own, every ``size``-th, and the processes exchange three things a step, each
-exactly once, whatever their rows turned out to be:
+exactly once, whatever their rows turned out to be; a fourth one before them, if what the teacher is shown depends on
+the completions: those that succeeded (``gathered``).
 
 1. after the rollouts the number of loss tokens and of rollouts that have some, which weigh the loss (``totals``);
 2. after the backward passes the fp32 gradients of the masters, with the loss (``add_up``): sums, with zeros where a

@@ -81,6 +81,11 @@ class PromptRenderer:
         """Renders the teacher's prompt as text."""
         return self._shown(self._teacher_messages(example), example.tools)
 
+    def teacher_ids(self, example: Example, feedback: str) -> Ids:
+        """Token ids of the teacher's prompt; ``feedback``: words about a completion of it, empty for none."""
+        (ids,) = self._encode_all([self._shown(self._teacher_messages(example, feedback), example.tools)])
+        return ids
+
     def completion_text(self, completion_ids: Sequence[int]) -> str:
         """Decodes a completion, without special tokens except those of tool calls."""
         ids = [id for id in completion_ids if id not in self._hidden_ids]
@@ -156,8 +161,11 @@ class PromptRenderer:
             default_system=self._default_system(),
         )
 
-    def _teacher_messages(self, example: Example) -> Sequence[Message]:
-        return self._template.messages(example, self._context) if example.demonstration else example.prompt
+    def _teacher_messages(self, example: Example, feedback: str = "") -> Sequence[Message]:
+        if not example.demonstration and not feedback:
+            return example.prompt
+        context = replace(self._context, feedback=feedback) if feedback else self._context
+        return self._template.messages(example, context)
 
     def _teacher_ids(self, examples: Sequence[Example], student: Sequence[Ids]) -> list[Ids]:
         alike = self._teacher_kwargs == self.chat_template_kwargs
@@ -194,13 +202,14 @@ class PromptRenderer:
 def make_renderer(
     examples: Sequence[Example], config: MethodConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> PromptRenderer:
-    """Makes the renderer that the settings describe; the template ``few_shot`` draws from ``examples``."""
+    """Makes the renderer that the settings describe; the template ``few_shot`` draws from those of ``examples`` that
+    have a demonstration."""
     return PromptRenderer(
         tokenizer,
         config.template,
         repeat=config.template_repeat,
         template_file=config.template_file,
-        pool=examples,
+        pool=[example for example in examples if example.demonstration],
         chat_template_kwargs=config.chat_variables("student"),
         teacher_chat_template_kwargs=config.chat_variables("teacher"),
     )

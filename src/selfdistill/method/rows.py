@@ -32,7 +32,9 @@ def training_pairs(
         return pairs
     spec = METHODS[config.method]
     raw_text = spec.prompt == "raw_text"
-    examples = as_examples(items, "train", demonstrations=spec.needs_demonstration, raw_text=raw_text)
+    optional = config.demonstration_from == "own_success"
+    demonstrations = spec.needs_demonstration
+    examples = as_examples(items, "train", demonstrations=demonstrations, optional=optional, raw_text=raw_text)
     pairs = render_pairs(examples, config, tokenizer)
     kept = fit(pairs, length_limits(config, model_config), overlong=config.overlong)
     check_ids(kept, model_config, tokenizer)
@@ -63,12 +65,13 @@ def as_examples(
     name: str,
     *,
     demonstrations: bool = True,
+    optional: bool = False,
     raw_text: bool = False,
 ) -> list[Example]:
     """Converts rows to Examples (see ``data.rows``), with ids such as ``name/0``; Examples keep their ids.
 
-    ``demonstrations``: whether every row must have one. If False, demonstrations are dropped. ``raw_text``: whether
-    rows may be plain text.
+    ``demonstrations``: whether every row must have one, unless they are ``optional``. If False, demonstrations are
+    dropped. ``raw_text``: whether rows may be plain text.
 
     Raises:
         UserError: a row is unusable or lacks a demonstration, there are no rows, or only some are Examples.
@@ -79,7 +82,11 @@ def as_examples(
         raise UserError(f"{name}_dataset mixes Examples with other rows. Give all rows in one form.")
     if num_examples:
         examples = cast(list[Example], items)
-        if demonstrations and (lacking := next((row for row in examples if not row.demonstration), None)):
+        if (
+            demonstrations
+            and not optional
+            and (lacking := next((row for row in examples if not row.demonstration), None))
+        ):
             raise UserError(
                 f"{lacking.id} has no demonstration, which the method learns from. Give every Example one, or take "
                 "method reinvoke."
@@ -94,7 +101,7 @@ def as_examples(
             cast(list[Mapping[str, Any]], items),
             source=f"{name}_dataset",
             prefix=name,
-            need_demonstration=demonstrations,
+            need_demonstration=demonstrations and not optional,
             raw_text=raw_text,
         )
     return examples if demonstrations else [replace(example, demonstration=()) for example in examples]

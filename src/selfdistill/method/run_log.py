@@ -169,6 +169,7 @@ class RunLog:
             self._add("truncated_share", sample.rollout.finish_reason == "length")
             self._add("loss_tokens", len(sample.loss_positions))
             self._add_source(sample)
+            self._add_shown(sample)
         kept = self._rollouts_per_step
         own = None if kept is None else len(self._processes.own(range(kept)))
         for sample in samples[:own]:
@@ -184,6 +185,16 @@ class RunLog:
         if rollout.accepted is not None:
             self._add("accepted_tokens", rollout.accepted)
             self._add("rejected_share", rollout.finish_reason == "rejected")
+
+    def _add_shown(self, sample: Sample) -> None:
+        """Records what the teacher was shown, if that depends on the completions."""
+        if (shown := sample.shown) is None:
+            return
+        if shown.score is not None:
+            self._add("rollout_score", shown.score)
+        for name in ("prompt_succeeded", "own_success", "feedback", "untaught", "left_out"):
+            if (value := getattr(shown, name)) is not None:
+                self._add(f"{name}_share", value)
 
     def add_part(self, part: Part, loss: PartLoss) -> None:
         """Records the per-token values of a part. Means are over all tokens, so micro-batches do not affect them."""

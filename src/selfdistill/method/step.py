@@ -24,6 +24,7 @@ from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
 from selfdistill.method.other_teacher import OtherTeacher
+from selfdistill.method.privileged import privileged
 from selfdistill.method.processes import ALONE, Processes, exchanging
 from selfdistill.method.prompts import think_end_ids
 from selfdistill.method.rollout.copies import copy_options
@@ -45,7 +46,7 @@ from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
 from selfdistill.models.tokens import pad_token_id, vocab_size
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import PromptPair, Rollout, Target, Writer
+from selfdistill.types import NamedScorer, PromptPair, Rollout, Target, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,8 @@ class Step:
         tokenizer: its tokenizer.
         config: the settings.
         anchors: general prompts, needed if ``config.anchor_share`` is above 0.
-        rows: all training rows, needed if ``config.target`` is ``contrast``.
+        rows: all training rows, needed if ``config.target`` is ``contrast``. The template ``few_shot`` draws from them.
+        scorer: tells which completions succeeded, needed if ``config.demonstration_from`` is ``own_success``.
         base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
             model's own. ``method="reinvoke"`` needs them.
         teacher_model: the model that ``config.teacher_model`` names.
@@ -91,8 +93,8 @@ class Step:
         timer: adds up seconds by phase.
 
     Raises:
-        ValueError: anchors or base weights are missing, or nothing in the model is trainable.
-        UserError: ``contrast`` has fewer than two rows with a demonstration.
+        ValueError: anchors, base weights or a scorer are missing, or nothing in the model is trainable.
+        UserError: ``contrast`` has fewer than two rows with a demonstration, or as ``privileged.Privileged``.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Step:
         *,
         anchors: Sequence[PromptPair] = (),
         rows: Sequence[PromptPair] = (),
+        scorer: NamedScorer | None = None,
         base_weights: Mapping[str, Tensor] | None = None,
         teacher_model: PreTrainedModel | None = None,
         engine: RolloutEngine | None = None,
@@ -113,6 +116,7 @@ class Step:
         self.model, self.config, self.spec = model, config, METHODS[config.method]
         self._reads = target_reads(config)
         self._others = OtherDemonstrations(rows, config, tokenizer, model.config) if "other" in self._reads else None
+        self._privileged = privileged(config, tokenizer, model.config, rows, scorer)
         self.sharding: Sharding = Sharded(model, processes) if config.shard_weights else Whole()
         copy = copy_options(config, model.config, [*rows, *anchors])
         with self.sharding.gathered():
@@ -153,6 +157,9 @@ class Step:
             completions = iter(self.completions.write(pairs, authors, anchors, seeds, self.engine))
         written = zip(pairs, authors, strict=True)
         samples = [self._sample(pair, next(completions), self.spec.target, writer) for pair, writer in written]
+        if self._privileged is not None:
+            with self.timer.phase("rollout"):
+                samples = self._privileged.shown(samples, self.processes)
         if self._others is not None:
             shown = self._others.prompts(pairs, number, all_pairs)
             samples = [replace(sample, other_ids=ids) for sample, ids in zip(samples, shown, strict=True)]

@@ -1,7 +1,8 @@
 """Templates: ways to show the demonstration to the teacher, each a function and a row of a table.
 
 A template turns an example into the chat turns that the teacher reads. It changes or repeats the last user turn; turns
-after it, such as a tool's result, keep their place.
+after it, such as a tool's result, keep their place. Words about a completion, if there are any, have a section of their
+own; there may be no demonstration beside them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +15,13 @@ from selfdistill.errors import UserError, brief
 from selfdistill.models.bounded import Bounded, BoundedError
 from selfdistill.types import Example, Message, Template, message_text
 
-PAPER_TEMPLATE = (
-    "{question}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
-    "Now answer with a response of your own, including the thinking process."
-)
+PAPER_DEMONSTRATION = "This is an example for a response to the question:\n{demonstration}"
+PAPER_REQUEST = "Now answer with a response of your own, including the thinking process."
 INSTRUCTING = ("system", "developer")
 """Roles of a turn that instructs the assistant; newer models call it the developer's."""
 SYSTEM_TEMPLATE = "A good answer to the user's next message looks like this:\n{demonstration}"
+FEEDBACK = "This is feedback on an earlier response of yours to the question:\n{feedback}"
+"""The section with words about a completion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,30 +38,48 @@ class TemplateContext:
     """Index in ``pool`` of each example by id."""
     default_system: str = ""
     """System text that the chat template adds to a prompt without a system turn."""
+    feedback: str = ""
+    """Words about a completion of the example's prompt; empty for none."""
 
 
 TeacherMessages = Callable[[Example, TemplateContext], list[Message]]
 
 
 def paper(example: Example, context: TemplateContext) -> list[Message]:
-    """Puts the demonstration into the last user turn, in the paper's words."""
-    return _with_last_question(example, PAPER_TEMPLATE.format)
+    """Puts the demonstration into the last user turn, in the paper's words, then the words about a completion."""
+
+    def fill(*, question: str, demonstration: str) -> str:
+        shown = [PAPER_DEMONSTRATION.format(demonstration=demonstration)] if demonstration else []
+        words = [FEEDBACK.format(feedback=context.feedback)] if context.feedback else []
+        return "\n\n".join([question, *shown, *words, PAPER_REQUEST])
+
+    return _with_last_question(example, fill)
 
 
 def prior_turn(example: Example, context: TemplateContext) -> list[Message]:
-    """Shows the question answered by the demonstration ``repeat`` times, then asks it again."""
-    asked = example.prompt[_last_user(example) :]
-    return [*example.prompt, *([*example.demonstration, *asked] * context.repeat)]
+    """Shows the question answered by the demonstration ``repeat`` times, then asks it again; the words about a
+    completion follow that question."""
+    final = _with_feedback(example, context)
+    if not example.demonstration:
+        return final
+    place = _last_user(example)
+    asked = example.prompt[place:]
+    again = [*example.demonstration, *asked] * (context.repeat - 1)
+    return [*example.prompt, *again, *example.demonstration, *final[place:]]
 
 
 def system(example: Example, context: TemplateContext) -> list[Message]:
-    """Appends the demonstration to the system turn, whether the prompt's own or the chat template's default one."""
+    """Appends the demonstration to the system turn, whether the prompt's own or the chat template's default one. The
+    words about a completion follow the last question."""
+    asked = _with_feedback(example, context)
+    if not example.demonstration:
+        return asked
     shown = SYSTEM_TEMPLATE.format(demonstration=example.shown_text)
-    first, *rest = example.prompt
+    first, *rest = asked
     if first["role"] in INSTRUCTING:
         return [{**first, "content": f"{message_text(first)}\n\n{shown}"}, *rest]
     said = f"{context.default_system}\n\n" if context.default_system else ""
-    return [{"role": "system", "content": f"{said}{shown}"}, *example.prompt]
+    return [{"role": "system", "content": f"{said}{shown}"}, *asked]
 
 
 def few_shot(example: Example, context: TemplateContext) -> list[Message]:
@@ -70,20 +89,26 @@ def few_shot(example: Example, context: TemplateContext) -> list[Message]:
     for other in _others(example, context):
         shots += [message for message in other.prompt if message["role"] not in INSTRUCTING]
         shots += other.demonstration
-    once = TemplateContext(repeat=1)
+    once = TemplateContext(feedback=context.feedback)
     return [*own_system, *shots, *prior_turn(example, once)[len(own_system) :]]
 
 
 def from_file(example: Example, context: TemplateContext) -> list[Message]:
-    """Renders the last user turn with a Jinja file, which sees ``question``, ``demonstration`` and ``messages``."""
+    """Renders the last user turn with a Jinja file, which sees ``question``, ``demonstration``, ``messages`` and
+    ``feedback``."""
     render = _renderer(context.file)
 
     def fill(*, question: str, demonstration: str) -> str:
         try:
-            return render(question=question, demonstration=demonstration, messages=list(example.prompt))
+            return render(
+                question=question,
+                demonstration=demonstration,
+                messages=list(example.prompt),
+                feedback=context.feedback,
+            )
         except BoundedError as error:  # whatever a user's template may run into
             raise UserError(
-                f"{context.file}: {brief(error)}. Known names: question, demonstration, messages."
+                f"{context.file}: {brief(error)}. Known names: question, demonstration, messages, feedback."
             ) from error
 
     return _with_last_question(example, fill)
@@ -135,6 +160,17 @@ def _with_last_question(example: Example, fill: Callable[..., str]) -> list[Mess
     return [*example.prompt[:place], {**turn, "content": text}, *example.prompt[place + 1 :]]
 
 
+def _with_feedback(example: Example, context: TemplateContext) -> list[Message]:
+    """The prompt, with the words about a completion after the last question."""
+    if not context.feedback:
+        return list(example.prompt)
+
+    def fill(*, question: str, demonstration: str) -> str:
+        return "\n\n".join([question, FEEDBACK.format(feedback=context.feedback)])
+
+    return _with_last_question(example, fill)
+
+
 def _others(example: Example, context: TemplateContext) -> list[Example]:
     """Returns the ``repeat`` examples after this one in the pool, wrapping around and without itself."""
     pool, count = context.pool, context.repeat
@@ -149,13 +185,23 @@ def _others(example: Example, context: TemplateContext) -> list[Example]:
     return others
 
 
+def shows_feedback(file: str) -> bool:
+    """Whether the Jinja template in ``file`` names the variable ``feedback``. Raises UserError if it can't be read."""
+    return "feedback" in _read(file)[1]
+
+
 def _renderer(file: str | None) -> Bounded:
-    """Renders the Jinja template in ``file``. Raises UserError if it is missing, is not UTF-8 or can't be read."""
+    """Renders the Jinja template in ``file``. Raises UserError as ``_read``."""
+    return _renderer_of(*_read(file))
+
+
+def _read(file: str | None) -> tuple[Path, str]:
+    """Path and text of the file. Raises UserError if it is missing, is not UTF-8 or can't be read."""
     path = Path(file or "").expanduser()
     if not path.is_file():
         raise UserError(f"template_file: {file} does not exist.")
     try:
-        return _renderer_of(path, path.read_text(encoding="utf-8-sig"))
+        return path, path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text. Save it as UTF-8.") from error
     except OSError as error:

@@ -28,28 +28,26 @@ from transformers import (
     TrainerControl,
 )
 
-from selfdistill import run_folder
 from selfdistill.checkpoints.commit import install, tidy
 from selfdistill.checkpoints.lock import locked
-from selfdistill.errors import NumbersError, UserError
+from selfdistill.errors import NumbersError
 from selfdistill.method.accelerator import leave_replicas_alone
 from selfdistill.method.accepted import check_arguments, check_model, loaded
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.collapse import remedy
 from selfdistill.method.config import SDFTConfig
-from selfdistill.method.fingerprints import PROCESSES, check_same_run, of_data, of_model
+from selfdistill.method.fingerprints import check_same_run
 from selfdistill.method.hooks import Hooks, StepCallback
 from selfdistill.method.liger import check_liger_for
-from selfdistill.method.needs import deviations
 from selfdistill.method.optimizers import make_optimizer, optimizer_name
 from selfdistill.method.other_teacher import named_teacher
 from selfdistill.method.out_of_memory import Pieces
 from selfdistill.method.processes import Processes
 from selfdistill.method.rollout.copies import weight_warning
 from selfdistill.method.rollout.engine import InProcessEngine, RolloutEngine
-from selfdistill.method.rollout.engines import describe
 from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
 from selfdistill.method.run_log import RunLog
+from selfdistill.method.run_record import run_record
 from selfdistill.method.save_size import check_save_space
 from selfdistill.method.skipping import Skipping
 from selfdistill.method.step import Step
@@ -57,11 +55,9 @@ from selfdistill.method.timer import PhaseTimer
 from selfdistill.method.trainer_state import Checkpoints
 from selfdistill.models.attention import fit_attention
 from selfdistill.models.mode import own_checkpointing
-from selfdistill.models.quantization import quantized_to
 from selfdistill.models.saving import save_model
 from selfdistill.models.tokens import eos_token_ids
-from selfdistill.records.runs import RunConfig
-from selfdistill.types import PromptPair
+from selfdistill.types import NamedScorer, PromptPair
 
 
 class SDFTTrainer(Trainer):
@@ -77,6 +73,8 @@ class SDFTTrainer(Trainer):
         processing_class: the model's tokenizer; by default loaded with the model if that is a name.
         peft_config: LoRA (or another adapter) to put on the model.
         anchor_dataset: general prompts, in the same forms; needed if ``args.anchor_share`` is above 0.
+        scorer: a name, by which a resumed run is compared, and the function that tells which completions succeeded;
+            needed if ``args.demonstration_from`` is ``own_success``.
         base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
             model's own. ``method="reinvoke"`` needs them.
         engine: samples completions; by default the engine that ``args.rollout_engine`` names.
@@ -89,7 +87,7 @@ class SDFTTrainer(Trainer):
     Raises:
         UserError: a row, the model or a setting is unusable, or a row is too long.
         TypeError: ``args`` is no SDFTConfig.
-        ValueError: anchor prompts or base weights are missing.
+        ValueError: anchor prompts, base weights or a scorer are missing.
     """
 
     args: SDFTConfig
@@ -106,6 +104,7 @@ class SDFTTrainer(Trainer):
         *,
         peft_config: PeftConfig | None = None,
         anchor_dataset: Rows = (),
+        scorer: NamedScorer | None = None,
         base_weights: Mapping[str, Tensor] | None = None,
         engine: RolloutEngine | None = None,
         facts: Mapping[str, str] | None = None,
@@ -129,8 +128,6 @@ class SDFTTrainer(Trainer):
         )
         if use_cache is not None:  # transformers sets it to False, and would save it so
             student.config.use_cache = use_cache
-        if getattr(self.accelerator, "scaler", None) is not None:
-            raise UserError("A loss scaler is active: float16 autocast is not used here. Start without it.")
         self.remove_callback(PrinterCallback)  # would print every log line
         self.processes, self.timer = Processes.here(args.device), PhaseTimer(args.device)
         leave_replicas_alone(self.accelerator, self.processes, split=args.shard_weights)
@@ -141,6 +138,7 @@ class SDFTTrainer(Trainer):
             args,
             anchors=anchors,
             rows=train_pairs,
+            scorer=scorer,
             base_weights=base_weights,
             teacher_model=named_teacher(args, student, tokenizer),
             engine=engine,
@@ -156,7 +154,7 @@ class SDFTTrainer(Trainer):
             self.step.engine.on_warning = self.checkpoints.warn
         self.pieces, self.skipping = Pieces(step, self.checkpoints.warn), Skipping(step.masters, step.sharding)
         self.num_rows, self._facts = len(train_pairs), dict(facts or {})
-        self._pairs, self._anchors = train_pairs, anchors
+        self._pairs, self._anchors, self._scorer = train_pairs, anchors, scorer
 
     def train(
         self,
@@ -185,7 +183,7 @@ class SDFTTrainer(Trainer):
         """
         with ExitStack() as stack:
             self.processes.once(partial(self._take_folder, stack))
-            self.run_config = self._make_run_config()
+            self.run_config = run_record(self, self._pairs, self._anchors, self._scorer, self._facts)
             check_same_run(self.processes.gathered(self.run_config))
             self.checkpoints.open(resume_from_checkpoint, self.run_config, allow_changes=allow_changes)
             source = self.checkpoints.source
@@ -289,25 +287,6 @@ class SDFTTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Floating-point operations of a micro-batch; see ``Step.flops``."""
         return self.step.flops(inputs)
-
-    def _make_run_config(self) -> RunConfig:
-        return RunConfig(
-            model_name=self._facts.get("model_name") or str(self.model.name_or_path),
-            task=self._facts.get("task", ""),
-            dataset=self._facts.get("dataset", ""),
-            chat_template=self._facts.get("chat_template", ""),
-            quantize=quantized_to(self.model),
-            num_training_rows=self.num_rows,
-            versions=run_folder.versions(),
-            deviations_from_paper=deviations(self.args),
-            settings=self.args.to_dict(),
-            rollout_engine=describe(self.step.engine),
-            fingerprints={
-                **of_data(self.tokenizer, self._pairs, self._anchors),
-                **of_model(self.model, self.step.sharding.dtype),
-                PROCESSES: str(self.processes.size),
-            },
-        )
 
     def begin_run(self) -> None:
         """Called when training begins: checks the free space, writes run_config.json and starts the records."""

@@ -29,12 +29,36 @@ class WikiOptions:
     """Folder of .txt and .md files, one article per file."""
     model_name: str | None = path()
     """Model that writes the questions; it should have billions of weights, since small ones get the facts wrong."""
+    judge_url: str | None = None
+    """A server's model writes them instead: base URL of an OpenAI-compatible API. Its key is read from
+    OPENAI_API_KEY."""
+    judge_model: str | None = None
+    """The model's name on that server."""
     questions_per_passage: int = at_least(1, 4)
     """Questions to write per passage."""
     batch_size: int = at_least(1, 32)
     """Passages processed together."""
     dtype: Dtype = "auto"
     """Dtype to compute in."""
+
+    def check_author(self) -> None:
+        """Raises UserError unless exactly one model is named to write the questions, or if a setting would be
+        ignored."""
+        if self.judge_url is None and self.judge_model is None:
+            if self.model_name is None:
+                raise UserError(
+                    "build wiki: name who writes the questions: --model_name, or a server's --judge_url and "
+                    "--judge_model."
+                )
+            return
+        if self.judge_url is None or self.judge_model is None:
+            missing = "judge_url" if self.judge_url is None else "judge_model"
+            raise UserError(f"build wiki: --{missing} is missing; --judge_url and --judge_model go together.")
+        for name in ("model_name", "batch_size", "dtype"):
+            if (value := getattr(self, name)) != getattr(WikiOptions, name):
+                raise UserError(
+                    f"--{name} {value} changes nothing where --judge_url writes the questions. Leave it out."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +86,7 @@ class BuildOptions:
         check_fields(self.wiki)
         if self.output_dir is None:
             raise UserError("--output_dir is missing: name a folder for the data.")
-        needed = {"medical": ("source",), "wiki": ("articles", "model_name")}[self.task]
+        needed = {"medical": ("source",), "wiki": ("articles",)}[self.task]
         for name in needed:
             if getattr(getattr(self, self.task), name) is None:
                 raise UserError(f"build {self.task}: --{name} is missing. See selfdistill build --help.")
@@ -70,3 +94,5 @@ class BuildOptions:
         for name, value in vars(other).items():
             if value != getattr(type(other)(), name):
                 raise UserError(f"build {self.task} takes no --{name}. Leave it out.")
+        if self.task == "wiki":
+            self.wiki.check_author()

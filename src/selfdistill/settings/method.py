@@ -13,6 +13,7 @@ from selfdistill.errors import UserError
 from selfdistill.settings.fields import SMALL, JsonObject, at_least, check_fields, number, path
 from selfdistill.types import (
     CompletionSource,
+    DemonstrationFrom,
     DivergenceKind,
     EngineName,
     Method,
@@ -125,6 +126,12 @@ class PromptSettings:
     """Variables for the student's prompts, here and in evaluations; of the same name they replace the shared ones."""
     teacher_chat_template_kwargs: JsonObject = field(default_factory=dict[str, Any])
     """Variables for the teacher's prompts; of the same name they replace the shared ones."""
+    demonstration_from: DemonstrationFrom = "row"
+    """own_success: of num_rollouts, one that the scorer calls right is the demonstration for the others. Where there is
+    none, as with row, the row's own."""
+    feedback_file: str | None = None
+    """path.py:function of your own, which takes a row and a completion of it, and returns words about it for the
+    teacher's prompt, or None."""
     max_prompt_length: int | None = at_least(1, None)
     """Maximum tokens of the student's prompt; by default the model's context minus the longest completion."""
     max_teacher_prompt_length: int | None = at_least(1, None)
@@ -259,6 +266,8 @@ PAPER: dict[str, Any] = {
     "teacher_update_rate": 0.01,
     "teacher_model": None,
     "template": "paper",
+    "demonstration_from": "row",
+    "feedback_file": None,
     "max_prompt_length": 1024,
     "max_completion_length": 1024,
     "temperature": 1.0,

@@ -118,7 +118,7 @@ class TrainOptions:
         method_config(self).validate()
         if self.run.base_model is not None and self.method != "reinvoke":
             raise UserError(f"--base_model is what reinvoke distils from; {self.method} has none. Leave it out.")
-        self.watch.check()
+        self.watch.check(scores_completions=self.recipe.prompts.demonstration_from == "own_success")
         self.run.check()
 
 

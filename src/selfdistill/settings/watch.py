@@ -66,16 +66,17 @@ class WatchOptions:
     eval_answers: int = at_least(0, 4)
     """With eval_steps: number of held-out rows whose answers are kept for the report, also before the first step."""
     scorer: str | None = None
-    """With eval_steps: exact_match, multiple_choice, numeric[:TOLERANCE], regex:PATTERN or path.py:function; by
-    default the task's."""
+    """With eval_steps or demonstration_from=own_success: exact_match, multiple_choice, numeric[:TOLERANCE],
+    regex:PATTERN or path.py:function; by default the task's."""
     keep_best: str | None = None
     """With eval_steps: save the model of the best evaluation, not of the last step. "accuracy where drift < 0.1": the
     most accurate one of those with less drift; metrics are accuracy, drift, leak."""
     stop_after: int | None = at_least(1, None)
     """With keep_best: end the run after N evaluations in a row that are no better."""
 
-    def check(self) -> None:
-        """Checks ranges, and refuses what would be ignored. Raises UserError."""
+    def check(self, *, scores_completions: bool = False) -> None:
+        """Checks ranges, and refuses what would be ignored. ``scores_completions``: whether training itself has a use
+        for the scorer. Raises UserError."""
         check_fields(self)
         if self.stop_after is not None and self.keep_best is None:
             raise UserError(f"--stop_after {self.stop_after} changes nothing without --keep_best. Leave it out.")
@@ -83,7 +84,7 @@ class WatchOptions:
             self._check_rule()
             return
         for name, value in vars(self).items():
-            if value != getattr(WatchOptions, name):
+            if value != getattr(WatchOptions, name) and not (name == "scorer" and scores_completions):
                 raise UserError(f"--{name} {value} changes nothing without --eval_steps. Leave it out.")
 
     def _check_rule(self) -> None:

@@ -18,8 +18,8 @@ from selfdistill.settings.study import MeasureOptions
 from selfdistill.tasks import resolve_data_dir
 from selfdistill.tasks.custom import custom_task
 from selfdistill.tasks.overlap import overlap_warning
-from selfdistill.tasks.task import BatchScorer, Scorer, Task
-from selfdistill.types import Example
+from selfdistill.tasks.task import BatchScorer, Task
+from selfdistill.types import Example, Scorer
 
 HELD_OUT = 200
 """Largest number of a user's own rows that are held out for evaluation."""

@@ -8,8 +8,8 @@ from selfdistill.data.own import Reading, files_of, own_examples
 from selfdistill.data.readers import HubId, find
 from selfdistill.errors import MissingDataError, UserError
 from selfdistill.tasks.scorers import exact_match
-from selfdistill.tasks.task import Scorer, Task
-from selfdistill.types import Example
+from selfdistill.tasks.task import Task
+from selfdistill.types import Example, Scorer
 
 
 def custom_task(
@@ -46,7 +46,8 @@ def custom_task(
     def load_train(_: Path | None) -> list[Example]:
         if train_path is None:
             raise _missing("training")
-        return own_examples(train_path, how, side="train", prefix=f"{name}/train", need_demonstration=True)
+        needs = how.needs_demonstration
+        return own_examples(train_path, how, side="train", prefix=f"{name}/train", need_demonstration=needs)
 
     def load_eval(_: Path | None) -> list[Example]:
         examples = _eval_examples(train_path, eval_path, how, f"{name}/eval")

@@ -1,21 +1,15 @@
 """Scorers that any task can use, and scorers from a user's Python file."""
 
-import hashlib
-import importlib.util
-import inspect
 import json
 import math
 import re
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from selfdistill.errors import UserError, brief, did_you_mean, quoted
+from selfdistill.errors import UserError, did_you_mean, quoted
 from selfdistill.models.bounded import Bounded, BoundedError
-from selfdistill.tasks.task import Scorer
+from selfdistill.settings.user_functions import described, fingerprint, row_name, user_function
 from selfdistill.tasks.tooluse import reference_score
-from selfdistill.types import Example
+from selfdistill.types import Example, Scorer
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -178,7 +172,8 @@ def regex(pattern: str) -> Scorer:
             match = json.loads(bounded(completion))
         except BoundedError as error:
             raise UserError(
-                f"--scorer regex:{pattern[:40]} on {_row(example)}: {error}. Simplify it, such as repeats in repeats."
+                f"--scorer regex:{pattern[:40]} on {row_name(example)}: {error}. Simplify it, such as repeats in "
+                "repeats."
             ) from error
         return float(match is True or match in wanted)
 
@@ -212,14 +207,13 @@ def scorer_from(spec: str) -> tuple[str, Scorer]:
             return spec, numeric(float(rest))
         except ValueError as error:  # not a number, or the UserError about a tolerance out of range
             raise UserError(f"--scorer {spec}: {rest!r} is not a tolerance, a number of at least 0.") from error
-    file, _, function = spec.rpartition(":")
+    file, _, _ = spec.rpartition(":")
     if not file.endswith(".py"):
         names = ", ".join([*NAMED, "judge", "regex:PATTERN"])
         hint = did_you_mean(spec, [*NAMED, "judge"])
         raise UserError(f"--scorer {spec!r} is not a scorer.{hint} Give {names} or path.py:function.")
     scorer = load_scorer(spec)
-    path = Path(file).expanduser()
-    return f"{path.name}:{function}@{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}", scorer
+    return fingerprint(spec), scorer
 
 
 def load_scorer(spec: str) -> Scorer:
@@ -233,43 +227,7 @@ def load_scorer(spec: str) -> Scorer:
         UserError: there is no such file, it can't be imported, it has no such function, or the function takes other
             arguments.
     """
-    file, _, name = spec.rpartition(":")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"--scorer {spec}: there is no file {file!r}. Give path.py:function.")
-    module = _imported(path, spec)
-    function = getattr(module, name, None)
-    if function is None:
-        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        hint = did_you_mean(name, own) or (f" It has {', '.join(own[:6])}." if own else " It has none.")
-        raise UserError(f"--scorer {spec}: {path.name} has no function {name!r}.{hint}")
-    if not callable(function):
-        raise UserError(f"--scorer {spec}: {name} is of type {type(function).__name__}, not a function.")
-    try:
-        inspect.signature(function).bind("", None)
-    except TypeError as error:
-        raise UserError(
-            f"--scorer {spec}: {name}{inspect.signature(function)} must take two arguments, completion and example."
-        ) from error
-    except ValueError:  # a builtin without a signature
-        pass
-    return _guarded(function, spec)
-
-
-def _imported(path: Path, spec: str) -> ModuleType:
-    source = importlib.util.spec_from_file_location(f"selfdistill_scorer_{path.stem}", path)
-    assert source is not None  # its name ends in .py
-    assert source.loader is not None
-    module = importlib.util.module_from_spec(source)
-    sys.modules[source.name] = module  # dataclasses look their module up
-    folder = str(path.parent.resolve())
-    if folder not in sys.path:
-        sys.path.append(folder)  # so that it can import modules beside it; last, so that they hide no others
-    try:
-        source.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"--scorer {spec}: {path.name} can't be imported: {_described(error)}.") from error
-    return module
+    return _guarded(user_function(spec, "--scorer", ("completion", "example")), spec)
 
 
 def _guarded(function: Any, spec: str) -> Scorer:
@@ -277,7 +235,7 @@ def _guarded(function: Any, spec: str) -> Scorer:
         try:
             value = function(completion, example)
         except Exception as error:
-            raise UserError(f"--scorer {spec} failed on {_row(example)}: {_described(error)}.") from error
+            raise UserError(f"--scorer {spec} failed on {row_name(example)}: {described(error)}.") from error
         if value is None:
             return None
         try:
@@ -286,23 +244,9 @@ def _guarded(function: Any, spec: str) -> Scorer:
             number = math.nan
         if not 0 <= number <= 1:
             raise UserError(
-                f"--scorer {spec} returned {quoted(value)} on {_row(example)}: return a number from 0 to 1, or None."
+                f"--scorer {spec} returned {quoted(value)} on {row_name(example)}: return a number from 0 to 1, or "
+                "None."
             )
         return number
 
     return score
-
-
-def _row(example: Example) -> str:
-    """The row as messages name it, such as ``row 3 (custom/eval/2)``: rows are counted from 1, ids from 0."""
-    number = example.id.rpartition("/")[2]
-    return f"row {int(number) + 1} ({example.id})" if number.isdecimal() else f"row {example.id}"
-
-
-def _described(error: BaseException) -> str:
-    """Type, line and first words of an error in a user's file."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f" in line {trace.tb_lineno}" if trace is not None else ""
-    return f"{type(error).__name__}{place}: {brief(error, 10)}".rstrip(": .")

@@ -5,10 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from selfdistill.types import Example
-
-Scorer = Callable[[str, Example], float | None]
-"""From a completion's text and its example to a score in [0, 1], or None for an answer that can't be graded."""
+from selfdistill.types import Example, Scorer
 
 
 @runtime_checkable

@@ -34,6 +34,7 @@ def training_data(options: TrainOptions, say: Callable[[str], None]) -> Training
         rows=options.recipe.data.rows,
         seed=options.seed,
         raw_text=spec.prompt == "raw_text",
+        needs_demonstration=options.recipe.prompts.demonstration_from == "row",
         train_limit=limit,
         say=say,
     )

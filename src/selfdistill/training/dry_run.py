@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfdistill.errors import UserError
-from selfdistill.method.lengths import Limit, length_limits
+from selfdistill.method.lengths import Limit, length_limits, most_teacher_tokens
 from selfdistill.method.memory import MemoryEstimate
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import counts, deviations
@@ -93,9 +93,12 @@ def _lengths(prepared: Prepared) -> Table:
     table = Table(title=f"tokens of {len(pairs):,} rows that fit{left_out}", title_justify="left")
     for name in ("", "median", "95%", "longest", "limit"):
         table.add_column(name, justify="right" if name else "left")
+    scored = prepared.config.demonstration_from == "own_success"
+    own_success = [most_teacher_tokens(pair, prepared.config, limits) for pair in pairs if scored]
     rows: list[tuple[str, Sequence[int], Limit | None]] = [
         ("student prompt", [len(pair.student_ids) for pair in pairs], limits.prompt),
         ("teacher prompt", [len(pair.teacher_ids or ()) for pair in pairs], limits.teacher_prompt),
+        ("with an own success, at most", own_success, limits.teacher_prompt),
         ("demonstration", [tokens for example, tokens in measured if example.id in fitting], limits.demonstration),
     ]
     for name, lengths, limit in rows:

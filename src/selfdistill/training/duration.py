@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from selfdistill.method.lengths import length_limits, most_teacher_tokens
 from selfdistill.method.methods import METHODS
 from selfdistill.method.rollout.engine import BATCH_SIZE
 from selfdistill.method.sources import source
@@ -60,7 +61,8 @@ def training_work(prepared: Prepared) -> Work:
 
     limit = config.max_completion_length
     student = _prompt_tokens(prepared)
-    teacher = fmean(len(pair.teacher_ids or pair.student_ids) for pair in prepared.pairs)
+    limits = length_limits(config, prepared.files.config)
+    teacher = fmean(most_teacher_tokens(pair, config, limits) for pair in prepared.pairs)
     anchor = fmean(len(pair.student_ids) for pair in prepared.anchors) if anchors else 0.0
     completion = limit if spec.samples else fmean(len(pair.demonstration_ids) for pair in prepared.pairs)
     frozen_base = prepared.options.recipe.adapter.lora_r is not None  # its weights need no gradients

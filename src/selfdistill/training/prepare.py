@@ -1,6 +1,7 @@
 """Everything about a run that can be determined before its weights are loaded: settings, prompts, lengths, memory."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from selfdistill.evaluate.scorer_choice import TaskRows
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.memory import MemoryCheck, MemoryEstimate
 from selfdistill.method.other_teacher import check_vocabulary, tokenizer_and_config
+from selfdistill.method.privileged import feedback_from
 from selfdistill.method.sources import uses_answers
 from selfdistill.models import loading
 from selfdistill.settings import flat
@@ -27,7 +29,8 @@ from selfdistill.training.settings import (
     needs_template,
     trainer_config,
 )
-from selfdistill.types import PromptPair, Template
+from selfdistill.training.success import success_scorer
+from selfdistill.types import Example, NamedScorer, PromptPair, Template
 
 
 class ModelFiles:
@@ -75,6 +78,8 @@ class Prepared:
     """Number of the teacher's weights over that of the model's."""
     shortage: str | None
     """Message that the run needs more memory than is available, with remedies; None if it fits."""
+    scorer: NamedScorer | None = None
+    """Tells which completions succeeded; None if nothing asks for it."""
     test: TaskRows | None = None
     """Held-out rows that are scored during the run; None if none are."""
 
@@ -136,20 +141,17 @@ def prepare(
     budget = 1
     if options.recipe.max_completion_length is None:
         plain = method_config(options)
-        lengths = rows.demonstration_lengths(plain)
+        lengths = [length for length in rows.demonstration_lengths(plain) if length]
         budget = completion_budget(task, lengths, samples=not uses_answers(plain))
     config = trainer_config(options, budget)
     anchors = anchor_examples(config.anchor_data) if config.anchor_share else []
     if needs_template(options):
-        if config.teacher_model is not None:
-            raise UserError(
-                "--template auto: its preflight knows the student as its own teacher, and no --teacher_model. Name a "
-                "template."
-            )
+        _check_preflight(config, rows.examples)
         rows.check_tried(config, files.config)
         pairs = rows.untaught(config, files.config)
     else:
         pairs = rows.pairs(config, files.config)
+    scorer = _checked_scorer(options, config, task, rows.examples)
     anchored = rows.anchors(anchors, config, files.config)
     _check_steps(config, len(pairs))
     if memory_of is not None:
@@ -169,7 +171,35 @@ def prepare(
         memory=memory,
         teacher_size=size,
         shortage=shortage,
+        scorer=scorer,
     )
+
+
+def _checked_scorer(
+    options: TrainOptions, config: SDFTConfig, task: Task, rows: Sequence[Example]
+) -> NamedScorer | None:
+    """The scorer that the settings need; None if they need none. Raises UserError if there is none that can be used, or
+    the file of ``feedback_file`` has a fault."""
+    if config.feedback_file is not None:
+        feedback_from(config.feedback_file)
+    if config.demonstration_from == "row":
+        return None
+    return success_scorer(task, options.watch.scorer, rows)
+
+
+def _check_preflight(config: SDFTConfig, rows: Sequence[Example]) -> None:
+    """Raises UserError if a preflight can't choose the template: with another model as teacher, or a row that has no
+    demonstration to show."""
+    if config.teacher_model is not None:
+        raise UserError(
+            "--template auto: its preflight knows the student as its own teacher, and no --teacher_model. Name a "
+            "template."
+        )
+    if lacking := next((row for row in rows if not row.demonstration), None):
+        raise UserError(
+            f"--template auto: its preflight shows the rows' demonstrations, and {lacking.id} has none. Name a "
+            "template."
+        )
 
 
 def require_memory(prepared: Prepared) -> None:

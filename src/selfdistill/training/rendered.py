@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
-from selfdistill.method.lengths import NO_LIMIT, Limits, fit, length_limits
+from selfdistill.method.lengths import NO_LIMIT, TURN_TOKENS, Limits, fit, length_limits
 from selfdistill.method.methods import ANCHORS, METHODS, MethodSpec
 from selfdistill.method.prompts import PromptRenderer, make_renderer, raw_texts, render_anchors
 from selfdistill.method.rows import check_ids
@@ -19,8 +19,6 @@ from selfdistill.method.templates import TEMPLATES
 from selfdistill.settings.method import MethodConfig, with_template
 from selfdistill.types import Example, PromptPair
 
-TURN_TOKENS = 64
-"""Generous number of tokens that a chat template adds to a turn."""
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Takes a description and the number of rows; returns a context whose value is called with the number of rows done."""
 

@@ -15,7 +15,7 @@ from selfdistill.checkpoints.lock import locked
 from selfdistill.checkpoints.manifest import DamagedError, verify
 from selfdistill.checkpoints.space import check_space
 from selfdistill.errors import UserError
-from selfdistill.method.fingerprints import PROCESSES, changes, in_words, of_data
+from selfdistill.method.fingerprints import PROCESSES, changes, in_words, of_data, of_scoring
 from selfdistill.method.processes import Processes
 from selfdistill.method.save_size import model_bytes
 from selfdistill.method.trainer import SDFTTrainer
@@ -51,6 +51,7 @@ def check_begun(prepared: Prepared, begun: RunConfig) -> bool:
     """
     options = prepared.options
     read = of_data(prepared.files.tokenizer, prepared.pairs, prepared.anchors)
+    read |= of_scoring(prepared.config, prepared.pairs, prepared.scorer)
     read[PROCESSES] = str(Processes.here().size)
     now: dict[str, Any] = {
         "model_name": options.recipe.model.model_name,

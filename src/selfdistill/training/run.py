@@ -130,6 +130,7 @@ def make_trainer(
         prepared.pairs,
         prepared.files.tokenizer,
         anchor_dataset=prepared.anchors,
+        scorer=prepared.scorer,
         base_weights=base_weights(prepared) if METHODS[config.method].teacher == "base_model" else weights,
         facts={
             "model_name": options.recipe.model.model_name,
@@ -201,10 +202,12 @@ def check_overwrite(prepared: Prepared) -> None:
 
 
 def _read_unnamed(options: TrainOptions) -> Generator[str]:
-    """What a run reads although its options don't name it: the folder of the tasks' data, the model to distil from, and
-    the models that adapters belong to."""
+    """What a run reads although no option is its path: the folder of the tasks' data, the file of feedback_file, the
+    model to distil from, and the models that adapters belong to."""
     if data_dir := resolve_data_dir(options.recipe.data.data_dir):
         yield str(data_dir)
+    if feedback := options.recipe.prompts.feedback_file:
+        yield feedback.rpartition(":")[0]
     models = [options.recipe.model.model_name, *filter(None, [options.recipe.teachers.teacher_model])]
     if METHODS[options.method].teacher == "base_model":
         models.append(base_name(options))

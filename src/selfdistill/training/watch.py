@@ -37,6 +37,7 @@ from selfdistill.tasks.overlap import overlap_warning
 from selfdistill.tasks.task import Task
 from selfdistill.training.prepare import Prepared
 from selfdistill.training.progress import TrainingProgress
+from selfdistill.training.success import check_alone
 from selfdistill.types import EvalResult, Example, engine_in_memory
 
 ACCURACY, DRIFT, LEAK = "eval/accuracy", "eval/drift", "eval/leak"
@@ -55,10 +56,7 @@ def held_out_rows(options: TrainOptions, train: Sequence[Example], console: Cons
         return None
     path = options.source.dataset_path
     task = _own_task(options, path, lambda text: console.print(escape(text))) if path else _named_task(options)
-    headline = next(iter(task.scorers))
-    if headline in task.judged or headline in task.programs:
-        needs = "asks a judge" if headline in task.judged else "runs programs"
-        raise UserError(f"--eval_steps: the scorer {headline} {needs}, which training does not. Name another --scorer.")
+    check_alone(task, "--eval_steps")
     examples = first_rows(task.load_eval(resolve_data_dir(options.recipe.data.data_dir)), options.watch.eval_rows)
     if not examples:
         raise UserError(f"--eval_steps: {task.name} has no evaluation rows. Leave it out, or give --dataset_path.")

@@ -17,6 +17,9 @@ from selfdistill.types import Message
 MAX_PASSAGE_WORDS = 150
 MIN_PASSAGE_WORDS = 20
 """Shorter paragraphs, such as headings, join the next passage; a shorter article has no passage."""
+TRIED = 4
+"""Passages on which the model is tried first."""
+STRONGER = "Name a larger --model_name, or a server's --judge_url and --judge_model."
 
 _PASSAGE = """This is a passage of the article "{article}":
 
@@ -73,7 +76,7 @@ def build(options: BuildOptions, ask: Ask, say: Say) -> tuple[list[Row], list[Ro
     given = options.wiki
     passages = read_passages(Path(str(given.articles)))[: options.limit]
     articles = len({passage.article for passage in passages})
-    say(f"{len(passages):,} passages of {articles:,} articles; {given.model_name} asks.")
+    say(f"{len(passages):,} passages of {articles:,} articles; {given.judge_model or given.model_name} asks.")
     return wiki_rows(
         passages,
         ask,
@@ -168,14 +171,19 @@ def wiki_rows(
         seed: seed of the choice of held-out questions.
 
     Raises:
-        UserError: the model wrote fewer than two usable questions.
+        UserError: the model wrote no usable question about the first passages, or fewer than two in all.
     """
     seen: set[str] = set()
-    by_passage = _questions(passages, ask, questions_per_passage, seen)
+    by_passage = _questions(passages[:TRIED], ask, questions_per_passage, seen)
+    if not any(by_passage):
+        raise UserError(
+            f"The model is too weak: it wrote no usable question about the first {len(by_passage)} passages. {STRONGER}"
+        )
+    by_passage += _questions(passages[TRIED:], ask, questions_per_passage, seen)
     total = sum(map(len, by_passage))
     if total < 2:
         raise UserError(
-            f"The model wrote {total} usable questions on {len(passages)} passages. Choose a larger --model_name."
+            f"The model is too weak: it wrote {total} usable question about {len(passages)} passages. {STRONGER}"
         )
     candidates = [index for index, rows in enumerate(by_passage) if len(rows) > 1]
     wanted = max(1, total // 10) if num_eval is None else num_eval
