@@ -11,6 +11,7 @@ from rich.table import Table
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.lock import check_unlocked, locked
+from selfdistill.commands import compare_and_report
 from selfdistill.errors import UserError
 from selfdistill.settings import flat
 from selfdistill.settings.evaluate import DRIFT, DecodingOptions
@@ -53,9 +54,7 @@ def run(options: DemoOptions, console: Console) -> None:
     """
     options.check()
     if options.against is not None:
-        from selfdistill.commands import compare
-
-        compare.run(_comparison_of(options, options.against), console)
+        compare_and_report(_comparison_of(options, options.against), console)
         return
     settings = _settings(options)
     settings.check()
