@@ -23,7 +23,6 @@ from selfdistill.method.cost import training_flops
 from selfdistill.method.master_weights import MasterWeights
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import target_reads
-from selfdistill.method.other_teacher import OtherTeacher
 from selfdistill.method.privileged import privileged
 from selfdistill.method.processes import ALONE, Processes, exchanging
 from selfdistill.method.prompts import think_end_ids
@@ -41,7 +40,7 @@ from selfdistill.method.scoring import (
 )
 from selfdistill.method.sharded import Sharded, Sharding, Whole
 from selfdistill.method.sources import rounded, source, writers
-from selfdistill.method.teacher import Teacher
+from selfdistill.method.teachers import make_teachers
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
 from selfdistill.models.tokens import pad_token_id, vocab_size
@@ -124,7 +123,7 @@ class Step:
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
         self._taught_by = model if teacher_model is None else teacher_model
-        self.teachers = self._make_teachers(base_weights)
+        self.teachers = make_teachers(config, self.masters, model, self._taught_by, self.sharding, base_weights)
         self.completions = Completions(model, config, self.teachers.get("teacher"), tokenizer)
         self.completions.check(self.engine)
         self.timer = timer or PhaseTimer(model.device)
@@ -368,37 +367,6 @@ class Step:
         with self.timer.phase("teacher_update"):
             for teacher in self.teachers.values():
                 teacher.update(number)
-
-    def _make_teachers(self, base_weights: Mapping[str, Tensor] | None) -> dict[Target, Teacher | OtherTeacher]:
-        """Makes the teacher, and the frozen start model if anchor prompts or the target read it; one object if both are
-        the same."""
-        config, teachers = self.config, dict[Target, Teacher | OtherTeacher]()
-        if (config.teacher_model is None) != (self._taught_by is self.model):
-            raise ValueError("teacher_model: give the setting, and the model that it names")
-        if self._taught_by is not self.model:
-            teachers["teacher"] = OtherTeacher(self._taught_by)
-        elif self.spec.has_teacher:
-            kind = "frozen" if self.spec.teacher == "base_model" else config.teacher
-            teachers["teacher"] = Teacher(
-                self.masters,
-                kind,
-                config.teacher_update_rate,
-                config.teacher_sync_steps,
-                config.teacher_home,
-                config.teacher_restart_steps,
-                self.sharding,
-            )
-        if config.anchor_share > 0 or "start" in self._reads:
-            stays = [one for one in teachers.values() if isinstance(one, Teacher) and one.stays]
-            start = stays[0] if stays else None
-            home = config.teacher_home
-            teachers["start"] = start or Teacher(self.masters, "frozen", home=home, sharding=self.sharding)
-        if base_weights is not None:
-            for teacher in (one for one in teachers.values() if isinstance(one, Teacher)):
-                teacher.load_state_dict({name: base_weights[name] for name in self.masters.parameters})
-        elif self.spec.teacher == "base_model":
-            raise ValueError(f"method {config.method} needs base_weights: the model to distil from")
-        return teachers
 
     def flops(self, micro_batch: MicroBatch) -> int:
         """Floating-point operations of a micro-batch; see ``training_flops``."""
