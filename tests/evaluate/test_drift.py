@@ -164,7 +164,7 @@ def test_a_prompt_longer_than_the_context_is_refused(
 
 
 def test_the_chat_template_gets_what_the_run_gave_it(tiny_model: MakeModel):
-    tokenizer = byte_tokenizer("{{ messages[0].content }}{{ '' if thinking else '</think>' }}")
+    tokenizer = byte_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}{{ '' if thinking else '</think>' }}")
     model = tiny_model(vocab_size=len(tokenizer), eos_token_id=None)
     for thinking, prompt in ((True, "hi"), (False, "hi</think>")):
         found = probe(model, tokenizer, chat_template_kwargs={"thinking": thinking})

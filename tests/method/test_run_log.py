@@ -197,7 +197,7 @@ def test_what_a_run_had_used_up_is_added_to(tmp_path: Path, monkeypatch: pytest.
     made.add_tokens(MicroBatch(parts=(part("tokens", [sample("a", "tokens", (0,))], 0, torch.device("cpu")),)))
     with made.left_out():
         now[0] += 1000
-    lines = {"metrics.jsonl": 0, "rollouts.jsonl": 0}
+    lines = {"metrics.jsonl": 0, "rollouts.jsonl": 0, "answers.jsonl": 0}
     assert made.state(loss=2.0) == RunState(tokens_seen=36, seconds=12.0, lines=lines, loss=2.0)
     made.begin(0, CONFIG)
     assert made.state() == RunState(tokens_seen=0, seconds=0.0, lines=lines)

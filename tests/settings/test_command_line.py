@@ -50,7 +50,7 @@ def test_every_setting_has_its_flag(command: str, capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out.replace("-", "_")
     hidden = {"from_file", *(("method", "dataset_name") if command in ("compare", "continual") else ())}
     positional = {"data": "files", "build": "task", "init": "file"} | dict.fromkeys(
-        ("report", "ledger", "export"), "folder"
+        ("report", "ledger", "export", "watch"), "folder"
     )
     names = set(flat.leaves(OPTIONS[command])) - hidden - {positional.get(command)}
     assert [name for name in sorted(names) if f"__{name}" not in said] == []

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from selfdistill import run_folder
 from selfdistill.commands import compare as command
-from selfdistill.method import prompts
-from selfdistill.method.prompts import PromptRenderer
+from selfdistill.method import turns
+from selfdistill.method.turns import SIGN, ChatTurns
 from selfdistill.models import loading
-from selfdistill.models.tokens import chat_text
+from selfdistill.models.tokens import MARK, chat_text
 from selfdistill.records.studies import BaseRecord, CellRecord, CompareRecord
 from selfdistill.studies import compare, runs
 from selfdistill.studies.budget import Spent
@@ -119,7 +119,13 @@ def test_rows_are_rendered_once_for_all_arms(home: Path, monkeypatch: pytest.Mon
         """Uses of the chat template by preparing all arms, and by preparing one of them once more."""
         study = comparison(home, **arms)
         calls: list[Any] = []
-        monkeypatch.setattr(prompts, "chat_text", lambda *a, **k: calls.append(a) or chat_text(*a, **k))
+
+        def counted(tokenizer: Any, messages: Any, **options: Any) -> str:
+            if SIGN not in str(messages) and MARK not in str(messages):  # which ask what the template shows
+                calls.append(messages)
+            return chat_text(tokenizer, messages, **options)
+
+        monkeypatch.setattr(turns, "chat_text", counted)
         study.runs.check(study.arms, [study.subject])
         first = len(calls)
         study.runs.prepared(study.arms[-1], study.subject, {"seed": 7})
@@ -149,13 +155,13 @@ def test_prior_slices_are_scored_where_they_are(home: Path) -> None:
 def test_every_prompt_is_rendered_with_the_chat_template_kwargs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training, evaluation and drift alike: scores on other prompts than those trained on would mislead."""
     moods: list[Any] = []
-    apply = PromptRenderer._apply
+    text = ChatTurns.text
 
-    def recorded(self: PromptRenderer, *arguments: Any, **options: Any) -> str:
-        moods.append(self.chat_template_kwargs.get("mood"))
-        return apply(self, *arguments, **options)
+    def recorded(self: ChatTurns, messages: Any, variables: Any, **options: Any) -> str:
+        moods.append(variables.get("mood"))
+        return text(self, messages, variables, **options)
 
-    monkeypatch.setattr(PromptRenderer, "_apply", recorded)
+    monkeypatch.setattr(ChatTurns, "text", recorded)
     comparison(home, methods="sft", max_steps=1, checkpoints=1, chat_template_kwargs={"mood": "glad"}).run()
     assert len(moods) > 2 * 24  # more than the training rows
     assert set(moods) == {"glad"}
@@ -165,14 +171,14 @@ def test_every_prompt_is_rendered_with_the_chat_template_of_the_study(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts: list[str] = []
-    apply = PromptRenderer._apply
+    text = ChatTurns.text
 
-    def recorded(self: PromptRenderer, *arguments: Any, **options: Any) -> str:
-        texts.append(apply(self, *arguments, **options))
+    def recorded(self: ChatTurns, *arguments: Any, **options: Any) -> str:
+        texts.append(text(self, *arguments, **options))
         return texts[-1]
 
-    monkeypatch.setattr(PromptRenderer, "_apply", recorded)
-    (home / "own.jinja").write_text("#{{ messages[-1].content }}")
+    monkeypatch.setattr(ChatTurns, "text", recorded)
+    (home / "own.jinja").write_text("#{% for m in messages %}{{ m.content }}{% endfor %}")
     comparison(home, methods="sft", max_steps=1, checkpoints=1, chat_template=str(home / "own.jinja")).run()
     assert len(texts) > 2 * 24  # more than the training rows
     assert {text[0] for text in texts} == {"#"}

@@ -166,7 +166,7 @@ def test_killed_after_the_first_stage_was_written(home: Path, monkeypatch: pytes
 
 
 def test_every_stage_is_in_the_words_of_the_chat_template(home: Path) -> None:
-    (home / "own.jinja").write_text("#{{ messages[-1].content }}")
+    (home / "own.jinja").write_text("#{% for m in messages %}{{ m.content }}{% endfor %}")
     sequences(home, method="sdft", max_steps=1, chat_template=str(home / "own.jinja"), **SHOWN).run()
     folders = [path.parent for path in (home / "out").rglob("rollouts.jsonl")]
     assert len(folders) == 3

@@ -9,8 +9,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from selfdistill.errors import UserError
-from selfdistill.method import prompts
-from selfdistill.method.prompts import MARK, render_pairs
+from selfdistill.method import turns
+from selfdistill.method.prompts import render_pairs
+from selfdistill.method.turns import SIGN
+from selfdistill.models.tokens import MARK
 from selfdistill.settings.method import MethodConfig
 from selfdistill.training.rendered import RenderedRows, check_ids
 from selfdistill.types import Example, PromptPair
@@ -44,18 +46,20 @@ class Counting:
         self.tokenizer = byte_tokenizer()
         self.texts: Counter[str] = Counter()
         self.chats: Counter[str] = Counter()
-        encode, apply = PreTrainedTokenizerFast.__call__, prompts.chat_text
+        encode, apply = PreTrainedTokenizerFast.__call__, turns.chat_text
 
         def counted_encode(tokenizer: Any, texts: Any, **options: Any) -> Any:
-            self.texts.update([texts] if isinstance(texts, str) else texts)
+            given = [texts] if isinstance(texts, str) else texts
+            self.texts.update(text for text in given if not text.startswith("<|end|>"))  # which is no row's
             return encode(tokenizer, texts, **options)
 
         def counted_apply(tokenizer: Any, messages: Any, **options: Any) -> Any:
-            self.chats[str(messages)] += MARK not in str(messages)  # which asks what the template itself writes
+            asks = MARK in str(messages) or SIGN in str(messages)  # what the template itself writes or leaves out
+            self.chats[str(messages)] += not asks
             return apply(tokenizer, messages, **options)
 
         monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted_encode)
-        monkeypatch.setattr(prompts, "chat_text", counted_apply)
+        monkeypatch.setattr(turns, "chat_text", counted_apply)
 
     def taken(self) -> tuple[int, int]:
         """Texts and conversations since the last call."""

@@ -104,7 +104,7 @@ def _trained_on(options: EvalOptions) -> tuple[str, list[Example]]:
         if not all(Path(file).exists() for file in files_of(path)):
             return "", []
         task = custom_task(path, None, reading=Reading(rows=RowOptions(columns=rows.columns, on_bad_row="skip")))
-        return f"{path[:80]}, which the model was trained on,", task.load_train(None)
+        return f"{path}, which the model was trained on,", task.load_train(None)
     except UserError:  # they have changed since
         return "", []
 
