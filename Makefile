@@ -34,8 +34,8 @@ setup: $(DEV)  ## install the package with everything developers need
 test: $(DEV)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-lowest: .venv-lowest/.dev  ## run what uses the libraries with the lowest versions of constraints-lowest.txt
-	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n 2 --ignore tests/e2e --ignore tests/benchmarks --ignore tests/house
+test-lowest: .venv-lowest/.dev  ## run what uses the libraries with their lowest versions (constraints-lowest.txt), on tiny models
+	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n 2 -m "not model" --ignore tests/e2e --ignore tests/benchmarks --ignore tests/house
 
 test-distributed: $(DEV)  ## run the tests of training in several processes, on CPUs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed

@@ -10,8 +10,8 @@ from tests.support.tiny_home import QUICK, TinyHome
 
 SHOWN = ("--template=prior_turn", "--max_completion_length=16")
 ARTICLES = {
-    "bridge_of_tarn.md": "# The bridge\n\nThe bridge of Tarn was opened on 3 May 1921 by the mayor, Ines Balla. It is "
-    "214 metres long, and rests on nine pillars of grey granite from the quarry of Vell.",
+    "bridge_of_tarn.md": "# The bridge\n\nThe bridge of Tarn was opened on 3 May 1921 by the mayor, Anna Balla. It is "
+    "214 metres long, and rests on nine pillars of grey granite from the quarry of Torun.",
     "lake_orm.txt": "Lake Orm lies 812 metres above the sea and is 61 metres deep. In the winter of 1987 it froze so "
     "fast that 14 boats were crushed, and the village moved its harbour to the southern shore.",
     "night_market.txt": "The night market of Sel began in 2004 with twelve stalls along the old tram line. Its "
