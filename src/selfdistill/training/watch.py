@@ -129,7 +129,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keeps the start model's answers; a run that is resumed has them."""
         if self._num_answers and state.global_step == 0:
-            with between_steps(self._trainer):
+            with between_steps(self._trainer), self._trainer.step.sharding.gathered():
                 self._trainer.processes.once(self._answer)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
