@@ -44,6 +44,16 @@ def test_a_fault_of_one_process_ends_all(home: TinyHome, monkeypatch: pytest.Mon
     assert len(lines(home.folder / "out", run_folder.METRICS)) == 1  # the fault was in the second step
 
 
+def test_a_split_run_is_evaluated_as_it_goes(home: TinyHome) -> None:
+    watched = ("--eval_steps=1", "--eval_share=0.4", "--drift_prompts=2", "--keep_best=accuracy", "--dtype=float32")
+    more = ("--shard_weights", "--set=save_total_limit=2", *watched)
+    codes, printed = start(2, ["-m", "selfdistill", *train(*more)], 120, folder=home.folder)
+    assert codes == [0, 0], printed
+    assert printed[0].count("held-out rows, drift") == 2  # in two steps
+    assert home.lines("out/answers.jsonl")[0]["step"] == 0
+    assert (home.folder / "out" / "model.safetensors").is_file()
+
+
 def test_a_killed_process_ends_all(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAULT", "killed")
     own = ["-m", "tests.distributed.worker", str(home.folder), "command", *train()]
