@@ -9,32 +9,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.processes import SHAPES, difference, start, train
+from benchmarks.processes import SHAPES, difference, train
 from tests.distributed import worker
+from tests.distributed.together import CLOSE, work
 from tests.support.training import lines, make_trainer, steps
-
-ROOT = Path(__file__).parents[2]
-CLOSE = 2e-6
-"""Difference of a weight of about 1 to 10 after three steps: numbers are added in another order."""
-
-
-def work(folder: Path, size: int, *what: str) -> None:
-    codes, printed = start(size, ["-m", "tests.distributed.worker", str(folder), *what], 120, ROOT)
-    assert codes == [0] * size, "\n".join(printed)[-4000:]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    work(folder, 2, "equivalence", "exchanges", "unbroken", "stopped", "resumed", "other_rows")
+    work("worker", folder, 2, "equivalence", "exchanges", "unbroken", "stopped", "resumed", "other_rows")
     return folder
 
 
 @pytest.fixture(scope="module")
 def three(two: Path) -> Path:
     """What three processes left, which went on with the run that two had begun."""
-    work(two, 3, "equivalence", "resumed")
+    work("worker", two, 3, "equivalence", "resumed")
     return two
 
 

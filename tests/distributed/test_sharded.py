@@ -12,38 +12,30 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from benchmarks.processes import SHAPES, difference, start, train
+from benchmarks.processes import SHAPES, difference, train
 from selfdistill.errors import UserError
 from selfdistill.method.processes import exchanging
 from selfdistill.method.step import Step
 from tests.distributed import split
+from tests.distributed.together import CLOSE, work
 from tests.distributed.worker import SAVED
 from tests.support.engines import Scripted
 from tests.support.tiny import byte_tokenizer
 from tests.support.training import make_config, make_trainer, script, steps, student
-
-ROOT = Path(__file__).parents[2]
-CLOSE = 2e-6
-"""As in ``test_replicas``."""
-
-
-def work(folder: Path, size: int, *what: str) -> None:
-    codes, printed = start(size, ["-m", "tests.distributed.split", str(folder), *what], 120, ROOT)
-    assert codes == [0] * size, "\n".join(printed)[-6000:]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    work(folder, 2, "equivalence", "exchanged", "halves", "saved", "unbroken", "resumed")
+    work("split", folder, 2, "equivalence", "exchanged", "halves", "saved", "unbroken", "resumed")
     return folder
 
 
 @pytest.fixture(scope="module")
 def three(two: Path) -> Path:
     """What three processes left, which went on with the run that two had begun."""
-    work(two, 3, "equivalence", "resumed")
+    work("split", two, 3, "equivalence", "resumed")
     return two
 
 

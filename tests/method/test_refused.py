@@ -13,7 +13,7 @@ from selfdistill.method.refused import REFUSED, REFUSED_VALUES, REFUSED_VARIABLE
 from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions
 from selfdistill.training.settings import trainer_config
-from tests.support.mistakes import mistake
+from tests.support.mistakes import mistake, refusal
 from tests.support.training import make_config
 
 FIELDS = {each.name: each for each in fields(SDFTConfig)}
@@ -133,7 +133,8 @@ def test_what_needs_the_whole_model_is_refused_where_it_is_split(tmp_path: Path,
 def test_the_defaults_go_with_a_split_model(tmp_path: Path) -> None:
     config = copy.copy(SDFTConfig(output_dir=str(tmp_path)))
     config.shard_weights = True
-    refuse_with_split(config, 2)
+    assert refusal(refuse_with_split, config, 2) is None
+    assert mistake(refuse_with_split, config, 1).startswith("shard_weights: one process has nobody to share")
 
 
 def test_vllm_is_refused_where_the_model_is_split(tmp_path: Path) -> None:

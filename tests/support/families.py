@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.family_templates import (
@@ -37,6 +35,7 @@ from tests.support.family_templates import (
     SMOLLM_2,
     SMOLLM_3,
 )
+from tests.support.tiny import one_token_a_byte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,12 +298,8 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
 
 def made_tokenizer(family: Family) -> PreTrainedTokenizerFast:
     """One token for each byte, one for each special token, and one for each think tag, which is none."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(BPE(vocab={character: id for id, character in enumerate(alphabet)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
+        tokenizer_object=one_token_a_byte(),
         **({"bos_token": family.bos} if family.bos else {}),
         eos_token=family.eos,
         pad_token="<|pad|>",

@@ -28,17 +28,22 @@ CHAT_TEMPLATE = (
 )
 
 
+def one_token_a_byte() -> Tokenizer:
+    """A tokenizer with a token for each byte and no special ones."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(BPE(vocab={character: id for id, character in enumerate(alphabet)}, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.decoder = decoders.ByteLevel()
+    return inner
+
+
 def byte_tokenizer(template: str = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
     """One token for each byte, so that text of n ASCII characters has n tokens and ids decode to the very text.
 
     ``<|end|>`` ends a turn and is the EOS token; ``</think>`` is one token. 260 tokens in all.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    inner = Tokenizer(BPE(vocab={character: id for id, character in enumerate(alphabet)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
+        tokenizer_object=one_token_a_byte(),
         eos_token="<|end|>",
         pad_token="<|pad|>",
         additional_special_tokens=["<think>", "</think>"],

@@ -86,27 +86,26 @@ def rows_to_score(name: str, options: EvalOptions, console: Console) -> TaskRows
     examples = first_rows(task.load_eval(data_dir), data.limit)
     # rows of the user's own that --eval_share holds out share no prompt with the others
     train = rows_at_hand(task.load_train, data_dir) if data.rows.eval_share is None else []
-    where, seen = _trained_on(options)
-    if warning := overlap_warning(task.name, train, examples) or overlap_warning(task.name, seen, examples, where):
+    if warning := overlap_warning(task.name, train, examples) or _trained_on_warning(task.name, examples, options):
         console.print(f"[yellow]Warning:[/yellow] {escape(warning)}")
     task, judge = with_chosen_judge(task, options.judge, console)
     return TaskRows(task, examples, judge)
 
 
-def _trained_on(options: EvalOptions) -> tuple[str, list[Example]]:
-    """What the run in ``--model_path`` was trained on, for a message, and its rows; none if they are not a person's own
-    rows on this machine, or were held out from."""
+def _trained_on_warning(name: str, examples: Sequence[Example], options: EvalOptions) -> str | None:
+    """A sentence if prompts of the data set ``name`` are in the rows that the run in ``--model_path`` was trained on.
+    None if not, or if those are not a person's own rows on this machine, or were held out from."""
     run, rows = run_in(options.model_path), options.data.rows
     path = "" if run is None or run.dataset in TASKS else run.dataset
     if not path or rows.eval_share is not None:
-        return "", []
+        return None
     try:
         if not all(Path(file).exists() for file in files_of(path)):
-            return "", []
+            return None
         task = custom_task(path, None, reading=Reading(rows=RowOptions(columns=rows.columns, on_bad_row="skip")))
-        return f"{path}, which the model was trained on,", task.load_train(None)
+        return overlap_warning(name, task.load_train(None), examples, f"{path}, which the model was trained on,")
     except UserError:  # they have changed since
-        return "", []
+        return None
 
 
 def _task_to_score(name: str, options: EvalOptions, console: Console) -> Task:

@@ -126,7 +126,7 @@ def refuse_launch(environment: Mapping[str, str]) -> None:
 
 def check_trackers(names: Sequence[str]) -> None:
     """Raises UserError if a tracker of ``report_to`` is unknown to transformers, or its package is not installed."""
-    installed = (*get_available_reporting_integrations(), *_UNCHECKED)
+    installed = (*get_available_reporting_integrations(), *_UNCHECKED) if names else ()  # it looks at many packages
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             known = sorted(INTEGRATION_TO_CALLBACK)
