@@ -146,7 +146,7 @@ def test_everything_runs_on_a_cpu(tmp_path: Path) -> None:
         assert one["all weights: run"]["estimate_bytes"]["peak"] > 0
         measured = one["all weights"]
         assert measured["peak"] is None  # a CPU does not count
-        assert len(measured["seconds"]) == 2
+        assert len(measured["seconds"]) == steps.STEPS
         assert measured["phases"].keys() >= {"rollout", "teacher", "student", "divergence", "backward"}
         assert measured["matrix_peak_share"] > 0
         assert found["fast-decode"]["parts"][f"{shape}, own"]["tokens_per_s"] > 0
@@ -196,7 +196,7 @@ def test_the_mildest_settings_that_fit_are_taken(tmp_path: Path, monkeypatch: py
     assert found["skipped"] == {weights: "too large", moments: "too large"}
     assert found["status"] == "ok"
     assert found["parts"]["LoRA: run"]["estimate_bytes"]["host"] == 0  # of a run on a CPU
-    assert len(found["parts"]["LoRA"]["losses"]) == 2
+    assert len(found["parts"]["LoRA"]["losses"]) == steps.STEPS
 
 
 def test_settings_that_fit_by_the_estimate_only_are_an_error_and_the_next_ones_are_tried(
@@ -213,7 +213,7 @@ def test_settings_that_fit_by_the_estimate_only_are_an_error_and_the_next_ones_a
     found = report.end()
     assert found["status"] == "failed"
     assert found["errors"]["all weights"]["error"] == "OutOfMemoryError: none is left"
-    assert len(found["parts"]["LoRA"]["losses"]) == 2
+    assert len(found["parts"]["LoRA"]["losses"]) == steps.STEPS
 
 
 def test_nothing_that_fits_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

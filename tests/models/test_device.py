@@ -119,11 +119,17 @@ def test_what_the_user_says_about_gpu_memory_holds(name: str, environment: dict[
     assert environment == {name: "max_split_size_mb:64"}
 
 
-def test_gpu_memory_is_not_set_where_that_has_no_effect(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.cuda, "is_initialized", lambda: True)
+def test_gpu_memory_grows_also_where_a_library_was_faster(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # as importing bitsandbytes leaves it
+    monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", told.append)
+    for _ in range(2):
         prepare_device(torch.device("cuda"))
-        assert environment == {}
+    assert told == ["expandable_segments:True"]
+    assert environment == GROWING
+
+
+def test_gpu_memory_is_not_set_where_that_has_no_effect(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device_module, "sys", SimpleNamespace(platform="win32"))
     prepare_device(torch.device("cuda"))
     assert environment == {}

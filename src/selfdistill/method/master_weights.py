@@ -13,6 +13,7 @@ zero (bf16 rounding usually takes the even one). Whole fp32 masters exist only w
 at a time.
 """
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from selfdistill.method.slices import local, split_as
 
 PIECE_ELEMENTS = 1 << 24
-"""Weights that the optimizer updates at once: 17 million, whose masters take 67 MB."""
+"""Weights that the optimizer, or a teacher on the host, updates at once: 17 million, whose masters take 67 MB."""
 
 
 class MasterWeights:
@@ -67,9 +68,16 @@ class MasterWeights:
         parameter = self.parameters[name]
         if name not in self._low:
             return parameter.detach()
-        value = parameter.detach().float()
-        value.view(torch.int32).add_(self._low[name])
-        return value
+        return _joined(parameter.detach(), self._low[name])
+
+    @torch.no_grad()
+    def value_in_pieces(self, name: str) -> Iterator[Tensor]:
+        """Yields ``value(name)``, flattened, in pieces of ``PIECE_ELEMENTS``, of which one is in memory at a time."""
+        parameter = self.parameters[name]
+        low = self._low.get(name)
+        lows = itertools.repeat(None) if low is None else low.reshape(-1).split(PIECE_ELEMENTS)
+        for piece, bits in zip(parameter.detach().reshape(-1).split(PIECE_ELEMENTS), lows, strict=low is not None):
+            yield piece if bits is None else _joined(piece, bits)
 
     @torch.no_grad()
     def set_value(self, name: str, value: Tensor) -> None:
@@ -205,6 +213,13 @@ class MasterWeights:
             parameter = self.parameters[name]
             own = local(split_as(parameter, low.int()))  # gloo does not send int16
             local(parameter).view(torch.int32).add_(own)
+
+
+def _joined(weight: Tensor, low: Tensor) -> Tensor:
+    """The fp32 masters of bf16 weights and their lower 16 bits, int16 of the same shape."""
+    whole = weight.float()
+    whole.view(torch.int32).add_(low)
+    return whole
 
 
 def take_low(whole: Tensor, low: Tensor) -> None:

@@ -12,8 +12,8 @@ live     the student itself
 =======  ==============================================================================================
 
 The fp32 average is all that an ema teacher keeps: its weights in the dtype to compute in are made when it is used. With
-``home="host"`` a teacher is kept in the host's memory: the average is updated there, in the background, and uploaded
-when it is used. The numbers are the same.
+``home="host"`` a teacher is kept in the host's memory and uploaded when it is used; to be updated, the average passes
+through the device piece by piece, on CUDA beside the next rollout. The numbers are the same.
 
 Under LoRA the average is taken of the factors A and B, starting from a copy of the student's. The product of two
 averages is not the average of the products, but both start at the same adapter and move slowly, so the difference is of
@@ -21,15 +21,13 @@ second order in the distance between student and teacher.
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from selfdistill.method.master_weights import MasterWeights
+from selfdistill.method.master_weights import PIECE_ELEMENTS, MasterWeights
 from selfdistill.method.sharded import Sharding, Whole
 from selfdistill.method.slices import local, split_as
 from selfdistill.types import TeacherHome, TeacherKind
@@ -64,11 +62,12 @@ class Teacher:
         self.sync_steps, self.restart_steps = sync_steps, restart_steps
         self._student, self._sharding = masters, sharding or Whole()
         self._kept: dict[str, Tensor] = {}  # ema: the fp32 average; frozen: in the dtype that the model computes in
-        self._background = ThreadPoolExecutor(max_workers=1) if home == "host" else None
-        self._update: Future[None] | None = None
+        self._stream: Any = None  # CUDA: where a teacher on the host is updated, beside what the student does
         if kind != "live":
             for name in masters.parameters:
                 self._kept[name] = self._at_home(self._of_student(name))
+            if home == "host" and next(iter(masters.parameters.values())).is_cuda:
+                self._stream = torch.cuda.Stream()
 
     @property
     def stays(self) -> bool:
@@ -78,7 +77,7 @@ class Teacher:
     @torch.no_grad()
     def restart(self) -> None:
         """Sets the teacher to the student's current weights."""
-        self.wait()
+        self._finish()
         for name, kept in self._kept.items():
             local(kept).copy_(local(self._of_student(name)))
 
@@ -128,32 +127,33 @@ class Teacher:
         """Moves an ema teacher towards the student, or restarts a frozen one if it is time. Call it after every
         optimizer step, with its number (from 1).
 
-        On the host this goes on in the background: ``wait`` must be called before the student changes again.
+        On the host of a GPU this goes on beside what follows: ``wait`` must be called before the student changes again.
         """
         if self.kind == "frozen" and self.restart_steps is not None and step % self.restart_steps == 0:
             self.restart()
         if self.kind != "ema" or step % self.sync_steps:
             return
-        self.wait()
-        if self._background is None:
+        if self._stream is None:
             self._average()
             return
-        stream: Any = None
-        if next(iter(self._student.parameters.values())).is_cuda:  # copied beside the next rollout, after this step
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-        self._update = self._background.submit(partial(self._average, stream))
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            self._average()
 
     def wait(self) -> None:
-        """Waits until an update in the background is done."""
-        if self._update is not None:
-            pending, self._update = self._update, None
-            pending.result()
+        """Lets what the device computes next wait until an update is done."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+    def _finish(self) -> None:
+        """Waits until what is kept on the host may be read there."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the teacher's weights by parameter name, the fp32 average for ema, split as the student's are; empty
         for a live teacher."""
-        self.wait()
+        self._finish()
         return dict(self._kept)
 
     @torch.no_grad()
@@ -171,10 +171,17 @@ class Teacher:
             local(tensor).copy_(local(split_as(tensor, state[name])))
 
     @torch.no_grad()
-    def _average(self, stream: Any = None) -> None:
-        with nullcontext() if stream is None else torch.cuda.stream(stream):
-            for name, average in self._kept.items():
-                local(average).lerp_(local(self._student.value(name)).to(average.device), self.update_rate)
+    def _average(self) -> None:
+        """Moves the fp32 average towards the student. On CUDA nothing here waits for the device."""
+        beside = self._stream is not None
+        for name, average in self._kept.items():
+            if self.home == "device":
+                local(average).lerp_(local(self._student.value(name)), self.update_rate)
+                continue
+            pieces = average.view(-1).split(PIECE_ELEMENTS)
+            for kept, student in zip(pieces, self._student.value_in_pieces(name), strict=True):
+                moved = kept.to(student.device, non_blocking=beside)
+                kept.copy_(moved.lerp_(student, self.update_rate), non_blocking=beside)
 
     def _of_student(self, name: str) -> Tensor:
         """The student's weights as this teacher keeps them."""
@@ -184,5 +191,5 @@ class Teacher:
         """A copy of ``weights`` where the teacher is kept; on the host in pinned memory, for fast uploads."""
         if self.home == "device":
             return weights.clone()
-        copied = weights.to("cpu", copy=True)
+        copied = weights.contiguous().to("cpu", copy=True)
         return copied.pin_memory() if weights.is_cuda else copied

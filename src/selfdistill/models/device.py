@@ -9,6 +9,7 @@ from selfdistill.errors import UserError
 from selfdistill.models.cpu import prepare_cpu
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GROWING = "expandable_segments:True"
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """Environment variables that torch reads the settings of its GPU memory from."""
 
@@ -43,20 +44,21 @@ def prepare_device(device: torch.device) -> None:
     """Sets what a process that computes on ``device`` needs; call it before the first computation.
 
     For a CPU see ``prepare_cpu``. On CUDA the pieces that memory is taken in can grow (expandable segments): rollouts
-    differ in length from step to step, and pieces of fixed sizes would leave holes. torch reads that setting when CUDA
-    is initialised, and supports it on Linux. May be called more than once. Environment variables that are already set
-    take precedence.
+    differ in length from step to step, and pieces of fixed sizes would leave holes. torch supports that on Linux. May
+    be called more than once. Environment variables that are already set take precedence.
     """
     if device.type == "cpu":
         prepare_cpu()
-    elif device.type == "cuda" and not torch.cuda.is_initialized():
+    elif device.type == "cuda":
         _let_memory_grow()
 
 
 def _let_memory_grow() -> None:
     if sys.platform == "linux" and not any(name in os.environ for name in ALLOCATOR_VARIABLES):
         # the older name, because vLLM's sleep mode looks for the setting there only
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = GROWING
+        if torch.cuda.is_initialized():  # torch has read the variable; importing bitsandbytes initialises CUDA
+            torch.cuda.memory._set_allocator_settings(GROWING)
 
 
 def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -66,7 +66,7 @@ class CudaGraphs:
             with (
                 torch.cuda.device(self._device),
                 torch.cuda.stream(torch.cuda.current_stream(self._device)),  # comes back if recording fails
-                # "thread_local", because a teacher on the host is updated by another thread meanwhile
+                # "thread_local", because other threads of a user's program may use the GPU meanwhile
                 torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
             ):
                 step()
