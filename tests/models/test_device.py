@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from selfdistill.models import device as device_module
-from selfdistill.models.device import ALLOCATOR_VARIABLES, compute_dtype, default_device, device_named, prepare_device
+from selfdistill.models.device import (
+    ALLOCATOR_FUNCTIONS,
+    ALLOCATOR_VARIABLES,
+    compute_dtype,
+    default_device,
+    device_named,
+    prepare_device,
+)
 from tests.support.mistakes import mistake
 
 
@@ -122,7 +129,12 @@ def test_what_the_user_says_about_gpu_memory_holds(name: str, environment: dict[
 def test_gpu_memory_grows_also_where_a_library_was_faster(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):
     told: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # as importing bitsandbytes leaves it
-    monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", told.append)
+    place, name = (
+        (torch._C, newer)
+        if hasattr(torch._C, newer := ALLOCATOR_FUNCTIONS[0])
+        else (torch.cuda.memory, ALLOCATOR_FUNCTIONS[1])
+    )
+    monkeypatch.setattr(place, name, told.append)
     for _ in range(2):
         prepare_device(torch.device("cuda"))
     assert told == ["expandable_segments:True"]

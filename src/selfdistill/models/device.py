@@ -10,6 +10,9 @@ from selfdistill.models.cpu import prepare_cpu
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 GROWING = "expandable_segments:True"
+"""What ALLOCATOR_VARIABLES says of memory that can grow."""
+ALLOCATOR_FUNCTIONS = ("_accelerator_setAllocatorSettings", "_set_allocator_settings")
+"""Names of what changes torch's settings after it has read them: in torch._C, and in torch.cuda.memory of older ones."""
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """Environment variables that torch reads the settings of its GPU memory from."""
 
@@ -58,7 +61,13 @@ def _let_memory_grow() -> None:
         # the older name, because vLLM's sleep mode looks for the setting there only
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = GROWING
         if torch.cuda.is_initialized():  # torch has read the variable; importing bitsandbytes initialises CUDA
-            torch.cuda.memory._set_allocator_settings(GROWING)
+            _set_allocator(GROWING)
+
+
+def _set_allocator(setting: str) -> None:
+    """Changes how torch takes GPU memory. No public function does; the older one warns in newer versions of torch."""
+    newer = getattr(torch._C, ALLOCATOR_FUNCTIONS[0], None)
+    (newer or getattr(torch.cuda.memory, ALLOCATOR_FUNCTIONS[1]))(setting)
 
 
 def compute_dtype(dtype: str, device: torch.device) -> torch.dtype:
