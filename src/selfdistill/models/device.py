@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib import import_module
 
 import torch
 
@@ -12,7 +13,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 GROWING = "expandable_segments:True"
 """What ALLOCATOR_VARIABLES says of memory that can grow."""
 ALLOCATOR_FUNCTIONS = ("_accelerator_setAllocatorSettings", "_set_allocator_settings")
-"""Names of what changes torch's settings after it has read them: in torch._C, and in torch.cuda.memory of older ones."""
+"""What changes them after torch has read them: in torch._C, and in torch.cuda.memory of older versions."""
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 """Environment variables that torch reads the settings of its GPU memory from."""
 
@@ -66,7 +67,7 @@ def _let_memory_grow() -> None:
 
 def _set_allocator(setting: str) -> None:
     """Changes how torch takes GPU memory. No public function does; the older one warns in newer versions of torch."""
-    newer = getattr(torch._C, ALLOCATOR_FUNCTIONS[0], None)
+    newer = getattr(import_module("torch._C"), ALLOCATOR_FUNCTIONS[0], None)
     (newer or getattr(torch.cuda.memory, ALLOCATOR_FUNCTIONS[1]))(setting)
 
 
