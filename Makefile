@@ -13,7 +13,7 @@ VLLM := .venv-vllm/bin
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo dist test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-wide evidence-quick check setup lint type imports spell clean
+.PHONY: demo dist docs test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-wide evidence-quick check setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -29,13 +29,16 @@ dist:  ## build wheel and sdist, install the wheel into an empty environment, an
 	$(DISTPIP) dist/*.whl
 	.venv-dist/bin/python tests/dist/check.py dist
 
+docs: $(DEV)  ## build the documents as a site, in the folder site; offline
+	$(BIN)/mkdocs build --strict
+
 setup: $(DEV)  ## install the package with everything developers need
 
 test: $(DEV)  ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-lowest: .venv-lowest/.dev  ## run what uses the libraries with their lowest versions (constraints-lowest.txt), on tiny models
-	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n 2 -m "not model" --ignore tests/e2e --ignore tests/benchmarks --ignore tests/house
+	OMP_NUM_THREADS=1 $(LOWEST)/python -m pytest -n 2 -m "not model" --ignore tests/e2e --ignore tests/benchmarks --ignore tests/house --ignore tests/docs
 
 test-distributed: $(DEV)  ## run the tests of training in several processes, on CPUs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/distributed
@@ -91,7 +94,7 @@ spell: $(DEV)
 	$(BIN)/codespell src tests docs recipes benchmarks evidence examples *.md
 
 clean:
-	rm -rf .venv .venv-lowest .venv-vllm .venv-dist dist
+	rm -rf .venv .venv-lowest .venv-vllm .venv-dist dist site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -103,7 +106,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[dev,docs]'
 	@touch $@ $(RUNTIME)
 
 .venv-lowest/.dev: pyproject.toml constraints.txt constraints-lowest.txt

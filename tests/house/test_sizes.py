@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "selfdistill"
 FILES = [
-    path for folder in ("src", "tests", "benchmarks", "evidence", "examples") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("src", "tests", "benchmarks", "docs", "evidence", "examples")
+    for path in (ROOT / folder).rglob("*.py")
 ]
 AT_THE_DOOR = {
     *("__init__", "__main__", "cli", "errors", "launcher", "page_server", "progress", "run_folder", "signals", "types"),

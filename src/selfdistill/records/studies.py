@@ -279,7 +279,7 @@ class SequenceRecord:
     base: list[float]
     """The base model's accuracy on each task."""
     accuracy_matrix: list[list[float]]
-    """R[i][j]: score on task j after stage i."""
+    """``R[i][j]``: score on task j after stage i."""
     average_accuracy: float
     average_incremental_accuracy: float
     learning_accuracy: float
