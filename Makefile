@@ -30,7 +30,7 @@ dist:  ## build wheel and sdist, install the wheel into an empty environment, an
 	.venv-dist/bin/python tests/dist/check.py dist
 
 docs: $(DEV)  ## build the documents as a site, in the folder site; offline
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 setup: $(DEV)  ## install the package with everything developers need
 

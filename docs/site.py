@@ -36,7 +36,12 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The page's text with links as they are in the site, and in the dialect of Python-Markdown."""
     folder = ROOT if page.file.src_uri in PAGES.values() else DOCS
-    return "\n".join(dialect(line) if outside else line for line, outside in lines(linked(markdown, folder)))
+    written: list[str] = []
+    for line, outside in lines(linked(markdown, folder)):
+        if outside and re.match(r"\d+\. ", line) and written and re.match(r" {4}\S", written[-1]):
+            written.append("")  # otherwise it goes on with the last paragraph of the item before
+        written.append(dialect(line) if outside else line)
+    return "\n".join(written)
 
 
 def linked(markdown: str, folder: Path) -> str:

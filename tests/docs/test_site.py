@@ -136,3 +136,6 @@ def test_what_belongs_to_a_numbered_item_stays_in_it(built: Path) -> None:
     before, _, after = text.partition("<strong>Diverge.</strong>")
     assert before.rindex("<ol") > before.rfind("</ol>")
     assert after.index("<table>") < after.index("<strong>Average.</strong>") < after.index("</ol>")
+    assert re.search(r"<li>\s*<p><strong>Average\.</strong>", after)
+    for path in built.rglob("*.html"):
+        assert not re.search(r"\s\d+\. <strong>", path.read_text(encoding="utf-8")), path.name
