@@ -22,6 +22,7 @@ PRINTED = {
     "one_skill": (r"right after:  \d+% \[\d+%, \d+%\]", r"drift \d\.\d{3} nats per token, leak \d+%"),
     "two_methods": (r"sdft +0 +3 +\d+% +\d+\.\d{3}", r"Does self-distillation keep more at the same skill\? \w+"),
 }
+MADE = {"one_skill": {"model.safetensors", "tokenizer.json"}, "two_methods": {"compare.json", "report.html"}}
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
@@ -39,7 +40,8 @@ def test_a_notebook_runs(path: Path, home: TinyHome) -> None:
     text = "".join(output.get("text", "") for output in outputs)
     for pattern in PRINTED[path.stem]:
         assert re.search(pattern, text), (pattern, text)
-    assert (home.folder / "run").is_dir()
+    made = {file.name for file in (home.folder / "run").iterdir()}
+    assert MADE[path.stem] <= made
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
