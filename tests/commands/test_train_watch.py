@@ -180,7 +180,7 @@ def test_rows_that_can_not_be_scored_end_no_run(rows: TinyHome) -> None:
         (("--drift_prompts=5",), "--drift_prompts 5 changes nothing without --eval_steps. Leave it out."),
         (("--scorer=numeric",), "--scorer numeric changes nothing without --eval_steps. Leave it out."),
         (("--set=eval_steps=2",), "eval_steps has a flag of its own. Give --eval_steps 2."),
-        (("--set=eval_strategy=steps",), "selfdistill train --eval_steps and selfdistill eval do."),
+        (("--set=eval_strategy=steps",), "eval_strategy='steps' needs rows to evaluate on."),
     ],
 )
 def test_what_is_refused_before_the_model_is_loaded(

@@ -31,8 +31,8 @@ NOT_RUN = {
     "selfdistill export runs/mine --to merged --output_dir exported --push_to_hub": "uploads to the Hub",
 }
 """Beginnings of the commands in blocks that are parsed and not run, and why."""
-OF_OTHERS = {"enable-lora", "max-lora-rank", "help"}
-"""Flags that documents mention and that are vLLM's, or every program's."""
+OF_OTHERS = {"enable-lora", "max-lora-rank", "help", "only"}
+"""Flags that documents mention and that are vLLM's, every program's, or of the programs beside the package."""
 PLACEHOLDERS = {"N": "1", "NAME": "h200", "FORM": "gguf", "FILE": "demo-cpu"}
 """What stands in a sentence for a value that the parser checks."""
 MODELS = ("Qwen/Qwen2.5-0.5B-Instruct", "smollm2-135m")
@@ -144,7 +144,10 @@ def test_the_python_of_the_readme_runs(home: TinyHome) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     rows = [{"prompt": f"What is {n}?", "demonstration": f"It is {n}."} for n in range(3)]
     assert "max_completion_length=256" in code
-    exec(code.replace(MODELS[0], "M").replace("max_completion_length=256", "max_completion_length=8"), {"rows": rows})
+    exec(
+        code.replace(MODELS[0], "M").replace("max_completion_length=256", "max_completion_length=8"),
+        {"rows": rows, "held_out_rows": rows},
+    )
     assert (home.folder / "runs" / "mine" / "model.safetensors").is_file()
 
 

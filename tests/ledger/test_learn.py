@@ -1,5 +1,6 @@
 """``learn``, ``rollback`` and ``ledger`` with a scripted model in the model's place."""
 
+import errno
 import hashlib
 import io
 import json
@@ -138,6 +139,28 @@ def test_answers_that_are_gone_are_named(home: Home) -> None:
     home.teach("a", {"a": 20})
     (home.memory / "versions" / "0001" / "eval" / "a.samples.jsonl").unlink()
     assert "0001: eval/a.samples.jsonl is missing" in mistake(home.teach, "b", {"a": 20, "b": 20})
+
+
+def test_a_full_disk_is_not_told_as_lost_answers(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.teach("a", {"a": 20})
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if run_folder.EVAL_BEFORE in path.parts:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):  # which the command line ends with the disk's code
+        home.teach("b", {"a": 20, "b": 20})
+
+
+def test_what_a_crash_left_half_written_is_cleared_away(home: Home) -> None:
+    home.teach("a", {"a": 20})
+    left = home.memory / f"{run_folder.STAGING}-{run_folder.LEDGER}.abc"
+    left.touch()
+    home.teach("b", {"a": 20, "b": 20})
+    assert not left.exists()
 
 
 def test_a_scorer_that_fails_on_earlier_answers_is_named(home: Home) -> None:

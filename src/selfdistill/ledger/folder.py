@@ -16,7 +16,7 @@ from typing import Any
 
 from selfdistill import run_folder
 from selfdistill.checkpoints import lock
-from selfdistill.checkpoints.commit import place
+from selfdistill.checkpoints.commit import place, tidy
 from selfdistill.errors import DamagedFilesError, UserError, quoted
 from selfdistill.records.ledger import LedgerRecord, Skill, Version
 from selfdistill.run_folder import LEDGER, REFUSED, SKILL, SKILL_ITEMS, STAGING, VERSIONS
@@ -90,10 +90,11 @@ class Ledger:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Generator[None]:
-    """Holds the lock of a ledger; creates the folder if there is none.
+    """Holds the lock of a ledger; creates the folder if there is none, and clears away what a crash left half-written.
 
     Raises:
         UserError: the folder holds something other than a ledger, or another process holds the lock.
+        DiskError: something can't be deleted.
     """
     if folder.is_file():
         raise UserError(f"--ledger {folder} is a file. Name a folder.")
@@ -101,6 +102,7 @@ def locked(folder: Path) -> Generator[None]:
     if foreign and not (folder / LEDGER).is_file():
         raise UserError(f"--ledger {folder} is not empty and holds no {LEDGER}. Name a new folder, or a ledger.")
     with lock.locked(folder, "--ledger"):
+        tidy(folder)
         yield
 
 

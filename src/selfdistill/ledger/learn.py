@@ -1,6 +1,5 @@
 """Teaches a ledger's model one more skill: train, score every skill, promote or refuse the result."""
 
-import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -198,13 +197,17 @@ def stored_scores(book: Ledger, old: HeldSkill, staged: Path) -> dict[str, float
     target.mkdir(exist_ok=True)
     try:
         rows = {row.id: row for row in run_folder.read_records(source / run_folder.samples_file(name), SampleRecord)}
-        for file in (run_folder.results_file(name), run_folder.samples_file(name)):
-            shutil.copyfile(source / file, target / file)
+        files = {
+            file: (source / file).read_bytes()
+            for file in (run_folder.results_file(name), run_folder.samples_file(name))
+        }
         completions = {item.id: rows[item.id].completion for item in old.items}
     except (OSError, UserError, KeyError) as error:
         raise UserError(
             f"{source} lacks the answers for skill {name} from when it was learned. Put back a copy of them."
         ) from error
+    for file, content in files.items():
+        (target / file).write_bytes(content)
     return {item.id: scorer(completions[item.id], item) for item in old.items}
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.methods import METHODS
+from selfdistill.method.refused import refuse_evaluation
 from selfdistill.models.adapters import adapt
 from selfdistill.models.device import compute_dtype
 from selfdistill.models.loading import load_model, load_tokenizer, require_chat_template
@@ -20,15 +21,18 @@ from selfdistill.models.quantization import quantized_to
 from selfdistill.models.tokens import check_end_of_turn, eos_token_ids
 
 
-def check_arguments(args: Any, rows: Any, model: Any) -> None:
-    """Checks the kind of a trainer's settings, rows and model.
+def check_arguments(args: Any, rows: Any, held_out: Any, model: Any) -> None:
+    """Checks the kind of a trainer's settings, rows, held-out rows and model.
 
     Raises:
         TypeError: the settings are no SDFTConfig.
-        UserError: the rows are none, or the model is wrapped for several devices or processes.
+        UserError: the rows are none, or the model is wrapped for several devices or processes; the settings ask for
+            evaluations and there are no held-out rows.
     """
     if not isinstance(args, SDFTConfig):
         raise TypeError(f"args must be a SDFTConfig, not {type(args).__name__}")
+    if held_out is None:
+        refuse_evaluation(args)
     args.use_one_device()
     if isinstance(rows, Mapping):
         raise UserError(f"train_dataset is a mapping of {', '.join(map(str, rows))}. Give one split of it.")

@@ -1,7 +1,7 @@
 """Fields of transformers' TrainingArguments that this trainer would ignore or fail on, and refuses instead."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, cast
 
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
@@ -11,7 +11,8 @@ from selfdistill.method.methods import METHODS
 from selfdistill.method.optimizers import optimizer_name
 from selfdistill.method.sources import source
 
-_NO_EVALUATION = "The trainer itself does not evaluate; selfdistill train --eval_steps and selfdistill eval do."
+_NO_EVALUATION = "The trainer measures the loss of held-out rows only; selfdistill train --eval_steps scores answers."
+_OWN_PASSES = "Held-out rows are evaluated as a step's rows are, with its size and dtype."
 _SHARDED = (
     "To split a model over processes give --shard_weights, which is FSDP2. Otherwise every process has whole weights; "
     "--lora_r and --quantize 4bit take fewer."
@@ -21,19 +22,15 @@ _OWN_LOSS = "The loss is the method's own."
 _NOT_COMPILED = "The training step runs the model's own modules, which nothing compiles."
 
 REFUSED: dict[str, str] = {
-    "eval_strategy": _NO_EVALUATION,
-    "eval_steps": _NO_EVALUATION,
-    "eval_delay": _NO_EVALUATION,
-    "eval_on_start": _NO_EVALUATION,
-    "eval_accumulation_steps": _NO_EVALUATION,
-    "eval_do_concat_batches": _NO_EVALUATION,
-    "eval_use_gather_object": _NO_EVALUATION,
-    "per_device_eval_batch_size": _NO_EVALUATION,
-    "prediction_loss_only": _NO_EVALUATION,
-    "include_for_metrics": _NO_EVALUATION,
-    "batch_eval_metrics": _NO_EVALUATION,
-    "bf16_full_eval": _NO_EVALUATION,
-    "fp16_full_eval": _NO_EVALUATION,
+    "eval_accumulation_steps": _OWN_PASSES,
+    "eval_do_concat_batches": _OWN_PASSES,
+    "eval_use_gather_object": _OWN_PASSES,
+    "per_device_eval_batch_size": _OWN_PASSES,
+    "prediction_loss_only": _OWN_PASSES,
+    "include_for_metrics": _OWN_PASSES,
+    "batch_eval_metrics": _OWN_PASSES,
+    "bf16_full_eval": _OWN_PASSES,
+    "fp16_full_eval": _OWN_PASSES,
     "do_eval": _NO_EVALUATION,
     "do_predict": _NO_EVALUATION,
     "load_best_model_at_end": _NO_EVALUATION,
@@ -67,6 +64,8 @@ REFUSED: dict[str, str] = {
     "ddp_backend": "It is NCCL on CUDA, XCCL on XPU and gloo on CPUs.",
 }
 """Fields that must keep their default, with the reason."""
+OF_EVAL_DATASET = ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start")
+"""Fields that have a use if SDFTTrainer has an eval_dataset, which no command gives it."""
 REFUSED_VALUES: dict[tuple[str, str], str] = {
     ("train_sampling_strategy", "group_by_length"): "Micro-batches are sorted by length anyway.",
     ("train_sampling_strategy", "batch_rebalance"): "Micro-batches are sorted by length anyway.",
@@ -102,8 +101,7 @@ def refuse_ignored(args: Any) -> None:
     for setting in fields(args):
         name, given = setting.name, getattr(args, setting.name)
         value = getattr(given, "value", given)  # the value of an enumeration's member
-        default = setting.default if setting.default is not MISSING else setting.default_factory()  # type: ignore[misc]
-        if name in REFUSED and value not in (default, None) and not _is_unset(value):
+        if name in REFUSED and _is_set(setting, value):
             raise UserError(f"{name}={quoted(value)} has no effect here. {REFUSED[name]} Leave it out.")
         if reason := REFUSED_VALUES.get((name, str(value))):
             raise UserError(f"{name}={quoted(value)} can't be used here. {reason}")
@@ -168,6 +166,26 @@ def refuse_with_split(args: Any, processes: int) -> None:
             raise UserError(f"{what} does not go with shard_weights, where no process has the whole model. {remedy}")
 
 
-def _is_unset(value: Any) -> bool:
-    """True for what transformers before 5.10 makes of fsdp and fsdp_config: an empty list, a dict that sets nothing."""
-    return value == [] or (isinstance(value, dict) and not any(cast(dict[str, Any], value).values()))
+def refuse_evaluation(args: Any) -> None:
+    """Checks an SDFTConfig for a run without rows to evaluate on.
+
+    Raises:
+        UserError: a field of OF_EVAL_DATASET differs from its default.
+    """
+    for setting in fields(args):
+        given = getattr(args, setting.name)
+        value = getattr(given, "value", given)
+        if setting.name in OF_EVAL_DATASET and _is_set(setting, value):
+            raise UserError(
+                f"{setting.name}={quoted(value)} needs rows to evaluate on. In Python give SDFTTrainer an "
+                "eval_dataset; selfdistill train has --eval_steps, which scores answers."
+            )
+
+
+def _is_set(setting: Field[Any], value: Any) -> bool:
+    """Whether a field has another value than its default. Before 5.10 transformers makes an empty list of fsdp, and of
+    fsdp_config a dict that sets nothing."""
+    default = setting.default if setting.default is not MISSING else setting.default_factory()  # type: ignore[misc]
+    if value == [] or (isinstance(value, dict) and not any(cast(dict[str, Any], value).values())):
+        return False
+    return value not in (getattr(default, "value", default), None)

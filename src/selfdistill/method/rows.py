@@ -20,9 +20,10 @@ Rows = Iterable[Example | PromptPair | Mapping[str, Any]]
 
 
 def training_pairs(
-    rows: Rows, config: MethodConfig, tokenizer: "PreTrainedTokenizerBase", model_config: Any
+    rows: Rows, config: MethodConfig, tokenizer: "PreTrainedTokenizerBase", model_config: Any, name: str = "train"
 ) -> list[PromptPair]:
     """Renders training rows and checks their lengths. Rows that are PromptPairs are returned unchanged and unchecked.
+    ``name``: what their ids begin with.
 
     Raises:
         UserError: a row is unusable, over a limit and not to be dropped, or has a token that the model does not know.
@@ -34,7 +35,7 @@ def training_pairs(
     raw_text = spec.prompt == "raw_text"
     optional = config.demonstration_from == "own_success"
     demonstrations = spec.needs_demonstration
-    examples = as_examples(items, "train", demonstrations=demonstrations, optional=optional, raw_text=raw_text)
+    examples = as_examples(items, name, demonstrations=demonstrations, optional=optional, raw_text=raw_text)
     pairs = render_pairs(examples, config, tokenizer)
     kept = fit(pairs, length_limits(config, model_config), overlong=config.overlong)
     check_ids(kept, model_config, tokenizer)

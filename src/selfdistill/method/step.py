@@ -135,19 +135,20 @@ class Step:
 
     # -- from prompts to samples -------------------------------------------------------------------------------------
 
-    def rollout(self, pairs: Sequence[PromptPair], number: int) -> list[Sample]:
-        """Completes the prompts of step ``number`` (from 0) and its anchor prompts. With several processes ``pairs``
-        are those of all, and each completes its own share of them and of the anchors.
+    def rollout(self, pairs: Sequence[PromptPair], number: int, *, anchored: bool = True) -> list[Sample]:
+        """Completes the prompts of step ``number`` (from 0) and, if ``anchored``, its anchor prompts. With several
+        processes ``pairs`` are those of all, and each completes its own share of them and of the anchors.
 
         Returns ``num_rollouts`` samples of each prompt, one after the other, with their loss positions and their weight
         in the step's loss: first those of ``pairs``, then the anchors'.
         """
         copies = range(self.config.num_rollouts)
         all_pairs = [pair for pair in pairs for _ in copies]
-        all_prompts = [*all_pairs, *(pair for pair in self.anchors(len(pairs), number) for _ in copies)]
+        beside = self.anchors(len(pairs), number) if anchored else []
+        all_prompts = [*all_pairs, *(pair for pair in beside for _ in copies)]
         ids = [pair.example.id for pair in all_prompts]
         seeds = self.processes.own(row_seeds(self.config.seed, number, ids))
-        a_step = self._prompts_a_step() * len(copies)
+        a_step = self.prompts_a_step * len(copies)
         authors = self.processes.own(writers(self.config, number, ids[: len(all_pairs)], a_step))
         own, count = self.processes.own(all_prompts), len(authors)
         pairs, anchors = own[:count], own[count:]
@@ -174,7 +175,7 @@ class Step:
         share = self.config.anchor_share
         if share == 0:
             return []
-        before = number * self._prompts_a_step() * share / (1 - share)
+        before = number * self.prompts_a_step * share / (1 - share)
         first, end = rounded(before), rounded(before + num_prompts * share / (1 - share))
         size = len(self._anchors)
         drawn: list[PromptPair] = []
@@ -185,7 +186,8 @@ class Step:
             drawn.append(self._anchors[order[place % size]])
         return drawn
 
-    def _prompts_a_step(self) -> int:
+    @property
+    def prompts_a_step(self) -> int:
         """Prompts of a whole step of all processes, without anchors."""
         config = self.config
         return config.per_device_train_batch_size * config.gradient_accumulation_steps * self.processes.size

@@ -23,7 +23,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
 )
@@ -36,6 +35,7 @@ from selfdistill.method.accepted import check_arguments, check_model, loaded
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.collapse import remedy
 from selfdistill.method.config import SDFTConfig
+from selfdistill.method.evaluating import EvaluatingTrainer
 from selfdistill.method.fingerprints import check_same_run
 from selfdistill.method.hooks import Hooks, StepCallback
 from selfdistill.method.liger import check_liger_for
@@ -60,7 +60,7 @@ from selfdistill.models.tokens import eos_token_ids
 from selfdistill.types import NamedScorer, PromptPair
 
 
-class SDFTTrainer(Trainer):
+class SDFTTrainer(EvaluatingTrainer):
     """transformers' Trainer for self-distillation and related methods.
 
     Args:
@@ -71,6 +71,8 @@ class SDFTTrainer(Trainer):
             any schema of ``data.rows`` ({prompt, demonstration}, TRL's {prompt, privileged_context}, ...). PromptPairs
             are used as they are.
         processing_class: the model's tokenizer; by default loaded with the model if that is a name.
+        eval_dataset: held-out rows in the same forms, or several sets by name, whose loss ``evaluate`` measures, while
+            training as ``args.eval_strategy`` says.
         peft_config: LoRA (or another adapter) to put on the model.
         anchor_dataset: general prompts, in the same forms; needed if ``args.anchor_share`` is above 0.
         scorer: a name, by which a resumed run is compared, and the function that tells which completions succeeded;
@@ -90,8 +92,6 @@ class SDFTTrainer(Trainer):
         ValueError: anchor prompts, base weights or a scorer are missing.
     """
 
-    args: SDFTConfig
-    model: PreTrainedModel
     _weights: dict[str, Tensor] | None = None
     """While a model that is split is saved: its whole weights."""
 
@@ -102,6 +102,7 @@ class SDFTTrainer(Trainer):
         train_dataset: Rows,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
+        eval_dataset: Rows | Mapping[str, Rows] | None = None,
         peft_config: PeftConfig | None = None,
         anchor_dataset: Rows = (),
         scorer: NamedScorer | None = None,
@@ -110,18 +111,18 @@ class SDFTTrainer(Trainer):
         facts: Mapping[str, str] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        check_arguments(args, train_dataset, model)
+        check_arguments(args, train_dataset, eval_dataset, model)
         student, tokenizer = loaded(model, args, processing_class, peft_config)
         check_model(student)
         check_liger_for(student.config, args)
         train_pairs = training_pairs(train_dataset, args, tokenizer, student.config)
         anchors = anchor_pairs(anchor_dataset, args, tokenizer, student.config)
-        use_cache = getattr(student.config, "use_cache", None)
-        self._hooks = Hooks()
+        self._hooks, use_cache = Hooks(), getattr(student.config, "use_cache", None)
         super().__init__(
             model=student,
             args=args,
             train_dataset=train_pairs,  # type: ignore[arg-type]  # a list is a map-style dataset
+            eval_dataset=eval_dataset,  # type: ignore[arg-type]
             processing_class=tokenizer,
             data_collator=list,  # type: ignore[arg-type]
             callbacks=[*(callbacks or ()), StepCallback(self)],
@@ -148,8 +149,7 @@ class SDFTTrainer(Trainer):
         self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
         self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step, self.processes)
         self._loss = torch.zeros((), device=args.device)  # of this process's micro-batches of the step
-        self.step.on_part = self.run_log.add_part
-        self.checkpoints = Checkpoints(self)
+        self.step.on_part, self.checkpoints = self.run_log.add_part, Checkpoints(self)
         if isinstance(self.step.engine, InProcessEngine):
             self.step.engine.on_warning = self.checkpoints.warn
         self.pieces, self.skipping = Pieces(step, self.checkpoints.warn), Skipping(step.masters, step.sharding)

@@ -9,6 +9,7 @@ from selfdistill.errors import UserError, brief, did_you_mean
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.methods import METHODS
 from selfdistill.method.needs import ignored_settings
+from selfdistill.method.refused import refuse_evaluation
 from selfdistill.settings import flat
 from selfdistill.settings.groups import TrainerOptions
 from selfdistill.settings.method import MethodConfig, method_settings
@@ -58,7 +59,9 @@ def trainer_config(options: TrainOptions, max_completion_length: int) -> SDFTCon
     if options.recipe.adapter.lora_r is not None and METHODS[options.method].teacher == "base_model":
         raise UserError(f"--method {options.method} trains all weights. Leave --lora_r out.")
     try:
-        return SDFTConfig(output_dir=options.run.output_dir or "unused", **settings)
+        config = SDFTConfig(output_dir=options.run.output_dir or "unused", **settings)
+        refuse_evaluation(config)
+        return config
     except UserError:
         raise
     except (ValueError, ImportError) as error:  # raised by TrainingArguments

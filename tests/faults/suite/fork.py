@@ -126,6 +126,8 @@ def _child(folder: Path, act: Callable[[], Any]) -> NoReturn:
         output = os.open(SAID, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        if "torch" in sys.modules:  # makes a new pool of threads in the first thread that wants it; two might find none
+            sys.modules["torch"].set_num_threads(sys.modules["torch"].get_num_threads())
         code = act() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ from tests.faults.suite.operations import Operation, Watch
 from tests.support.ledger_home import Home as Scripted
 
 
-def _learn(folder: Path, skill: str, prepare: Any = None) -> Ran:
-    """Learns a skill by the command, with a scripted model that has it afterwards and forgets nothing."""
+def _learn(folder: Path, skill: str, prepare: Any = None, knows: Sequence[str] = ("first",)) -> Ran:
+    """Learns a skill by the command, with a scripted model that knows some, has it afterwards and forgets nothing."""
 
     def act() -> int:
         from selfdistill.cli import main
 
         home = Scripted(folder, pytest.MonkeyPatch())
-        home.knows = {"first": 20}
+        home.knows = dict.fromkeys(knows, 20)
         home.after = {skill: 20}
         data = home.data(skill)
         if prepare is not None:
@@ -72,7 +73,7 @@ def _look(folder: Path, before: dict[str, bytes]) -> list[str]:
         wrong.append("version 2 is current and not whole")
     if _first_version(folder) != before:
         wrong.append("version 1 was changed")
-    ran = _learn(folder, "third")
+    ran = _learn(folder, "third", knows=state["held"])
     wrong += ran.wrong(0)
     after = _state(folder)
     if after["held"] != [*state["held"], "third"]:

@@ -1,0 +1,102 @@
+"""``evaluate`` and ``predict`` of SDFTTrainer, as transformers' Trainer has them, on rows of its own."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from selfdistill.errors import UserError
+from selfdistill.method.config import SDFTConfig
+from selfdistill.method.held_out import greedy_completions, held_out_loss
+from selfdistill.method.out_of_memory import Pieces
+from selfdistill.method.rows import Rows, training_pairs
+from selfdistill.method.step import Step
+from selfdistill.types import PromptPair
+
+
+class Predicted(NamedTuple):
+    """What ``predict`` returns, with the names of transformers' PredictionOutput."""
+
+    predictions: list[str]
+    """The student's greedy completion of every row, as text."""
+    label_ids: None
+    metrics: dict[str, float]
+    """Loss of the rows and seconds, as ``evaluate`` returns them."""
+
+
+class EvaluatingTrainer(Trainer):
+    """The part of SDFTTrainer that measures held-out rows. Nothing of it changes what a run trains or samples."""
+
+    args: SDFTConfig
+    model: PreTrainedModel
+    step: Step
+    pieces: Pieces
+    tokenizer: PreTrainedTokenizerBase
+
+    def evaluate(  # type: ignore[override]  # rows of ours where Trainer takes datasets
+        self,
+        eval_dataset: Rows | Mapping[str, Rows] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measures the method's loss on held-out rows (``held_out_loss``), logs and returns it.
+
+        Args:
+            eval_dataset: rows as ``train_dataset`` takes them, or several sets of rows by name; by default the
+                trainer's own.
+            ignore_keys: taken because Trainer's has it; nothing is ignored.
+            metric_key_prefix: what the names of the metrics begin with.
+
+        Returns:
+            ``eval_loss`` in nats, ``eval_tokens``, ``eval_runtime`` in seconds and ``eval_samples_per_second``. Of
+            several sets each has these, as ``eval_NAME_loss`` and so on.
+
+        Raises:
+            UserError: there are no rows, one is unusable, or the settings' loss can't be measured on them.
+        """
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(rows, Mapping):
+            sets: list[dict[str, float]] = [
+                self.evaluate(each, ignore_keys, f"{metric_key_prefix}_{name}") for name, each in rows.items()
+            ]
+            return {name: value for found in sets for name, value in found.items()}
+        metrics = self._measured(self._pairs_of(rows), metric_key_prefix)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(  # type: ignore[override]  # the same names, with texts as predictions
+        self, test_dataset: Rows, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> Predicted:
+        """Completes held-out prompts greedily and measures the loss of their rows, which is not logged.
+
+        Args:
+            test_dataset: rows as ``train_dataset`` takes them.
+            ignore_keys: as in ``evaluate``.
+            metric_key_prefix: as in ``evaluate``.
+
+        Raises:
+            UserError: as ``evaluate``.
+        """
+        pairs = self._pairs_of(test_dataset)
+        metrics = self._measured(pairs, metric_key_prefix)
+        completions = [list(rollout.completion_ids) for rollout in greedy_completions(self.step, pairs)]
+        texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return Predicted(predictions=texts, label_ids=None, metrics=metrics)
+
+    def _pairs_of(self, rows: Any) -> list[PromptPair]:
+        if rows is None:
+            raise UserError("evaluate: there are no rows. Give SDFTTrainer or evaluate an eval_dataset.")
+        return training_pairs(rows, self.args, self.tokenizer, self.model.config, name="eval")
+
+    def _measured(self, pairs: list[PromptPair], prefix: str) -> dict[str, float]:
+        start = time.perf_counter()
+        found = held_out_loss(self.step, self.pieces, pairs)
+        seconds = time.perf_counter() - start
+        return {
+            f"{prefix}_loss": found.loss,
+            f"{prefix}_tokens": found.tokens,
+            f"{prefix}_runtime": seconds,
+            f"{prefix}_samples_per_second": len(pairs) / seconds,
+        }
