@@ -19,6 +19,8 @@ from tests.support.mistakes import mistake
 from tests.support.served_teacher import RUN, TAIL, WIDE, FakeTeacher, made, saved, teaching
 from tests.support.training import steps, student, weights
 
+JSD: dict[str, Any] = {"divergence": "jsd", "divergence_beta": 0.3}
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTeacher]:

@@ -150,8 +150,7 @@ class SDFTTrainer(Trainer):
         self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
         self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step, self.processes)
         self._loss = torch.zeros((), device=args.device)  # of this process's micro-batches of the step
-        self.step.on_part = self.run_log.add_part
-        self.checkpoints = Checkpoints(self)
+        self.step.on_part, self.checkpoints = self.run_log.add_part, Checkpoints(self)
         if isinstance(self.step.engine, InProcessEngine):
             self.step.engine.on_warning = self.checkpoints.warn
         self.pieces, self.skipping = Pieces(step, self.checkpoints.warn), Skipping(step.masters, step.sharding)
