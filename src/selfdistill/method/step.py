@@ -241,11 +241,10 @@ class Step:
         batches = self.sharding.alike(batches, self._pad_id)
         for teacher in self.teachers.values():
             teacher.wait()
+        parts = [part for batch in batches for part in batch.parts]
+        compared = {target: [part for part in parts if part.target == target] for target in COMPARED}
         scored: dict[Target, Iterator[Part]] = {
-            target: iter(
-                self._score(target, [part for batch in batches for part in batch.parts if part.target == target])
-            )
-            for target in COMPARED
+            target: iter(self._score(target, of_target)) for target, of_target in compared.items() if of_target
         }
         return [
             MicroBatch(parts=tuple(next(scored[part.target]) if part.teacher else part for part in batch.parts))
@@ -253,10 +252,8 @@ class Step:
         ]
 
     def _score(self, target: Target, parts: Sequence[Part]) -> list[Part]:
-        """The parts with the hidden states at the loss tokens, and the output heads, of their teacher and of the other
-        models that its target reads."""
-        if not parts:
-            return []
+        """The parts, one or more, with the hidden states at the loss tokens, and the output heads, of their teacher and
+        of the other models that its target reads."""
         if target == "teacher" and self.teacher_server is not None:
             with self.timer.phase("teacher"):
                 return self.teacher_server.scored(parts)
