@@ -15,9 +15,7 @@ from selfdistill.method.rollout.engine import Sampling
 from selfdistill.method.rollout.generate import GenerateEngine
 from selfdistill.method.rollout.vllm_server import VLLMServerEngine, check_server
 from tests.support.mistakes import mistake
-from tests.support.served_teacher import TAIL
-from tests.support.tiny import byte_tokenizer
-from tests.support.training import make_trainer, steps, student, weights
+from tests.support.training import make_trainer, steps, weights
 from tests.support.vllm_server import Server, running, small
 
 PROMPTS = [[(11 * place + 5 * length) % 290 for place in range(length)] for length in (3, 40, 7, 1, 22)]
@@ -63,36 +61,6 @@ def test_a_run_s_weights_arrive_before_each_step(tmp_path: Path, server: Server,
     if options is None:
         assert max(float((weight - start[name]).abs().max()) for name, weight in weights(trainer).items()) > 1e-3
     assert [line["importance_weight"] for line in steps(tmp_path)] == [pytest.approx(1.0, abs=1e-3)] * 3
-
-
-@pytest.mark.parametrize("settings", [{}, {"divergence": "reverse_kl", "temperature": 0.7, "divergence_tail": False}])
-def test_a_model_behind_a_server_teaches_as_the_same_model_at_hand(
-    tmp_path: Path, server: Server, settings: dict[str, Any]
-) -> None:
-    small().save_pretrained(tmp_path / "teacher")
-    byte_tokenizer().save_pretrained(tmp_path / "teacher")
-    here = make_trainer(tmp_path / "here", teacher_model=str(tmp_path / "teacher"), **{**TAIL, **settings})
-    there = make_trainer(tmp_path / "there", teacher_server=server.url, **{**TAIL, **settings})
-    for trainer in (here, there):
-        trainer.train()
-    expected = weights(here)
-    for name, weight in weights(there).items():
-        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-5)
-    found = steps(tmp_path / "there")[0]["divergence"]
-    assert found == pytest.approx(steps(tmp_path / "here")[0]["divergence"], rel=1e-4)
-
-
-def test_a_teachers_server_tells_its_limits(tmp_path: Path, server: Server) -> None:
-    text = mistake(make_trainer, tmp_path, teacher_server=server.url, **{**TAIL, "divergence_top_k": 21})
-    assert "greater than max allowed: 20" in text
-    assert text.endswith("Serve with --max-logprobs 21, or lower divergence_top_k.")
-    larger = student(vocab_size=301)
-    tokenizer = byte_tokenizer()
-    tokenizer.add_tokens([f"<{number}>" for number in range(41)])
-    text = mistake(make_trainer, tmp_path, model=larger, tokenizer=tokenizer, teacher_server=server.url, **TAIL)
-    assert "Token id 300 is out of vocabulary" in text
-    text = mistake(make_trainer, tmp_path, teacher_server=server.url, **{**TAIL, "max_completion_length": 250})
-    assert "reads 256 tokens" in text
 
 
 def test_a_server_that_is_killed_ends_the_run_which_goes_on_with_another(tmp_path: Path, server: Server) -> None:
