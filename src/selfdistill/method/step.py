@@ -242,7 +242,9 @@ class Step:
         for teacher in self.teachers.values():
             teacher.wait()
         parts = [part for batch in batches for part in batch.parts]
-        compared = {target: [part for part in parts if part.target == target] for target in COMPARED}
+        compared: dict[Target, list[Part]] = {
+            target: [part for part in parts if part.target == target] for target in COMPARED
+        }
         scored: dict[Target, Iterator[Part]] = {
             target: iter(self._score(target, of_target)) for target, of_target in compared.items() if of_target
         }
