@@ -51,7 +51,8 @@ class DamagedFilesError(UserError):
 
 
 class EngineError(UserError):
-    """A rollout engine that failed while it was used, or that samples from other weights than it was given."""
+    """A rollout engine or a teacher's server that failed while it was used, or an engine that samples from other
+    weights than it was given."""
 
     exit_code = 7
 

@@ -111,6 +111,27 @@ def saved(folder: Path) -> None:
         save_file(weights, folder / name / f"weights-{place().rank}.safetensors")
 
 
+TAUGHT: dict[str, Any] = {
+    "divergence_support": "top_k",
+    "divergence_top_k": 20,
+    "divergence_tail": True,
+    "max_steps": 2,
+    "gradient_accumulation_steps": 1,
+    "rows": ROWS[:5],
+}
+"""A run whose second step has a single row: in all but one process there is none."""
+
+
+def taught(folder: Path) -> None:
+    """A run whose teacher is behind the server at the address in the file ``url``."""
+    url, size = (folder / "url").read_text(), 4 // place().size
+    trainer = make_trainer(
+        folder / "taught", teacher_server=url, shard_weights=True, per_device_train_batch_size=size, **TAUGHT
+    )
+    trainer.train()
+    trainer.save_model()
+
+
 def unbroken(folder: Path) -> None:
     """Runs of four steps, of all weights and of an adapter."""
     make_trainer(folder / "unbroken", **SPLIT).train()

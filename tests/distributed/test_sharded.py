@@ -20,6 +20,7 @@ from tests.distributed import split
 from tests.distributed.together import CLOSE, work
 from tests.distributed.worker import SAVED
 from tests.support.engines import Scripted
+from tests.support.served_teacher import WIDE, teaching
 from tests.support.tiny import byte_tokenizer
 from tests.support.training import make_config, make_trainer, script, steps, student
 
@@ -28,7 +29,10 @@ from tests.support.training import make_config, make_trainer, script, steps, stu
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    work("split", folder, 2, "equivalence", "exchanged", "halves", "saved", "unbroken", "resumed")
+    with teaching(student(**WIDE)) as server:
+        (folder / "url").write_text(server.url)
+        work("split", folder, 2, "equivalence", "exchanged", "halves", "saved", "unbroken", "resumed", "taught")
+        (folder / "asked").write_text(str(len(server.asked)))
     return folder
 
 
@@ -78,6 +82,19 @@ def test_the_teacher_scores_with_weights_of_its_own(two: Path, tmp_path: Path, n
     for key, _, master in step.masters.items():
         assert master.grad is not None
         assert all(torch.allclose(each[key], master.grad, atol=1e-6) for each in gradients)
+
+
+def test_a_teacher_behind_a_server_teaches_both_processes(two: Path, tmp_path: Path) -> None:
+    with teaching(student(**WIDE)) as server:
+        one = make_trainer(tmp_path, teacher_server=server.url, per_device_train_batch_size=4, **split.TAUGHT)
+        one.train()
+    assert (two / "asked").read_text() == str(2 + 5)  # a look by each process, and every sample once
+    found = load_file(two / "taught" / "model.safetensors")
+    for name, weight in one.model.state_dict().items():
+        assert torch.allclose(found[name], weight, rtol=0, atol=CLOSE), name
+    assert [line["divergence"] for line in steps(two / "taught")] == pytest.approx(
+        [line["divergence"] for line in steps(tmp_path)], rel=1e-4
+    )
 
 
 def test_each_process_has_a_slice(two: Path) -> None:

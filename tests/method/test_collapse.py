@@ -97,6 +97,7 @@ def test_the_last_steps_are_compared_with_the_first_and_told_once() -> None:
         ({"teacher": "live"}, "--teacher frozen"),
         ({"teacher": "frozen"}, "--anchor_share 0.25"),
         ({"teacher_model": "other"}, "--anchor_share 0.25"),
+        ({"teacher_server": "http://there"}, "--anchor_share 0.25"),
         ({"method": "reinvoke"}, "--anchor_share 0.25"),
         ({"teacher": "frozen", "anchor_share": 0.1}, "--target budget"),
     ],

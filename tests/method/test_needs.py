@@ -51,6 +51,7 @@ USES = {
     "teacher_sync_steps": Use(2, {"teacher": "live"}, {"teacher": "ema"}),
     "teacher_restart_steps": Use(9, {"method": "reinvoke"}, {"teacher": "frozen"}),
     "teacher_model": Use("other", {"method": "reinvoke"}, {"method": "offline"}),
+    "teacher_server": Use("http://there", {"method": "reinvoke"}, {"divergence_support": "top_k"}),
     "template": Use("prior_turn", {"method": "reinvoke"}, {"method": "offline"}),
     "template_file": Use("mine.jinja", SFT | {"template": "file"}, {"template": "file"}),
     "template_repeat": Use(2, {"template": "paper"}, {"template": "prior_turn"}),
@@ -117,8 +118,8 @@ def test_the_start_model_is_no_reference_where_it_is_the_teacher(target: Any):
     assert ignored_settings(MethodConfig(method="reinvoke", target="budget")) == []
 
 
-def test_a_teacher_that_is_another_model_has_no_kind():
-    other: dict[str, Any] = {"teacher_model": "other"}
+@pytest.mark.parametrize("other", [{"teacher_model": "other"}, {"teacher_server": "http://there"}], ids=str)
+def test_a_teacher_that_is_another_model_has_no_kind(other: dict[str, Any]):
     chosen = MethodConfig(teacher="frozen", teacher_restart_steps=3, teacher_home="host", **other)
     assert sorted(ignored_settings(chosen)) == ["teacher", "teacher_home", "teacher_restart_steps"]
     assert ignored_settings(MethodConfig(teacher_home="host", anchor_share=0.5, **other)) == []

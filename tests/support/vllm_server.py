@@ -27,9 +27,9 @@ def small(**settings: Any) -> Any:
 
 
 class Server:
-    """A running server at ``url``."""
+    """A running server at ``url``; with ``lora`` it takes adapters."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, lora: bool = True) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -41,7 +41,8 @@ class Server:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
         command += ["--max-model-len", "256", "--kv-cache-memory-bytes", str(2**26), "--generation-config", "vllm"]
-        command += ["--logprobs-mode", "processed_logprobs", "--enable-lora", "--max-lora-rank", "8", *arguments]
+        command += ["--logprobs-mode", "processed_logprobs", *arguments]
+        command += ["--enable-lora", "--max-lora-rank", "8"] if lora else []
         allowed = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -68,9 +69,9 @@ class Server:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str) -> Generator[Server]:
+def running(folder: Path, *arguments: str, lora: bool = True) -> Generator[Server]:
     """Context with a server of ``small()``."""
-    server = Server(folder, *arguments)
+    server = Server(folder, *arguments, lora=lora)
     try:
         server.wait()
         yield server

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from selfdistill.errors import UserError, brief
+from selfdistill.method.http_json import NoRedirect
 from selfdistill.types import Message
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -83,7 +84,7 @@ class Endpoint:
         self.stop = threading.Event()
         """Set once nothing more is to be tried."""
         self._key, self._timeout, self._first_wait, self._num_threads = api_key, timeout, first_wait, num_threads
-        self._opener = urllib.request.build_opener(_NoRedirect)  # a redirect would carry the key elsewhere
+        self._opener = urllib.request.build_opener(NoRedirect)  # a redirect would carry the key elsewhere
 
     def first_answer(self, chat: Sequence[Message]) -> Answer:
         """The answer to a first question, which is tried once, so that a wrong URL, key or model shows.
@@ -181,8 +182,3 @@ def key_from_environment() -> str | None:
 
 class _BadResponseError(Exception):
     """A response that is not a chat completion."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
-        """Returns None, which makes a redirect an HTTPError."""

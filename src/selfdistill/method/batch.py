@@ -11,6 +11,9 @@ from selfdistill.types import PromptPair, Reduction, Rollout, Target, Writer
 CPU_TOKENS_PER_FORWARD = 1536
 """Tokens in one forward pass on a CPU. With more, hidden states no longer fit the CPU's cache, and padding grows."""
 
+COMPARED: tuple[Target, ...] = ("teacher", "start")
+"""Targets that are a model's predictions, in the order in which they are made."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
@@ -84,6 +87,16 @@ class Scored:
     """[N] int64: indices into the flattened [B * T] positions whose hidden states predict the loss tokens."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Likeliest:
+    """A teacher's k likeliest next tokens at N positions, where that is all that is known of its predictions."""
+
+    ids: Tensor
+    """[N, k] int64: each token once."""
+    log_probs: Tensor
+    """[N, k] fp32: in nats at temperature 1, over the whole vocabulary."""
+
+
 def tokens_per_forward(device: torch.device) -> int | None:
     """Maximum number of tokens, with padding, in one forward pass; None for no limit."""
     return CPU_TOKENS_PER_FORWARD if device.type == "cpu" else None
@@ -113,6 +126,8 @@ class Part:
     """[V, H']: the weight of the teacher's output head; None until it has scored the part."""
     references: tuple[tuple[Tensor, Tensor], ...] = ()
     """The same two of every other model that the target reads, in the target's order."""
+    likeliest: Likeliest | None = None
+    """In place of hidden states and head, what a teacher behind a server predicts for the loss tokens."""
 
     @property
     def counts(self) -> list[int]:
@@ -218,6 +233,8 @@ def _halves(whole: Part, pad: int, device: torch.device) -> list[Part]:
                 teacher_head=whole.teacher_head,
                 references=tuple((hidden[place], head) for hidden, head in whole.references),
             )
+        if (scored := whole.likeliest) is not None:
+            half = replace(half, likeliest=Likeliest(ids=scored.ids[place], log_probs=scored.log_probs[place]))
         halves.append(half)
     return halves
 
@@ -233,7 +250,7 @@ def part(target: Target, samples: Sequence[Sample], pad: int, device: torch.devi
     tokens = [s.rollout.completion_ids[at] for s in samples for at in s.loss_positions]
     weights = [s.weight for s in samples for _ in s.loss_positions]
     logprobs = [lp[at] for s in samples if (lp := s.rollout.logprobs) for at in s.loss_positions]
-    compared = target != "tokens"
+    compared = target in COMPARED
     return Part(
         target=target,
         samples=tuple(samples),

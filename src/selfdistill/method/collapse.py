@@ -110,7 +110,7 @@ def is_collapse(before: dict[str, float], now: dict[str, float]) -> bool:
 
 def remedy(config: MethodConfig) -> str:
     """What helps against collapse, given the settings."""
-    chosen = METHODS[config.method].teacher == "setting" and config.teacher_model is None
+    chosen = METHODS[config.method].teacher == "setting" and not config.has_other_teacher
     if chosen and config.teacher != "frozen":
         return "A teacher that moves follows it: give --teacher frozen, with --teacher_restart_steps if it should move."
     if config.anchor_share == 0:

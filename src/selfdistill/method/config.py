@@ -14,7 +14,13 @@ from selfdistill.launcher import place
 from selfdistill.method.liger import check_liger
 from selfdistill.method.needs import check_choices, check_needs
 from selfdistill.method.optimizers import optimizer_name
-from selfdistill.method.refused import check_trackers, refuse_ignored, refuse_launch, refuse_with_split
+from selfdistill.method.refused import (
+    check_trackers,
+    refuse_ignored,
+    refuse_launch,
+    refuse_with_server,
+    refuse_with_split,
+)
 from selfdistill.method.rollout.engines import check_engine
 from selfdistill.models.device import default_device, prepare_device
 from selfdistill.settings.method import MethodConfig
@@ -47,6 +53,7 @@ class SDFTConfig(MethodConfig, TrainingArguments):
         if self.template == "auto":
             raise UserError("template: auto is for the command line, which measures it. Name a template here.")
         check_needs(self)
+        refuse_with_server(self)
         check_engine(
             self.rollout_engine,
             temperature=self.temperature,

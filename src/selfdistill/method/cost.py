@@ -13,7 +13,7 @@ from selfdistill.settings.method import MethodConfig
 
 
 def training_flops(
-    samples: Sequence[Sample], config: MethodConfig, model: PreTrainedModel, taught_by: PreTrainedModel
+    samples: Sequence[Sample], config: MethodConfig, model: PreTrainedModel, taught_by: PreTrainedModel | None
 ) -> int:
     """Floating-point operations of a step's samples: 2 per weight and token forward, 4 backward.
 
@@ -24,10 +24,10 @@ def training_flops(
         samples: of the step.
         config: the settings.
         model: the student.
-        taught_by: the module that the teacher's passes take.
+        taught_by: the module that the teacher's passes take; None if a server makes them, which count nothing.
     """
     passes = [_passes(sample, config) for sample in samples]
-    own, teacher = _weights_read(model), _weights_read(taught_by)
+    own, teacher = _weights_read(model), 0 if taught_by is None else _weights_read(taught_by)
     return sum(by_student * own + by_teacher * teacher for by_student, by_teacher in passes)
 
 

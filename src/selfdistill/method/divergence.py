@@ -87,7 +87,7 @@ def chunked_divergence(
     """
     constant = [(teacher_hidden, teacher_head), *(target.references if target else ())]
     _check_shapes(student_hidden, student_head, *constant)
-    _check_options(kind, beta, temperature=temperature, softcap=softcap, clip=clip, vocab_clip=vocab_clip)
+    check_options(kind, beta, temperature=temperature, softcap=softcap, clip=clip, vocab_clip=vocab_clip)
     support = _support(top_k, top_k_of, student_head)
     logits = _logits_of(target, temperature, logit_scale, softcap)
 
@@ -125,7 +125,7 @@ def chunked_sampled_divergence(
     """
     constant = [(teacher_hidden, teacher_head), *(target.references if target else ())]
     _check_shapes(student_hidden, student_head, *constant)
-    _check_options("reverse_kl", 0.5, temperature=temperature, softcap=softcap, clip=clip)
+    check_options("reverse_kl", 0.5, temperature=temperature, softcap=softcap, clip=clip)
     _check_token_ids(token_ids, student_hidden)
     logits = _logits_of(target, temperature, logit_scale, softcap)
 
@@ -158,7 +158,7 @@ def chunked_logprobs(
     ``hidden`` is [N, H], ``head`` [V, H], T the temperature. Other arguments, result and errors are those of
     ``chunked_divergence``. The negative is the cross-entropy.
     """
-    _check_options("forward_kl", 0.5, temperature=temperature, softcap=softcap)
+    check_options("forward_kl", 0.5, temperature=temperature, softcap=softcap)
     _check_token_ids(token_ids, hidden)
 
     def values(rows: slice, raw: Tensor, _: Sequence[Tensor]) -> Tensor:
@@ -278,6 +278,29 @@ def transform_logits(raw: Tensor, temperature: float, logit_scale: float, softca
     return logits if temperature == 1.0 else logits / temperature
 
 
+def restricted(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
+    """Log-probabilities [n, k] of the tokens ``index`` [n, k] by logits [n, V], renormalised. With ``tail`` [n, k + 1],
+    not renormalised; the last column is the rest of the vocabulary."""
+    kept = logits.gather(-1, index)
+    if not tail:
+        return kept.log_softmax(-1)
+    rest = logits.scatter(-1, index, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([kept, rest], dim=-1) - logits.logsumexp(-1, keepdim=True)
+
+
+def check_options(kind: str, beta: float, **positive: float | None) -> None:
+    """Checks what a divergence takes. Raises ValueError if there is no such kind, or a number is out of range."""
+    if kind not in DIVERGENCES:
+        raise ValueError(f"kind must be one of {', '.join(DIVERGENCES)}, not {kind!r}")
+    if "beta" in DIVERGENCES[kind].parameters and not 0 < beta < 1:
+        raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}: the divergence is zero at both ends")
+    for name, value in positive.items():
+        if value is not None and not value > 0:  # NaN, too
+            raise ValueError(f"{name} must be positive, not {value}")
+    if positive.get("vocab_clip") is not None and DIVERGENCES[kind].terms is None:
+        raise ValueError(f"vocab_clip: {kind} has no terms to bound")
+
+
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
     """KL(a || b), [..., V] to [...]. The inner ``where`` avoids 0 * (-inf) in the value and the gradient."""
     a = log_a.exp()
@@ -318,22 +341,12 @@ def _logits_of(
 def _log_probs(
     student_logits: Tensor, teacher_logits: Tensor, support: int | None, top_k_of: Role, tail: bool
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of student and teacher [n, V], or of the ``support`` most likely tokens (``_restrict``)."""
+    """Log-probabilities of student and teacher [n, V], or of the ``support`` most likely tokens (``restricted``)."""
     if support is None:
         return student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
     chosen = teacher_logits if top_k_of == "teacher" else student_logits.detach()
     index = chosen.topk(support, dim=-1).indices
-    return _restrict(student_logits, index, tail), _restrict(teacher_logits, index, tail)
-
-
-def _restrict(logits: Tensor, index: Tensor, tail: bool) -> Tensor:
-    """Log-probabilities [n, k] of the tokens ``index`` [n, k], renormalised. With ``tail`` [n, k + 1], not
-    renormalised; the last column is the rest of the vocabulary."""
-    kept = logits.gather(-1, index)
-    if not tail:
-        return kept.log_softmax(-1)
-    rest = logits.scatter(-1, index, -math.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([kept, rest], dim=-1) - logits.logsumexp(-1, keepdim=True)
+    return restricted(student_logits, index, tail), restricted(teacher_logits, index, tail)
 
 
 def _check_shapes(student_hidden: Tensor, student_head: Tensor, *constant: tuple[Tensor, Tensor]) -> None:
@@ -365,15 +378,3 @@ def _support(top_k: int | None, top_k_of: str, head: Tensor) -> int | None:
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     return top_k if top_k is not None and top_k < head.shape[0] else None
-
-
-def _check_options(kind: str, beta: float, **positive: float | None) -> None:
-    if kind not in DIVERGENCES:
-        raise ValueError(f"kind must be one of {', '.join(DIVERGENCES)}, not {kind!r}")
-    if "beta" in DIVERGENCES[kind].parameters and not 0 < beta < 1:
-        raise ValueError(f"beta must lie strictly between 0 and 1, not {beta}: the divergence is zero at both ends")
-    for name, value in positive.items():
-        if value is not None and not value > 0:  # NaN, too
-            raise ValueError(f"{name} must be positive, not {value}")
-    if positive.get("vocab_clip") is not None and DIVERGENCES[kind].terms is None:
-        raise ValueError(f"vocab_clip: {kind} has no terms to bound")

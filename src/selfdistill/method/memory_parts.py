@@ -57,7 +57,7 @@ def teacher_bytes(args: MethodConfig, width: int, on_cpu: bool) -> tuple[int, in
     if that is another, keep on the device, and what their passes take in addition."""
     spec = METHODS[args.method]
     kind = None
-    if spec.has_teacher and args.teacher_model is None:
+    if spec.has_teacher and not args.has_other_teacher:
         kind = "frozen" if spec.teacher == "base_model" else args.teacher
     kept = {"ema": 4, "frozen": width}.get(kind or "", 0)
     started = args.anchor_share > 0 or "start" in target_reads(args)
@@ -82,9 +82,12 @@ def score_bytes(
 ) -> int:
     """Bytes of the scores of the teacher and of the other models that the target reads, kept from their passes to the
     end of the step: hidden states, as wide as the model's or the teacher's, and the output heads that were made for the
-    passes."""
+    passes. Of a teacher behind a server, ids (8 bytes) and log-probabilities (4); anchor prompts have hidden states."""
     reads = target_reads(args)
     widest = max(text.hidden_size, teacher.text(text).hidden_size)
     rows = prompts * args.max_completion_length if METHODS[args.method].has_teacher or args.anchor_share > 0 else 0
     heads = 0 if not head_made else 2 if "start" in reads and args.teacher_home == "host" else 1
-    return width * (widest * rows * (1 + len(reads)) + text.hidden_size * heads * text.vocab_size)
+    a_row = width * widest * (1 + len(reads))
+    if args.teacher_server is not None:
+        a_row = (8 + 4) * args.divergence_top_k + (width * text.hidden_size if args.anchor_share > 0 else 0)
+    return a_row * rows + width * text.hidden_size * heads * text.vocab_size

@@ -62,14 +62,15 @@ _CHOSEN = Need(
     lambda config, spec: spec.has_teacher and spec.teacher == "setting", "with a method whose teacher can be chosen"
 )
 _TEACHER = Need(
-    lambda config, spec: _CHOSEN.met(config, spec) and config.teacher_model is None,
-    f"{_CHOSEN.words}, without teacher_model",
+    lambda config, spec: _CHOSEN.met(config, spec) and not config.has_other_teacher,
+    f"{_CHOSEN.words}, without teacher_model or teacher_server",
 )
 _AVERAGE = Need(lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "ema", "with an ema teacher")
 _KEPT = Need(
     lambda config, spec: (
         config.anchor_share > 0
-        or (spec.has_teacher and (spec.teacher != "setting" or (config.teacher != "live" and not config.teacher_model)))
+        or (spec.has_teacher and spec.teacher != "setting")
+        or (_TEACHER.met(config, spec) and config.teacher != "live")
         or "start" in target_reads(config)
     ),
     "with a teacher that has weights of its own, or anchor_share, or a target that reads the start model",
@@ -133,6 +134,7 @@ NEEDS: dict[str, Need] = {
         lambda config, spec: _TEACHER.met(config, spec) and config.teacher == "frozen", "with a frozen teacher"
     ),
     "teacher_model": _CHOSEN,
+    "teacher_server": _CHOSEN,
     "teacher_home": _KEPT,
     "template": _SHOWN,
     "template_file": _SHOWN,
@@ -241,10 +243,10 @@ def _check_source(config: MethodConfig) -> None:
             "demonstration_from=own_success shows a completion another one's success, and num_rollouts is "
             f"{config.num_rollouts}. Set num_rollouts to 2 or more."
         )
-    if config.template == "question" and METHODS[config.method].shows_demonstration and config.teacher_model is None:
+    if config.template == "question" and METHODS[config.method].shows_demonstration and not config.has_other_teacher:
         raise UserError(
             "template: question shows no demonstration, so the model as its own teacher has nothing to teach. Give "
-            "--teacher_model, or take another template."
+            "--teacher_model or --teacher_server, or take another template."
         )
     shown = config.template_file
     if config.feedback_file is not None and shown is not None and not shows_feedback(shown):

@@ -9,7 +9,9 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from selfdistill.errors import UserError, did_you_mean, quoted
 from selfdistill.method.methods import METHODS
 from selfdistill.method.optimizers import optimizer_name
-from selfdistill.method.sources import source
+from selfdistill.method.sources import source, teacher_writes
+from selfdistill.method.token_weights import TOKEN_WEIGHTS
+from selfdistill.settings.method import MethodConfig
 
 _NO_EVALUATION = "The trainer measures the loss of held-out rows only; selfdistill train --eval_steps scores answers."
 _OWN_PASSES = "Held-out rows are evaluated as a step's rows are, with its size and dtype."
@@ -179,6 +181,41 @@ def refuse_evaluation(args: Any) -> None:
             raise UserError(
                 f"{setting.name}={quoted(value)} needs rows to evaluate on. In Python give SDFTTrainer an "
                 "eval_dataset; selfdistill train has --eval_steps, which scores answers."
+            )
+
+
+def refuse_with_server(args: MethodConfig) -> None:
+    """Checks settings of a run whose teacher is behind a server, which gives its likeliest tokens at temperature 1, and
+    no more.
+
+    Raises:
+        UserError: a setting asks for what such a teacher can't give.
+    """
+    if args.teacher_server is None:
+        return
+    renormalised = "Set temperature to 1, or leave divergence_tail out, which compares the k renormalised."
+    refused = {
+        "teacher_model": (args.teacher_model is not None, "Give one of them."),
+        f"method={args.method}": (METHODS[args.method].completion != "student", "Take method sdft."),
+        f"completion_source={args.completion_source}": (source(args).together, "Take completion_source student."),
+        "mixture_of=teacher": (teacher_writes(args), "Take mixture_of demonstration."),
+        f"divergence_support={args.divergence_support}": (
+            args.divergence_support != "top_k",
+            "Set divergence_support to top_k, with divergence_tail.",
+        ),
+        "divergence_top_k_of=student": (args.divergence_top_k_of == "student", "Take divergence_top_k_of teacher."),
+        f"temperature={args.temperature:g}": (args.divergence_tail and args.temperature != 1, renormalised),
+        f"target={args.target}": (args.target != "teacher", "Take target teacher."),
+        f"token_weight={args.token_weight}": (
+            bool({"teacher_logprobs", "entropies"} & {*TOKEN_WEIGHTS[args.token_weight].reads}),
+            "Take token_weight one, position or late.",
+        ),
+    }
+    for what, (bad, remedy) in refused.items():
+        if bad:
+            raise UserError(
+                f"{what} does not go with teacher_server, which gives its likeliest tokens at temperature 1, and no "
+                f"more. {remedy}"
             )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from selfdistill import run_folder
-from selfdistill.method.fingerprints import PROCESSES, of_data, of_model, of_scoring
+from selfdistill.method.fingerprints import PROCESSES, SERVED, of_data, of_model, of_scoring
 from selfdistill.method.needs import deviations
 from selfdistill.method.rollout.engines import describe
 from selfdistill.models.quantization import quantized_to
@@ -31,7 +31,7 @@ def run_record(
         scorer: tells which completions succeeded; None if nothing does.
         facts: as SDFTTrainer takes them.
     """
-    model, args = trainer.model, trainer.args
+    model, args, server = trainer.model, trainer.args, trainer.step.teacher_server
     return RunConfig(
         model_name=facts.get("model_name") or str(model.name_or_path),
         task=facts.get("task", ""),
@@ -47,6 +47,7 @@ def run_record(
             **of_data(trainer.tokenizer, pairs, anchors),
             **of_scoring(args, pairs, scorer),
             **of_model(model, trainer.step.sharding.dtype),
+            **({} if server is None else {SERVED: server.model}),
             PROCESSES: str(trainer.processes.size),
         },
     )

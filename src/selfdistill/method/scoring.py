@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfdistill.method.batch import Part, Sample, Scored, part
+from selfdistill.method.batch import Likeliest, Part, Sample, Scored, part
 from selfdistill.method.divergence import (
     ChunkTarget,
     chunked_divergence,
@@ -18,6 +18,7 @@ from selfdistill.method.divergence import (
 )
 from selfdistill.method.targets import TARGETS
 from selfdistill.method.token_weights import chunked_entropies, token_weights
+from selfdistill.method.top_k import chunked_top_k_divergence
 from selfdistill.models.output_head import HeadTransform, decoder, head_transform, output_head
 from selfdistill.settings.method import MethodConfig
 from selfdistill.types import PromptPair, Rollout, Target
@@ -67,7 +68,7 @@ def logprobs(
 
 def divergences(
     student: Predictions,
-    teacher: Predictions,
+    teacher: Predictions | Likeliest,
     token_ids: Tensor,
     config: MethodConfig,
     *,
@@ -77,27 +78,33 @@ def divergences(
     """Returns the divergence that the settings name at every token, in nats, times ``weights`` [N] if given.
 
     The result is [N], in fp32 (fp64 for fp64 predictions). Gradients flow to the student only. ``token_ids`` [N] int64
-    are used only with ``divergence_support=sampled``. ``target`` takes the teacher's place.
+    are used only with ``divergence_support=sampled``. ``target`` takes the place of a teacher that is at hand.
     """
     shared: dict[str, Any] = {
         "temperature": config.temperature,
         "clip": config.divergence_clip,
-        "target": target,
         "logit_scale": student.transform.scale,
         "softcap": student.transform.softcap,
         "weights": weights,
     }
+    exact: dict[str, Any] = {
+        "kind": config.divergence,
+        "beta": config.divergence_beta,
+        "tail": config.divergence_tail,
+        "vocab_clip": config.vocab_clip,
+    }
+    if isinstance(teacher, Likeliest):
+        known = (teacher.ids, teacher.log_probs)
+        return chunked_top_k_divergence(student.hidden, student.head, *known, **exact, **shared)
     sides = (student.hidden, student.head, teacher.hidden, teacher.head)
     if config.divergence_support == "sampled":
-        return chunked_sampled_divergence(*sides, token_ids, **shared)
+        return chunked_sampled_divergence(*sides, token_ids, target=target, **shared)
     return chunked_divergence(
         *sides,
-        kind=config.divergence,
-        beta=config.divergence_beta,
         top_k=config.divergence_top_k if config.divergence_support == "top_k" else None,
         top_k_of=config.divergence_top_k_of,
-        tail=config.divergence_tail,
-        vocab_clip=config.vocab_clip,
+        target=target,
+        **exact,
         **shared,
     )
 
@@ -114,11 +121,26 @@ def chosen_target(config: MethodConfig, references: Sequence[tuple[Tensor, Tenso
     return ChunkTarget(log_probs=partial(spec.log_probs, **numbers), references=references)
 
 
-def chosen_token_weights(part: Part, student: Predictions, teacher: Predictions, config: MethodConfig) -> Tensor | None:
-    """Returns the weights [N] that the settings give to the tokens of a part, without gradients; None if all are 1."""
+def chosen_token_weights(
+    part: Part, student: Predictions, teacher: Predictions | Likeliest, config: MethodConfig
+) -> Tensor | None:
+    """Returns the weights [N] that the settings give to the tokens of a part, without gradients; None if all are 1.
+    Those that read the teacher's predictions take a teacher that is at hand."""
 
-    def own(predicted: Predictions) -> Tensor:
+    def own(predicted: Predictions | Likeliest) -> Tensor:
+        assert isinstance(predicted, Predictions)
         return logprobs(predicted.detach(), part.token_ids, temperature=config.temperature)
+
+    def entropies() -> Tensor:
+        assert isinstance(teacher, Predictions)
+        transform = teacher.transform
+        return chunked_entropies(
+            teacher.hidden,
+            teacher.head,
+            temperature=config.temperature,
+            logit_scale=transform.scale,
+            softcap=transform.softcap,
+        )
 
     places = [at for sample in part.samples for at in sample.loss_positions]
     known = {
@@ -127,13 +149,7 @@ def chosen_token_weights(part: Part, student: Predictions, teacher: Predictions,
         "counts": lambda: part.counts,
         "positions": lambda: torch.tensor(places, dtype=torch.float32, device=part.token_ids.device),
         "half_life": lambda: config.token_weight_half_life,
-        "entropies": lambda: chunked_entropies(
-            teacher.hidden,
-            teacher.head,
-            temperature=config.temperature,
-            logit_scale=teacher.transform.scale,
-            softcap=teacher.transform.softcap,
-        ),
+        "entropies": entropies,
     }
     return token_weights(config.token_weight, known)
 

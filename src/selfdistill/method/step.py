@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfdistill.method.batch import MicroBatch, Part, Sample, Scored, halved, loss_positions, micro_batches, weigh
+from selfdistill.method.batch import (
+    COMPARED,
+    Likeliest,
+    MicroBatch,
+    Part,
+    Sample,
+    Scored,
+    halved,
+    loss_positions,
+    micro_batches,
+    weigh,
+)
 from selfdistill.method.completions import Completions
 from selfdistill.method.contrast import OtherDemonstrations
 from selfdistill.method.cost import training_flops
@@ -40,6 +51,7 @@ from selfdistill.method.scoring import (
 )
 from selfdistill.method.sharded import Sharded, Sharding, Whole
 from selfdistill.method.sources import rounded, source, writers
+from selfdistill.method.teacher_server import TeacherServer
 from selfdistill.method.teachers import make_teachers
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.models.mode import without_noise
@@ -88,11 +100,12 @@ class Step:
         base_weights: weights by parameter name that the teacher starts from and the start model has; by default the
             model's own. ``method="reinvoke"`` needs them.
         teacher_model: the model that ``config.teacher_model`` names.
+        teacher_server: the server that ``config.teacher_server`` names.
         engine: samples completions; by default the one that ``config.rollout_engine`` names.
         timer: adds up seconds by phase.
 
     Raises:
-        ValueError: anchors, base weights or a scorer are missing, or nothing in the model is trainable.
+        ValueError: anchors, base weights, a teacher or a scorer are missing, or nothing in the model is trainable.
         UserError: ``contrast`` has fewer than two rows with a demonstration, or as ``privileged.Privileged``.
     """
 
@@ -107,6 +120,7 @@ class Step:
         scorer: NamedScorer | None = None,
         base_weights: Mapping[str, Tensor] | None = None,
         teacher_model: PreTrainedModel | None = None,
+        teacher_server: TeacherServer | None = None,
         engine: RolloutEngine | None = None,
         timer: PhaseTimer | None = None,
         processes: Processes = ALONE,
@@ -122,7 +136,9 @@ class Step:
             self.engine = engine or make_engine(model, tokenizer, name=config.rollout_engine, options=copy)
         self.masters = MasterWeights(model)
         self._restarts_teachers = base_weights is None
-        self._taught_by = model if teacher_model is None else teacher_model
+        self._taught_by, self.teacher_server = model if teacher_model is None else teacher_model, teacher_server
+        if (config.teacher_server is None) != (teacher_server is None):
+            raise ValueError("teacher_server: give the setting, and the server that it names")
         self.teachers = make_teachers(config, self.masters, model, self._taught_by, self.sharding, base_weights)
         self.completions = Completions(model, config, self.teachers.get("teacher"), tokenizer)
         self.completions.check(self.engine)
@@ -144,8 +160,7 @@ class Step:
         """
         copies = range(self.config.num_rollouts)
         all_pairs = [pair for pair in pairs for _ in copies]
-        beside = self.anchors(len(pairs), number) if anchored else []
-        all_prompts = [*all_pairs, *(pair for pair in beside for _ in copies)]
+        all_prompts = all_pairs + [pair for pair in self.anchors(len(pairs) if anchored else 0, number) for _ in copies]
         ids = [pair.example.id for pair in all_prompts]
         seeds = self.processes.own(row_seeds(self.config.seed, number, ids))
         a_step = self.prompts_a_step * len(copies)
@@ -215,7 +230,11 @@ class Step:
         ``halvings``: how often their parts are halved before.
 
         The teachers score the whole step here, before any gradient exists: their weights in the dtype to compute in and
-        the gradients are never in memory together. What is kept is hidden states [N, H'] and the teacher's output head.
+        the gradients are never in memory together. What is kept is hidden states [N, H'] and the teacher's output head,
+        or of a teacher behind a server its k likeliest tokens.
+
+        Raises:
+            EngineError: the server does not answer as it should.
         """
         batches = [
             self.halved(batch, halvings) for batch in micro_batches(samples, count, self._pad_id, self.model.device)
@@ -223,11 +242,12 @@ class Step:
         batches = self.sharding.alike(batches, self._pad_id)
         for teacher in self.teachers.values():
             teacher.wait()
+        parts = [part for batch in batches for part in batch.parts]
+        compared: dict[Target, list[Part]] = {
+            target: [part for part in parts if part.target == target] for target in COMPARED
+        }
         scored: dict[Target, Iterator[Part]] = {
-            target: iter(
-                self._score(target, [part for batch in batches for part in batch.parts if part.target == target])
-            )
-            for target in self.teachers
+            target: iter(self._score(target, of_target)) for target, of_target in compared.items() if of_target
         }
         return [
             MicroBatch(parts=tuple(next(scored[part.target]) if part.teacher else part for part in batch.parts))
@@ -235,10 +255,11 @@ class Step:
         ]
 
     def _score(self, target: Target, parts: Sequence[Part]) -> list[Part]:
-        """The parts with the hidden states at the loss tokens, and the output heads, of their teacher and of the other
-        models that its target reads."""
-        if not parts:
-            return []
+        """The parts, one or more, with the hidden states at the loss tokens, and the output heads, of their teacher and
+        of the other models that its target reads."""
+        if target == "teacher" and self.teacher_server is not None:
+            with self.timer.phase("teacher"):
+                return self.teacher_server.scored(parts)
         reads = self._reads if target == "teacher" else ()
         found: dict[str, list[Predictions]] = {}
         module = self._taught_by if target == "teacher" else self.model
@@ -328,11 +349,13 @@ class Step:
 
     def _divergence(self, part: Part) -> PartLoss:
         """Weighted divergence between the student and what the part is held to, at every loss token."""
-        assert part.teacher_hidden is not None
-        assert part.teacher_head is not None
         with self.timer.phase("student"):
             student = predictions(self.model, part.student)
-        teacher = replace(student, hidden=part.teacher_hidden, head=part.teacher_head)
+        teacher: Predictions | Likeliest | None = part.likeliest
+        if teacher is None:
+            assert part.teacher_hidden is not None
+            assert part.teacher_head is not None
+            teacher = replace(student, hidden=part.teacher_hidden, head=part.teacher_head)
         with self.timer.phase("divergence"):
             importance = self._importance(part, student)
             factor = part.weights if importance is None else part.weights * importance
@@ -372,4 +395,5 @@ class Step:
 
     def flops(self, micro_batch: MicroBatch) -> int:
         """Floating-point operations of a micro-batch; see ``training_flops``."""
-        return training_flops(micro_batch.samples, self.config, self.model, self._taught_by)
+        taught_by = self._taught_by if self.teacher_server is None else None
+        return training_flops(micro_batch.samples, self.config, self.model, taught_by)

@@ -23,8 +23,8 @@ def make_teachers(
     sharding: Sharding,
     base_weights: Mapping[str, Tensor] | None,
 ) -> dict[Target, Teacher | OtherTeacher]:
-    """Makes the teacher, and the frozen start model if anchor prompts or the target read it; one object if both are the
-    same.
+    """Makes the teacher, unless a server has it, and the frozen start model if anchor prompts or the target read it;
+    one object if both are the same.
 
     Args:
         config: the settings.
@@ -42,7 +42,7 @@ def make_teachers(
         raise ValueError("teacher_model: give the setting, and the model that it names")
     if taught_by is not model:
         teachers["teacher"] = OtherTeacher(taught_by)
-    elif spec.has_teacher:
+    elif spec.has_teacher and config.teacher_server is None:
         kind = "frozen" if spec.teacher == "base_model" else config.teacher
         teachers["teacher"] = Teacher(
             masters,

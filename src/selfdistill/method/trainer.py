@@ -51,6 +51,7 @@ from selfdistill.method.run_record import run_record
 from selfdistill.method.save_size import check_save_space
 from selfdistill.method.skipping import Skipping
 from selfdistill.method.step import Step
+from selfdistill.method.teacher_server import teacher_server
 from selfdistill.method.timer import PhaseTimer
 from selfdistill.method.trainer_state import Checkpoints
 from selfdistill.models.attention import fit_attention
@@ -142,6 +143,7 @@ class SDFTTrainer(EvaluatingTrainer):
             scorer=scorer,
             base_weights=base_weights,
             teacher_model=named_teacher(args, student, tokenizer),
+            teacher_server=teacher_server(args, tokenizer, student.config, train_pairs),
             engine=engine,
             timer=self.timer,
             processes=self.processes,

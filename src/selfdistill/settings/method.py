@@ -87,6 +87,9 @@ class TeacherSettings:
     default it never does."""
     teacher_model: str | None = path()
     """Another model of the same vocabulary as a teacher that stays as it is; by default the student's own weights."""
+    teacher_server: str | None = None
+    """Address of a vLLM server whose model is the teacher, such as http://localhost:8000. It takes
+    divergence_support=top_k. A key is read from SELFDISTILL_TEACHER_KEY (docs/engines.md)."""
     teacher_home: TeacherHome = "device"
     """Where the teacher's weights are kept. host: in the host's memory, uploaded once a step, with the same results."""
 
@@ -241,6 +244,11 @@ class MethodConfig(
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")
     """Seed of the data order and of sampling."""
 
+    @property
+    def has_other_teacher(self) -> bool:
+        """Whether the teacher is another model, at hand or behind a server, that stays as it is."""
+        return self.teacher_model is not None or self.teacher_server is not None
+
     def validate(self) -> None:
         """Checks the ranges. Raises UserError naming the first field that is wrong, its value and the range."""
         check_fields(self, MethodConfig, open_choices=TABLES)
@@ -265,6 +273,7 @@ PAPER: dict[str, Any] = {
     "teacher": "ema",
     "teacher_update_rate": 0.01,
     "teacher_model": None,
+    "teacher_server": None,
     "template": "paper",
     "demonstration_from": "row",
     "feedback_file": None,

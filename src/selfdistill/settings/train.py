@@ -143,8 +143,9 @@ class PreflightOptions:
         self.recipe.check()
         self.recipe.data.rows.check(own=self.source.dataset_path is not None)
         method_config(self).validate()
-        if self.recipe.teachers.teacher_model is not None:
-            raise UserError("--teacher_model: a preflight measures the student as its own teacher. Leave it out.")
+        for name in ("teacher_model", "teacher_server"):
+            if getattr(self.recipe.teachers, name) is not None:
+                raise UserError(f"--{name}: a preflight measures the student as its own teacher. Leave it out.")
         rows, file = self.recipe.trainer.preflight_rows, self.recipe.trainer.config
         without_flags = PreflightOptions() if file is None else options_from_file(PreflightOptions, file)
         if rows != without_flags.recipe.trainer.preflight_rows:

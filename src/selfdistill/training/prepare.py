@@ -18,6 +18,7 @@ from selfdistill.method.memory import MemoryCheck, MemoryEstimate
 from selfdistill.method.other_teacher import check_vocabulary, tokenizer_and_config
 from selfdistill.method.privileged import feedback_from
 from selfdistill.method.sources import uses_answers
+from selfdistill.method.teacher_server import teacher_server
 from selfdistill.models import loading
 from selfdistill.settings import flat
 from selfdistill.settings.train import Recipe, TrainOptions, method_config
@@ -75,7 +76,7 @@ class Prepared:
     """Rendered anchor prompts; empty if ``anchor_share`` is 0."""
     memory: MemoryEstimate
     teacher_size: float
-    """Number of the teacher's weights over that of the model's."""
+    """Number of the teacher's weights over that of the model's; 0 for one that a server has."""
     shortage: str | None
     """Message that the run needs more memory than is available, with remedies; None if it fits."""
     scorer: NamedScorer | None = None
@@ -157,8 +158,9 @@ def prepare(
     if memory_of is not None:
         memory, shortage, size = memory_of.memory, memory_of.shortage, memory_of.teacher_size
     else:
+        served = teacher_server(config, files.tokenizer, files.config, pairs)
         check = _memory_check(options, files, [*pairs, *anchored], config)
-        memory, size = check.estimate(config), check.teacher_size()
+        memory, size = check.estimate(config), check.teacher_size() if served is None else 0.0
         shortage = check.shortage(config, memory)
     return Prepared(
         options=options,
@@ -190,10 +192,10 @@ def _checked_scorer(
 def _check_preflight(config: SDFTConfig, rows: Sequence[Example]) -> None:
     """Raises UserError if a preflight can't choose the template: with another model as teacher, or a row that has no
     demonstration to show."""
-    if config.teacher_model is not None:
+    if config.has_other_teacher:
+        name = "teacher_model" if config.teacher_server is None else "teacher_server"
         raise UserError(
-            "--template auto: its preflight knows the student as its own teacher, and no --teacher_model. Name a "
-            "template."
+            f"--template auto: its preflight knows the student as its own teacher, and no --{name}. Name a template."
         )
     if lacking := next((row for row in rows if not row.demonstration), None):
         raise UserError(

@@ -7,21 +7,19 @@ place for temporary files (``TMPDIR``). Where weights do not change, as in an ev
 model already. In each case its log-probabilities are compared with the model's own first.
 """
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 from transformers import PreTrainedModel
 
 from selfdistill.errors import EngineError, UserError, brief, quoted
 from selfdistill.launcher import place
+from selfdistill.method.http_json import RefusedError, fetched
 from selfdistill.method.rollout.copies import (
     CHECKS,
     CopyOptions,
@@ -54,19 +52,6 @@ class Served:
     """The model's name there."""
     context: int
     """Tokens that it reads."""
-
-
-class RefusedError(Exception):
-    """A server's refusal of a request, with its reason.
-
-    Args:
-        status: HTTP status.
-        reason: what the server says.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 class VLLMServerEngine:
@@ -220,8 +205,8 @@ def check_server(url: str | None) -> Served:
     """
     base = _base(url)
     try:
-        version = _fetched(f"{base}/version", None, CHECK_TIMEOUT).get("version", "")
-        models = _fetched(f"{base}/v1/models", None, CHECK_TIMEOUT).get("data", [])
+        version = fetched(f"{base}/version", None, CHECK_TIMEOUT).get("version", "")
+        models = fetched(f"{base}/v1/models", None, CHECK_TIMEOUT).get("data", [])
     except (OSError, HTTPException, RefusedError, ValueError) as error:
         raise UserError(
             f"vllm_url {base}: no vLLM server answers there ({brief(error, 10)}). Start one with vllm serve, or take "
@@ -269,27 +254,6 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
         EngineError: there is no answer.
     """
     try:
-        return _fetched(url, body, TIMEOUT)
+        return fetched(url, body, TIMEOUT)
     except (OSError, HTTPException, ValueError) as error:
         raise EngineError(f"{url}: the server does not answer ({brief(error, 10)}). {AGAIN}") from error
-
-
-def _fetched(url: str, body: dict[str, Any] | None, timeout: float) -> dict[str, Any]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            text = answer.read()
-    except urllib.error.HTTPError as error:
-        raise RefusedError(error.code, _why(error)) from error
-    found = json.loads(text) if text.strip().startswith(b"{") else {}
-    return cast(dict[str, Any], found)
-
-
-def _why(error: urllib.error.HTTPError) -> str:
-    """The reason that a refusal gives, or its status."""
-    try:
-        found = json.loads(error.read(1 << 16))
-        return str(found["error"]["message"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return f"HTTP {error.code}"
