@@ -1,11 +1,13 @@
 """Runs the studies of evidence/studies.yaml, from the repository's root: python -m evidence.run --size quick
 
-Started again, it resumes where it stopped. It ends with the exit code of the first study that fails.
+Started again, it resumes where it stopped; started several times, on one folder, the processes share the studies' runs
+out. It ends with the exit code of the first study that fails.
 """
 
 import argparse
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from ruamel.yaml import YAML
 from benchmarks.common import machine
 from evidence import make_tasks
 from selfdistill import run_folder
+from selfdistill.signals import handled
 
 STUDIES = Path(__file__).with_name("studies.yaml")
 FACTS = "evidence.json"
@@ -84,10 +87,19 @@ def main() -> None:
     for study in studies:
         command = [sys.executable, "-m", "selfdistill", *study.arguments(folder)]
         print(f"\n{study.name}: selfdistill {shlex.join(command[3:])}", flush=True)
-        if code := subprocess.run(command, check=False).returncode:
+        if code := run(command):
             sys.exit(code)
         for weights in (folder / study.name).rglob("*.safetensors"):  # a finished study needs none of them
-            weights.unlink()
+            weights.unlink(missing_ok=True)
+
+
+def run(command: list[str]) -> int:
+    """Runs a command and returns its exit code. SIGTERM is passed on to it, so that it gives back what it has taken."""
+    with (
+        handled(lambda number, frame: process.send_signal(number), signal.SIGTERM),
+        subprocess.Popen(command) as process,
+    ):
+        return process.wait()
 
 
 if __name__ == "__main__":

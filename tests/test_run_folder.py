@@ -278,7 +278,8 @@ def test_a_folder_that_holds_no_run_is_not_trained_in(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "leftover", [".lock", ".staging-checkpoint-2", ".staging-run_config.json.x7", ".trash-checkpoint-2"]
+    "leftover",
+    [".lock", ".leases", ".work", ".staging-checkpoint-2", ".staging-run_config.json.x7", ".trash-checkpoint-2"],
 )
 def test_what_a_killed_run_leaves_before_its_first_record_does_no_harm(tmp_path: Path, leftover: str):
     (tmp_path / leftover).mkdir()

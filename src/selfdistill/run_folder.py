@@ -44,6 +44,10 @@ STATE = "state"
 MASTERS, TEACHER, RUN_STATE = "masters.safetensors", "teacher.safetensors", "run_state.json"
 OPTIMIZER, RANDOM = "optimizer", "random"
 """Each is a JSON file and one of tensors."""
+LEASES, OWNERS = ".leases", "owners"
+"""What the processes that share a study have taken, and in the folder inside it, who they are."""
+WORK = ".work"
+"""Folder of a study in which each process makes the runs that it has taken, until they are whole."""
 STAGING, TRASH = ".staging", ".trash"
 """Beginnings of the names of files and folders that are being written, or deleted."""
 GATE = "gate.json"
@@ -99,10 +103,10 @@ def is_ours(folder: Path) -> bool:
 
 
 def in_use(folder: Path) -> bool:
-    """True if a folder holds anything but the lock and what a crash may leave of files that were being written."""
+    """True if a folder holds anything but locks, leases, and what a crash may leave of what was being written."""
     leftovers = (f"{STAGING}-", f"{TRASH}-")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return any(name != LOCK and not name.startswith(leftovers) for name in names)
+    return any(name not in (LOCK, LEASES, WORK) and not name.startswith(leftovers) for name in names)
 
 
 def is_begun(folder: Path) -> bool:

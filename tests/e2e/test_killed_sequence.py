@@ -3,7 +3,6 @@
 import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from selfdistill import run_folder
 from selfdistill.records.studies import ContinualRecord, StageRecord
-from tests.support.study_home import SHOWN, TASKS, make_home, settings
+from tests.support.study_home import TASKS, command_line, make_home
 
 
 def command(home: Path, name: str) -> list[str]:
     stages = ",".join(str(home / f"{task}.jsonl") for task in TASKS)
-    flags = {key: value for key, value in (settings(home, name) | SHOWN).items() if value is not None}
-    flags |= {"stages": stages, "max_steps": 3, "methods": "sdft", "replay": 0.3, "data_dir": str(home)}
-    told = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "selfdistill", "continual", *told]
+    return command_line(home, name, "continual", stages=stages, max_steps=3, methods="sdft", replay=0.3)
 
 
 def finished(home: Path, name: str) -> list[str]:

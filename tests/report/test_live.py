@@ -14,9 +14,11 @@ from rich.console import Console
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.lock import is_locked, locked
+from selfdistill.checkpoints.owners import Owners
 from selfdistill.cli import main
 from selfdistill.page_server import tunnel
 from selfdistill.report import live, page_live
+from selfdistill.report.collect import run_folders
 from selfdistill.report.live import LiveReport, Look, standing_of
 from selfdistill.report.page_live import ReportServer
 from tests.support.report_folders import answers, write_comparison, write_eval, write_training
@@ -53,6 +55,23 @@ def test_standing_of_a_study(tmp_path: Path) -> None:
     assert standing_of(tmp_path)[0] == "stopped"  # between two of its runs
     write_comparison(tmp_path)
     assert standing_of(tmp_path)[0] == "ended"
+
+
+def test_a_study_that_several_processes_work_on_shows_what_they_are_making(tmp_path: Path) -> None:
+    run_folder.write_json(tmp_path / run_folder.STUDY, {"format": 1})
+    making = tmp_path / run_folder.WORK / "a-1" / "sdft" / "lr-0.01" / "seed-0"
+    write_training(making)
+    report = LiveReport(tmp_path, Clock())
+    with Owners(tmp_path / run_folder.LEASES / run_folder.OWNERS):
+        assert standing_of(tmp_path) == ("running", "The run goes on. Step 6 of seed-0.")
+        assert list(run_folders(tmp_path)) == ["sdft/lr-0.01/seed-0"]
+        assert looked(report).version == 1
+        assert "sdft/lr-0.01/seed-0" in report.page
+        assert str(making / run_folder.METRICS) in live._signature(tmp_path)
+    assert standing_of(tmp_path)[0] == "stopped"
+    write_comparison(tmp_path)
+    assert standing_of(tmp_path)[0] == "ended"
+    assert list(run_folders(tmp_path)) == []  # what is made beside a result is no part of it
 
 
 def test_to_look_at_a_lock_changes_nothing(tmp_path: Path) -> None:

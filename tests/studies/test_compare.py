@@ -282,7 +282,9 @@ def test_rates_are_chosen_on_validation_rows_and_the_sweep_is_shown(
     rate: list[float] = []
     monkeypatch.setattr(Meter, "accuracy", lambda self, model, test: accuracies[rate[-1]])
     train = Comparison._train
-    monkeypatch.setattr(Comparison, "_train", lambda self, cell: rate.append(cell.rate) or train(self, cell))
+    monkeypatch.setattr(
+        Comparison, "_train", lambda self, cell, *rest: rate.append(cell.rate) or train(self, cell, *rest)
+    )
     options = compare_options(
         home, methods="sft", learning_rates="1e-3,1e-2,1e-1", seeds="5,6", validation_rows=4, max_steps=1
     )

@@ -153,10 +153,10 @@ def test_killed_after_the_first_stage_was_written(home: Path, monkeypatch: pytes
     whole = sequences(home, "whole", method="sft").run()
     train = Sequences._train
 
-    def dies(self: Sequences, at: Any) -> StageRecord:
+    def dies(self: Sequences, at: Any, *rest: Any) -> StageRecord:
         if at.number == 2:
             raise KeyboardInterrupt
-        return train(self, at)
+        return train(self, at, *rest)
 
     with monkeypatch.context() as context:
         context.setattr(Sequences, "_train", dies)
@@ -179,7 +179,7 @@ def test_a_study_grows_by_arms(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     sequences(home, methods="sft", max_steps=1).run()
     trained: list[str] = []
     train = Sequences._train
-    monkeypatch.setattr(Sequences, "_train", lambda self, at: trained.append(at.place) or train(self, at))
+    monkeypatch.setattr(Sequences, "_train", lambda self, at, *rest: trained.append(at.place) or train(self, at, *rest))
     found = sequences(home, methods="sft", arm=("slow: method=sft, learning_rate=1e-5",), max_steps=1).run()
     assert {Path(place).parts[0] for place in trained} == {"slow"}
     assert [run.arm for run in found.runs] == ["sft", "slow"]

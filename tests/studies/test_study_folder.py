@@ -20,7 +20,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Places of the cells that are trained from now on."""
     places: list[str] = []
     train = Comparison._train
-    monkeypatch.setattr(Comparison, "_train", lambda self, cell: places.append(cell.place) or train(self, cell))
+    monkeypatch.setattr(
+        Comparison, "_train", lambda self, cell, *rest: places.append(cell.place) or train(self, cell, *rest)
+    )
     return places
 
 
@@ -32,10 +34,10 @@ def test_finished_cells_are_not_run_again_and_half_finished_ones_are(
 ) -> None:
     train = Comparison._train
 
-    def breaks(self: Comparison, cell: Any) -> Any:
+    def breaks(self: Comparison, cell: Any, *rest: Any) -> Any:
         if cell.arm.name == "sft":
             raise KeyboardInterrupt
-        return train(self, cell)
+        return train(self, cell, *rest)
 
     with monkeypatch.context() as context:
         context.setattr(Comparison, "_train", breaks)

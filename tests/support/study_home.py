@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def continual_options(home: Path, name: str = "out", **more: Any) -> ContinualOp
 def sequences(home: Path, name: str = "out", console: Console = QUIET, **more: Any) -> Sequences:
     """The sequences of ``continual_options``."""
     return Sequences(continual_options(home, name, **more), console)
+
+
+def command_line(home: Path, name: str, command: str, **more: Any) -> list[str]:
+    """A command of ``compare`` or ``continual`` in another process; ``more`` are settings beside those of
+    ``settings``."""
+    flags = settings(home, name) | SHOWN | {"data_dir": str(home)} | more
+    told = [text for key, value in flags.items() if value is not None for text in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "selfdistill", command, *told]
 
 
 def printed(run: Callable[[Console], Any]) -> str:

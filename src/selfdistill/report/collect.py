@@ -86,14 +86,19 @@ def collect(folder: Path) -> Results:
 
 
 def run_folders(folder: Path) -> dict[str, Path]:
-    """The run folders at and below ``folder``, by name; evaluation folders of runs are not searched."""
+    """The run folders at and below ``folder``, by name; evaluation folders of runs are not searched.
+
+    A run that a study without a result yet is making has the name that it will have.
+    """
+    concluded = any((folder / name).is_file() for name in (COMPARE, CONTINUAL))
     folders: dict[str, Path] = {}
-    level = [folder]
-    for _ in range(DEPTH + 1):
-        for path in level:
-            if _is_run(path):
-                folders[folder.resolve().name if path == folder else path.relative_to(folder).as_posix()] = path
-        level = [child for path in level for child in sorted(path.iterdir()) if _may_hold_runs(child)]
+    for top in (folder, *([] if concluded else _inside(folder / run_folder.WORK))):
+        level = [top]
+        for _ in range(DEPTH + 1):
+            for path in filter(_is_run, level):
+                name = folder.resolve().name if path == folder else path.relative_to(top).as_posix()
+                folders.setdefault(name, path)
+            level = [child for path in level for child in _inside(path) if _may_hold_runs(child)]
     return folders
 
 
@@ -150,6 +155,14 @@ def _sequences(folder: Path) -> list[SequenceRecord]:
 def _is_run(path: Path) -> bool:
     names = (run_folder.RUN_CONFIG, run_folder.METRICS, EVAL, run_folder.results_file(run_folder.DRIFT))
     return any((path / name).exists() for name in names) or bool(run_folder.evaluated_datasets(path))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing if it was moved or deleted meanwhile, or is no folder."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _before(path: Path, top: Path) -> Path:

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from selfdistill import run_folder
 from selfdistill.checkpoints.lock import is_locked
+from selfdistill.checkpoints.owners import is_at_work
 from selfdistill.errors import UserError
 from selfdistill.report.collect import DEPTH, collect, run_folders
 from selfdistill.report.render import to_html
-from selfdistill.run_folder import CHECKPOINT, COMPARE, CONTINUAL, EARLIER, METRICS, REPORT_RESULTS, STUDY
+from selfdistill.run_folder import CHECKPOINT, COMPARE, CONTINUAL, EARLIER, METRICS, REPORT_RESULTS, STUDY, WORK
 
 REST = 10.0
 """While a run goes on, the page is made at most in one part of so many of the time: it takes the run's processor."""
@@ -80,7 +81,7 @@ class LiveReport:
         began = self._clock()
         try:
             page = to_html(collect(self._folder))
-        except UserError as error:  # a file that is just being written, or nothing to report yet
+        except (UserError, FileNotFoundError) as error:  # a file that is just being written or moved, or nothing yet
             self._problem = str(error) if run_folders(self._folder) else ""
         else:
             self.page, self._problem, self._signature = page, "", found
@@ -91,13 +92,16 @@ class LiveReport:
 def standing_of(folder: Path) -> tuple[Standing, str]:
     """What has become of the run or the study in a folder, and of its newest run, in a sentence."""
     runs = list(run_folders(folder).values())
-    changed = {path: (path / METRICS).stat() for path in runs if (path / METRICS).is_file()}
+    changed: dict[Path, os.stat_result] = {}
+    for path in runs:
+        with contextlib.suppress(FileNotFoundError):  # none yet, or moved meanwhile
+            changed[path] = (path / METRICS).stat()
     rows = {path: _last_row(path, stat.st_mtime_ns, stat.st_size) for path, stat in changed.items()}
     newest = max(changed, key=lambda path: changed[path].st_mtime_ns, default=None)
     at = ""
     if newest is not None and "step" in rows[newest]:
         at = f" Step {rows[newest]['step']:,}" + ("." if newest == folder else f" of {newest.name}.")
-    if any(map(is_locked, {folder, *runs})):
+    if is_at_work(folder) or any(map(is_locked, {folder, *runs})):
         return "running", f"The run goes on.{at}"
     study = (folder / STUDY).is_file()
     if not runs and not study:
@@ -118,8 +122,10 @@ def _signature(folder: Path) -> _Signature:
     """Time and size of every file that the report may read."""
     found: _Signature = {}
     for place, below, names in os.walk(folder, followlinks=True):
-        depth = len(Path(place).relative_to(folder).parts)
-        below[:] = [name for name in below if depth <= DEPTH and not name.startswith((".", CHECKPOINT, EARLIER))]
+        parts = Path(place).relative_to(folder).parts
+        depth = len(parts) - 2 * (parts[:1] == (WORK,))
+        hidden = (".", CHECKPOINT, EARLIER)
+        below[:] = [name for name in below if depth <= DEPTH and (name == WORK or not name.startswith(hidden))]
         for name in names:
             if name.endswith((".json", ".jsonl")) and name != REPORT_RESULTS:
                 with contextlib.suppress(OSError):  # deleted meanwhile

@@ -1,8 +1,8 @@
 """``compare``: trains several arms on the same rows with several seeds, and evaluates each run at checkpoints."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from selfdistill import run_folder
-from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import UserError
 from selfdistill.evaluate.scorer_choice import TaskRows
 from selfdistill.records.evaluations import EvalRecord
@@ -23,6 +22,7 @@ from selfdistill.studies.folder import StudyFolder
 from selfdistill.studies.fronts import fronts, verdict
 from selfdistill.studies.measures import Meter, in_words
 from selfdistill.studies.runs import StudyRuns, free_memory
+from selfdistill.studies.sharing import Job, Sharing, Work
 from selfdistill.studies.subjects import Subject, hold_back, named_subject, own_subject
 from selfdistill.training.progress import NO_STEP_LIMIT
 from selfdistill.training.run import load_student
@@ -37,6 +37,8 @@ class Cell:
     seed: int
     swept: bool
     """True if its validation accuracy helps to choose the arm's learning rate."""
+    number: int
+    """Among all cells, from 1."""
 
     @property
     def place(self) -> str:
@@ -72,48 +74,39 @@ class Comparison:
         self.folder = StudyFolder("compare", options, [self.subject], self.arms)
         self.meter = Meter([self.subject.test], options.measures, options.recipe, console)
         self.runs = StudyRuns(self.folder, self.meter, console)
-        self._number = 0
         self._num_cells = sum(len(rates) + len(self.seeds) - 1 for rates in self.rates.values())
+        self._told: set[str] = set()  # arms whose learning rate was said to be chosen
 
     def run(self) -> CompareRecord:
-        """Runs every cell that isn't done, writes compare.json and returns its record.
+        """Runs every cell that isn't done, writes compare.json and returns its record. Other processes may do the same
+        at the same time; then it waits for their cells.
 
         All learning rates run with the first seed; the other seeds run with the rate chosen for each arm.
 
         Raises:
-            UserError: an arm can't be trained, no row can be scored, or another command uses the folder.
+            UserError: an arm can't be trained, no row can be scored, or others work on the study in another way.
         """
         self.runs.check(self.arms, [self.subject])
-        with locked(self.folder.path):
-            return self._run()
-
-    def _run(self) -> CompareRecord:
-        if self.folder.open():
-            self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
-        _ = self.base
-        first, *others = self.seeds
-        cells = [self._record(cell) for cell in self._first_cells(first)]
-        for arm in self.arms:
-            rate = self.chosen(arm, cells)
-            self._say_choice(arm, rate, cells)
-            cells += [self._record(Cell(arm=arm, rate=rate, seed=seed, swept=False)) for seed in others]
-        if len({cell.num_rows for cell in cells}) > 1:
-            self.console.print("[yellow]Warning:[/yellow] a length limit dropped more rows of one arm than of another.")
-        record = self.conclude(cells)
-        run_folder.write_json(self.folder.path / run_folder.COMPARE, record)
-        return record
-
-    @cached_property
-    def base(self) -> BaseRecord:
-        """The base model's scores, and the templates that a preflight chose."""
-        return self.runs.base(self.arms, [self.subject])
+        with Sharing(self.folder, self.console) as sharing:
+            if sharing.goes_on:
+                self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
+            base = sharing.do(self.runs.base(self.arms, [self.subject]))
+            done = sharing.work_off(partial(self._jobs, base))
+            cells = [done[cell.place] for cell in self._cells(done)]
+            if len({cell.num_rows for cell in cells}) > 1:
+                self.console.print(
+                    "[yellow]Warning:[/yellow] a length limit dropped more rows of one arm than of another."
+                )
+            record = self.conclude(base, cells)
+            run_folder.write_json(self.folder.path / run_folder.COMPARE, record)
+            return record
 
     def chosen(self, arm: Arm, cells: Sequence[CellRecord]) -> float:
         """The arm's learning rate: its only one, or the best on the validation rows."""
         tried = _validation_by_rate(arm, cells)
         return best_rate(tried) if tried else self.rates[arm.name][0]
 
-    def conclude(self, cells: Sequence[CellRecord]) -> CompareRecord:
+    def conclude(self, base: BaseRecord, cells: Sequence[CellRecord]) -> CompareRecord:
         """The record of the comparison, as compare.json holds it."""
         rates = {arm.name: self.chosen(arm, cells) for arm in self.arms}
         arms = [
@@ -130,7 +123,7 @@ class Comparison:
             self.folder.path,
             cells,
             arms,
-            base=checkpoint(self.base.measured, self.subject.name, "", Spent(step=0, tokens=0, seconds=0.0)),
+            base=checkpoint(base.measured, self.subject.name, "", Spent(step=0, tokens=0, seconds=0.0)),
             dataset=self.subject.name,
             metric=next(iter(self.subject.task.scorers)),
             seeds=self.seeds,
@@ -139,37 +132,69 @@ class Comparison:
 
     def _say_choice(self, arm: Arm, rate: float, cells: Sequence[CellRecord]) -> None:
         tried = _validation_by_rate(arm, cells)
-        if len(tried) < 2:
+        if len(tried) < 2 or arm.name in self._told:
             return
+        self._told.add(arm.name)
         accuracies = ", ".join(f"{value:g} {accuracy:.1%}" for value, accuracy in tried.items())
         equal = "all rates are equal, " if len(set(tried.values())) == 1 else ""
         self.console.print(f"{escape(arm.name)} on the validation rows: {accuracies}; {equal}lr {rate:g} is chosen")
 
-    def _first_cells(self, seed: int) -> Iterator[Cell]:
-        for arm in self.arms:
-            rates = self.rates[arm.name]
-            yield from (Cell(arm=arm, rate=rate, seed=seed, swept=len(rates) > 1) for rate in rates)
+    def _cells(self, done: Mapping[str, CellRecord]) -> list[Cell]:
+        """The cells that are known: all of the first seed, and of the other seeds those of every arm whose learning
+        rate can be chosen.
 
-    def _record(self, cell: Cell) -> CellRecord:
-        """The cell's record: the one on disk if the cell was run before, otherwise that of a new run."""
-        self._number += 1
-        title = escape(f"cell {self._number} of {self._num_cells}: {cell.title}")
+        Args:
+            done: records by the cell's place.
+        """
+        first, *others = self.seeds
+        tried = [(arm, rate) for arm in self.arms for rate in self.rates[arm.name]]
+        cells = [
+            Cell(arm=arm, rate=rate, seed=first, swept=len(self.rates[arm.name]) > 1, number=number)
+            for number, (arm, rate) in enumerate(tried, start=1)
+        ]
+        number = len(cells)
+        for arm in self.arms:
+            places = [cell.place for cell in cells if cell.arm is arm]
+            if all(place in done for place in places):
+                records = [done[place] for place in places]
+                rate = self.chosen(arm, records)
+                self._say_choice(arm, rate, records)
+                cells += [
+                    Cell(arm=arm, rate=rate, seed=seed, swept=False, number=at)
+                    for at, seed in enumerate(others, start=number + 1)
+                ]
+            number += len(others)
+        return cells
+
+    def _jobs(self, base: BaseRecord, done: Mapping[str, CellRecord]) -> list[Job[CellRecord]]:
+        return [
+            Job(
+                name=cell.place,
+                title=f"cell {cell.number} of {self._num_cells}: {cell.title}",
+                find=partial(self._find, cell),
+                make=partial(self._make, cell, base),
+            )
+            for cell in self._cells(done)
+        ]
+
+    def _find(self, cell: Cell) -> CellRecord | None:
+        """The cell's record, if it was run before and lacks nothing."""
         before = self.folder.find(f"{cell.place}/{run_folder.CELL}", CellRecord)
         lacks_validation = cell.swept and before is not None and before.validation is None  # it was the arm's only rate
-        if before is not None and not lacks_validation:
-            self.console.print(f"[bold]{title}[/bold]: done before")
-            return before
-        self.console.print(f"[bold]{title}[/bold]")
-        record = self._train(cell)
-        self.folder.keep(f"{cell.place}/{run_folder.CELL}", record)
+        return None if lacks_validation else before
+
+    def _make(self, cell: Cell, base: BaseRecord, work: Work) -> CellRecord:
+        record = self._train(cell, base, work)
+        self.folder.keep(f"{cell.place}/{run_folder.CELL}", record, work.folder)
+        work.publish(cell.place)
         free_memory()
         return record
 
-    def _train(self, cell: Cell) -> CellRecord:
-        folder = self.folder.path / cell.place
+    def _train(self, cell: Cell, base: BaseRecord, work: Work) -> CellRecord:
+        folder = work.folder / cell.place
         self.meter.prepare()
-        prepared = self.runs.prepared(cell.arm, self.subject, self._settings(cell, folder))
-        trainer = self.runs.trainer(cell.arm, prepared, load_student(prepared))
+        prepared = self.runs.prepared(cell.arm, self.subject, self._settings(cell, base, folder))
+        trainer = self.runs.trainer(cell.arm, prepared, load_student(prepared), work)
         checkpoints: list[Checkpoint] = []
         validation: float | None = None
 
@@ -202,14 +227,14 @@ class Comparison:
             checkpoints=checkpoints,
         )
 
-    def _settings(self, cell: Cell, folder: Path) -> dict[str, Any]:
+    def _settings(self, cell: Cell, base: BaseRecord, folder: Path) -> dict[str, Any]:
         """The settings of a cell's run that its arm leaves open."""
         settings: dict[str, Any] = {"output_dir": str(folder), "seed": cell.seed, "learning_rate": cell.rate}
         if self.options.budget != "steps":
             settings["max_steps"] = NO_STEP_LIMIT
         elif self.options.budget_amount is not None:
             settings["max_steps"] = int(self.options.budget_amount)
-        return settings | self.runs.template_settings(cell.arm, self.subject, self.base)
+        return settings | self.runs.template_settings(cell.arm, self.subject, base)
 
 
 def checkpoint(

@@ -1,9 +1,9 @@
 """``continual``: trains every arm on the same sequence of tasks, each stage from the weights of the one before."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from rich.markup import escape
 from torch import Tensor
 
 from selfdistill import run_folder
-from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import UserError
 from selfdistill.records.studies import BaseRecord, ContinualRecord, Measurements, SequenceRecord, StageRecord
 from selfdistill.settings.study import ContinualOptions, is_own_stage
@@ -23,6 +22,7 @@ from selfdistill.studies.budget import spent_by
 from selfdistill.studies.folder import StudyFolder
 from selfdistill.studies.measures import Meter, in_words
 from selfdistill.studies.runs import StudyRuns, free_memory
+from selfdistill.studies.sharing import Job, Sharing, Work
 from selfdistill.studies.subjects import Subject, named_subject, own_subject
 from selfdistill.training.prepare import ModelFiles
 from selfdistill.training.run import load_student, save_whole, whole_model
@@ -75,33 +75,29 @@ class Sequences:
         self.runs = StudyRuns(self.folder, self.meter, console)
 
     def run(self) -> ContinualRecord:
-        """Runs every stage that isn't done, writes continual.json and returns its record.
+        """Runs every stage that isn't done, writes continual.json and returns its record. Other processes may do the
+        same at the same time; then it waits for their stages.
 
         Raises:
-            UserError: an arm can't be trained, no row can be scored, or another command uses the folder.
+            UserError: an arm can't be trained, no row can be scored, or others work on the study in another way.
         """
         self.runs.check(self.arms, self.subjects)
-        with locked(self.folder.path):
-            return self._run()
+        with Sharing(self.folder, self.console) as sharing:
+            if sharing.goes_on:
+                self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
+            base = sharing.do(self.runs.base(self.arms, self.subjects))
+            self.console.print(f"before training: {in_words(base.measured)}")
+            done = sharing.work_off(partial(self._jobs, base))
+            runs = [self._conclude(arm, base, [done[stage.place] for stage in self._stages(arm)]) for arm in self.arms]
+            record = ContinualRecord(runs=runs)
+            run_folder.write_json(self.folder.path / run_folder.CONTINUAL, record)
+            return record
 
-    def _run(self) -> ContinualRecord:
-        if self.folder.open():
-            self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
-        self.console.print(f"before training: {in_words(self.base.measured)}")
-        record = ContinualRecord(runs=[self._conclude(arm, self._sequence(arm)) for arm in self.arms])
-        run_folder.write_json(self.folder.path / run_folder.CONTINUAL, record)
-        return record
-
-    @cached_property
-    def base(self) -> BaseRecord:
-        """The base model's scores, and the templates that a preflight chose."""
-        return self.runs.base(self.arms, self.subjects)
-
-    def _conclude(self, arm: Arm, stages: list[StageRecord]) -> SequenceRecord:
+    def _conclude(self, arm: Arm, base: BaseRecord, stages: list[StageRecord]) -> SequenceRecord:
         return conclude(
             self.names,
             stages,
-            self.base,
+            base,
             arm=arm.name,
             settings=dict(arm.settings),
             distils=arm.distils,
@@ -109,48 +105,69 @@ class Sequences:
             learning_rate=arm.learning_rate,
         )
 
-    def _sequence(self, arm: Arm) -> list[StageRecord]:
-        """Records of an arm's stages: those on disk for stages that were run before, otherwise those of new runs."""
-        records: list[StageRecord] = []
+    def _stages(self, arm: Arm) -> list[Stage]:
+        """All stages of an arm, in order."""
+        stages: list[Stage] = []
         start = self.meter.files.name
         for number, subject in enumerate(self.subjects, start=1):
-            stage = Stage(arm=arm, number=number, subject=subject, start=start)
-            title = escape(f"{arm.name}, stage {number} of {len(self.subjects)}: {subject.name}")
-            record = self.folder.find(f"{stage.place}/{run_folder.STAGE}", StageRecord)
-            if record is not None:
-                self.console.print(f"[bold]{title}[/bold]: done before")
-            else:
-                self.console.print(f"[bold]{title}[/bold]")
-                record = self._train(stage)
-                free_memory()
-            self.console.print(f"  {in_words(record.measured)}")
-            records.append(record)
-            if number > 1 and self.options.keep_models == "last":
-                remove_weights(Path(start))
-            start = str(self.folder.path / stage.place)
-        return records
+            stages.append(Stage(arm=arm, number=number, subject=subject, start=start))
+            start = str(self.folder.path / stages[-1].place)
+        return stages
 
-    def _train(self, stage: Stage) -> StageRecord:
-        """Trains, measures and saves a stage. Its record is written last: without one, the stage is run again."""
-        folder, subject, arm = self.folder.path / stage.place, stage.subject, stage.arm
+    def _jobs(self, base: BaseRecord, done: Mapping[str, StageRecord]) -> list[Job[StageRecord]]:
+        """Of each arm the stages up to the first that isn't done, from whose weights the next one starts.
+
+        Args:
+            base: the base model's scores.
+            done: records by the stage's place.
+        """
+        jobs: list[Job[StageRecord]] = []
+        for arm in self.arms:
+            for stage in self._stages(arm):
+                title = f"{arm.name}, stage {stage.number} of {len(self.subjects)}: {stage.subject.name}"
+                find, make = partial(self._find, stage), partial(self._make, stage, base)
+                jobs.append(Job(name=stage.place, title=title, find=find, make=make, then=partial(self._then, stage)))
+                if stage.place not in done:
+                    break
+        return jobs
+
+    def _find(self, stage: Stage) -> StageRecord | None:
+        return self.folder.find(f"{stage.place}/{run_folder.STAGE}", StageRecord)
+
+    def _make(self, stage: Stage, base: BaseRecord, work: Work) -> StageRecord:
+        record = self._train(stage, base, work)
+        self.folder.keep(f"{stage.place}/{run_folder.STAGE}", record, work.folder)
+        work.publish(stage.place)
+        free_memory()
+        return record
+
+    def _then(self, stage: Stage, record: StageRecord) -> None:
+        """Says how a stage ended, and deletes weights that no stage will start from any more."""
+        self.console.print(f"  {in_words(record.measured)}")
+        if stage.number > 1 and self.options.keep_models == "last":
+            remove_weights(Path(stage.start))
+
+    def _train(self, stage: Stage, base: BaseRecord, work: Work) -> StageRecord:
+        """Trains, measures and saves a stage."""
+        folder, subject, arm = work.folder / stage.place, stage.subject, stage.arm
         self.meter.prepare()
         rows = None
         if self.options.replay and stage.number > 1:
             earlier = [before.train for before in self.subjects[: stage.number - 1]]
             rows = with_replay(subject.train, earlier, self.options.replay, f"{self.options.seed}/{stage.number}")
-        settings = {"output_dir": str(folder), **self.runs.template_settings(arm, subject, self.base)}
+        settings = {"output_dir": str(folder), **self.runs.template_settings(arm, subject, base)}
         prepared = self.runs.prepared(
             arm, subject, settings, rows=rows, files=ModelFiles(stage.start, self.options.recipe)
         )
         model = load_student(prepared)
-        trainer = self.runs.trainer(arm, prepared, model, self._base_weights() if stage.number > 1 else None)
+        trainer = self.runs.trainer(arm, prepared, model, work, self._base_weights() if stage.number > 1 else None)
         trainer.train()
         spent = spent_by(trainer)
         trained = whole_model(trainer)
         measured = self.meter.measure(trained)
         measured.write(folder / run_folder.EVAL)
         save_whole(trained, prepared, folder)
-        record = StageRecord(
+        return StageRecord(
             stage=stage.number,
             task=subject.name,
             num_rows=trainer.num_rows,
@@ -159,8 +176,6 @@ class Sequences:
             seconds=spent.seconds,
             measured=measured.numbers(),
         )
-        self.folder.keep(f"{stage.place}/{run_folder.STAGE}", record)
-        return record
 
     def _base_weights(self) -> dict[str, Tensor] | None:
         """Weights of the base model by parameter name, if later stages' teachers start from them; otherwise None."""
@@ -255,4 +270,4 @@ def remove_weights(folder: Path) -> None:
     """Deletes the saved weights in a stage's folder; everything else stays."""
     for pattern in WEIGHTS:
         for path in folder.glob(pattern):
-            path.unlink()
+            path.unlink(missing_ok=True)

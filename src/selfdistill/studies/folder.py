@@ -1,12 +1,16 @@
 """The folder of a study, in which the same command resumes the study."""
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from selfdistill import run_folder
+from selfdistill.checkpoints import commit
+from selfdistill.checkpoints.leases import LostLeaseError
 from selfdistill.checkpoints.manifest import Manifest, digests
 from selfdistill.errors import DamagedFilesError, UserError, quoted
 from selfdistill.records.studies import StudyRecord
@@ -41,17 +45,19 @@ class StudyFolder:
 
     def __init__(self, command: str, options: StudyOptions, subjects: Sequence[Subject], arms: Sequence[Arm]) -> None:
         self.path = Path(str(options.place.output_dir))
-        self._overwrite = options.place.overwrite
+        self.overwrites = options.place.overwrite
         self._command = command
         self._versions = run_folder.versions()
         self._arms: dict[str, dict[str, Any]] = {arm.name: dict(arm.settings) for arm in arms}
         self._settings = _as_json({name: v for name, v in flat.flatten(options).items() if name not in NO_EFFECT})
         self._data = {name: value for subject in subjects for name, value in subject.identity().items()}
+        self.wants = {name: self._settings.get(name) for name in GROW}
+        """What all processes that work on the study at the same time must have been given alike."""
         if file := options.recipe.model.chat_template:
             self._data["chat template"] = hashlib.sha256(read_chat_template(file).encode()).hexdigest()
         if self.path.is_file():
             raise UserError(f"--output_dir {self.path} is a file. Name a folder.")
-        if self._overwrite:
+        if self.overwrites:
             run_folder.check_replaceable(self.path, _inputs(options, arms))
         elif (self.path / run_folder.STUDY).is_file():
             self._resume(run_folder.read_record(self.path / run_folder.STUDY, StudyRecord))
@@ -84,10 +90,12 @@ class StudyFolder:
             True if it resumes a study.
 
         Raises:
-            UserError: something in the folder can't be deleted.
+            UserError: something in the folder can't be deleted, or it holds a study with other settings by now.
         """
-        if self._overwrite:
+        if self.overwrites:
             empty_folder(self.path)
+        elif (self.path / run_folder.STUDY).is_file():
+            self._resume(run_folder.read_record(self.path / run_folder.STUDY, StudyRecord))
         record = StudyRecord(
             command=self._command,
             settings=self._settings,
@@ -99,11 +107,37 @@ class StudyFolder:
         run_folder.write_json(self.path / run_folder.STUDY, record)
         return resumes
 
-    def keep(self, place: str, record: Any) -> None:
-        """Writes a record to the file ``place`` of the folder, then hashes of it and of its evaluation."""
-        run_folder.write_json(self.path / place, record)
-        seal = Manifest(files=digests(self.path, [place, *self._evaluation(place)]))
-        run_folder.write_json(self._seal(place), seal)
+    def keep(self, place: str, record: Any, root: Path | None = None) -> None:
+        """Writes a record, then hashes of it and of its evaluation.
+
+        Args:
+            place: the record's file, from the study's folder.
+            record: the record.
+            root: another folder to write to, in which the evaluation lies under the same name as later in the study's.
+        """
+        root = root or self.path
+        run_folder.write_json(root / place, record)
+        seal = Manifest(files=digests(root, [place, *_evaluation(root, place)]))
+        run_folder.write_json(_seal(root, place), seal)
+
+    def put(self, made: Path, place: str) -> None:
+        """Moves a whole folder to ``place``, where nothing is, or what was never finished.
+
+        Raises:
+            LostLeaseError: in this moment another process has moved its own there.
+        """
+        target = self.path / place
+        run_folder.make_folder(target.parent)
+        if target.is_dir():
+            commit.place(made, target)
+            return
+        try:
+            os.rename(made, target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise LostLeaseError(place) from error
+            raise
+        run_folder.sync(target.parent)
 
     def find(self, place: str, kind: type[_Record]) -> _Record | None:
         """The record in the file ``place`` of the folder; None if it was not kept, or not to the end.
@@ -112,15 +146,15 @@ class StudyFolder:
             DamagedFilesError: it, or the evaluation beside it, is not what was kept there.
         """
         path = self.path / place
-        if not path.is_file() or not self._seal(place).is_file():  # a crash may come between the two
+        if not path.is_file() or not _seal(self.path, place).is_file():  # a crash may come between the two
             return None
         try:
-            kept = run_folder.read_record(self._seal(place), Manifest).files
-            there = digests(self.path, [place, *self._evaluation(place)])
+            kept = run_folder.read_record(_seal(self.path, place), Manifest).files
+            there = digests(self.path, [place, *_evaluation(self.path, place)])
             wrong = sorted(name for name in kept | there if kept.get(name) != there.get(name))
             record = None if wrong else run_folder.read_record(path, kind)
         except (UserError, OSError):
-            wrong, record = [self._seal(place).name], None
+            wrong, record = [_seal(self.path, place).name], None
         if record is None:
             again = path if place == run_folder.BASE else path.parent
             raise DamagedFilesError(
@@ -128,14 +162,16 @@ class StudyFolder:
             )
         return record
 
-    def _seal(self, place: str) -> Path:
-        return (self.path / place).with_suffix(run_folder.SEAL)
 
-    def _evaluation(self, place: str) -> list[str]:
-        """Paths, from the study's folder, of the evaluation that belongs to a record."""
-        name = run_folder.EVAL_BEFORE if place == run_folder.BASE else run_folder.EVAL
-        folder = (self.path / place).parent / name
-        return sorted(path.relative_to(self.path).as_posix() for path in folder.rglob("*") if path.is_file())
+def _seal(root: Path, place: str) -> Path:
+    return (root / place).with_suffix(run_folder.SEAL)
+
+
+def _evaluation(root: Path, place: str) -> list[str]:
+    """Paths, from ``root``, of the evaluation that belongs to a record."""
+    name = run_folder.EVAL_BEFORE if place == run_folder.BASE else run_folder.EVAL
+    folder = (root / place).parent / name
+    return sorted(path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def _inputs(options: StudyOptions, arms: Sequence[Arm]) -> list[str | None]:

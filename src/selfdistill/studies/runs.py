@@ -1,6 +1,5 @@
 """The training runs of a study: rows are rendered once for all arms, and each arm is announced once."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from selfdistill.settings import flat
 from selfdistill.studies.arms import Arm
 from selfdistill.studies.folder import StudyFolder
 from selfdistill.studies.measures import Meter
+from selfdistill.studies.sharing import Job, StopIfLost, Work
 from selfdistill.studies.subjects import Subject
 from selfdistill.training.prepare import ModelFiles, Prepared, prepare, require_memory
 from selfdistill.training.rendered import RenderedRows
@@ -63,30 +63,41 @@ class StudyRuns:
             )
         self.meter.device = devices.pop()
 
-    def base(self, arms: Sequence[Arm], subjects: Sequence[Subject]) -> BaseRecord:
+    def base(self, arms: Sequence[Arm], subjects: Sequence[Subject]) -> Job[BaseRecord]:
         """The base model's scores, and a template for each subject if an arm leaves it to a preflight.
 
         Both are computed once and kept in base.json, the base's answers in eval-before. The preflight runs when an
         arm first needs it.
 
-        Raises:
-            UserError: no row could be scored, or no template makes a teacher that is better than the base model.
+        Doing it raises UserError: no row could be scored, or no template makes a teacher that is better than the base
+        model.
         """
-        record = self.folder.find(run_folder.BASE, BaseRecord)
         undecided = next((arm for arm in arms if arm.needs_template), None)
-        if record is not None and (undecided is None or record.templates):
+
+        def kept() -> BaseRecord | None:
+            return self.folder.find(run_folder.BASE, BaseRecord)
+
+        def found() -> BaseRecord | None:
+            record = kept()
+            return record if record is not None and (undecided is None or record.templates) else None
+
+        def make(work: Work) -> BaseRecord:
+            record, model = kept(), self.meter.load_base()
+            if record is None:
+                self._console.print("Scoring the base model ...")
+                measured = self.meter.measure(model, is_base=True)
+                measured.write(work.folder / run_folder.EVAL_BEFORE)
+                work.publish(run_folder.EVAL_BEFORE)
+                record = BaseRecord(measured=measured.numbers())
+            if undecided is not None:
+                chosen = {subject.name: self._template(undecided, subject, model) for subject in subjects}
+                record = replace(record, templates=chosen)
+            work.check()
+            self.folder.keep(run_folder.BASE, record)
             return record
-        model = self.meter.load_base()
-        if record is None:
-            self._console.print("Scoring the base model ...")
-            measured = self.meter.measure(model, is_base=True)
-            measured.write(self.folder.path / run_folder.EVAL_BEFORE)
-            record = BaseRecord(measured=measured.numbers())
-        if undecided is not None:
-            chosen = {subject.name: self._template(undecided, subject, model) for subject in subjects}
-            record = replace(record, templates=chosen)
-        self.folder.keep(run_folder.BASE, record)
-        return record
+
+        name = run_folder.BASE
+        return Job(name=name, title="the base model's scores", find=found, make=make, announced=False)
 
     def prepared(
         self,
@@ -125,21 +136,27 @@ class StudyRuns:
         return {"template": template, "template_repeat": repeat}
 
     def trainer(
-        self, arm: Arm, prepared: Prepared, model: PreTrainedModel, weights: Mapping[str, Tensor] | None = None
+        self,
+        arm: Arm,
+        prepared: Prepared,
+        model: PreTrainedModel,
+        work: Work,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> SDFTTrainer:
-        """The trainer of a run. Its output folder is emptied; the arm's settings are printed at its first run only.
+        """The trainer of a run. The arm's settings are printed at its first run only.
 
         Args:
             arm: the run's arm.
             prepared: the run.
             model: the model to train, in memory.
+            work: what the run is part of; it ends when that is lost.
             weights: what the teacher starts from, by parameter name; by default the model's own weights.
         """
-        config = prepared.config
-        shutil.rmtree(str(config.output_dir), ignore_errors=True)  # left by an interrupted run
         quiet = arm.name in self._announced
         self._announced.add(arm.name)
-        return make_trainer(prepared, model, self._console, weights=weights, quiet=quiet)
+        trainer = make_trainer(prepared, model, self._console, weights=weights, quiet=quiet)
+        trainer.add_callback(StopIfLost(work))
+        return trainer
 
     def _template(self, arm: Arm, subject: Subject, model: PreTrainedModel) -> tuple[Template, int]:
         return choose_template(self.prepared(arm, subject, {}), model, self._console)

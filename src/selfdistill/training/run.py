@@ -220,15 +220,15 @@ def _read_unnamed(options: TrainOptions) -> Generator[str]:
 
 
 def empty_folder(folder: Path) -> None:
-    """Deletes the contents of an output folder but for its lock, or creates it. Call ``check_overwrite`` first. The
-    folder may be a link; links inside it are deleted, but not their targets.
+    """Deletes the contents of an output folder but for its lock and leases, or creates it. Call ``check_overwrite``
+    first. The folder may be a link; links inside it are deleted, but not their targets.
 
     Raises:
         DiskError: something in it can't be deleted.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (path for path in folder.iterdir() if path.name != run_folder.LOCK):
+        for path in (path for path in folder.iterdir() if path.name not in (run_folder.LOCK, run_folder.LEASES)):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:

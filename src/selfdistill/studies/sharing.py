@@ -1,0 +1,309 @@
+"""One study, several processes: each takes jobs that are still to do, and whoever is left concludes.
+
+A job is one training run, or the scores of the base model. Who takes one has its lease, makes it in a folder of its own
+(``.work``) and moves the whole into the study's folder. So a process that died leaves nothing half made in its place,
+and one that was taken for dead, and wakes, finds the lease lost or the place taken, and stops.
+"""
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from transformers import TrainerCallback
+
+from selfdistill import run_folder
+from selfdistill.checkpoints.leases import Lease, Leases, LostLeaseError
+from selfdistill.checkpoints.owners import Owner, Owners
+from selfdistill.errors import DiskError, UserError, brief, quoted
+from selfdistill.studies.folder import StudyFolder
+
+Record = TypeVar("Record")
+ENTRY = "study"
+"""Name of the lease under which a process joins. No job is called so: each has a dot or a slash in its name."""
+FAILURES = 2
+"""Processes that may fail at a job before no other one tries."""
+POLL = 2.0
+"""Seconds between two looks at what others do."""
+NAMED = 3
+"""Most jobs that are named while this process waits."""
+
+
+class Work:
+    """A job that this process has taken.
+
+    Args:
+        study: the study's folder.
+        lease: of the job.
+        is_made: whether the job was done, by anybody.
+    """
+
+    def __init__(self, study: StudyFolder, lease: Lease, is_made: Callable[[], bool]) -> None:
+        self._study, self._lease, self._is_made = study, lease, is_made
+        self.folder = study.path / run_folder.WORK / lease.token
+        """Where it is made: as in the study's folder, under the same names."""
+
+    def check(self) -> None:
+        """Raises LostLeaseError if another process has taken the job over."""
+        self._lease.check()
+
+    def publish(self, place: str) -> None:
+        """Moves the folder ``place`` from where it was made to the study's folder.
+
+        Raises:
+            LostLeaseError: another process has taken the job over, or done it.
+        """
+        self.check()
+        if self._is_made():
+            raise LostLeaseError(place)
+        self._move(place)
+
+    def leave(self, place: str) -> None:
+        """Moves what there is of the folder ``place`` to the study's, to be looked at, if no whole one is there."""
+        whole = any((self._study.path / place).glob(f"*{run_folder.SEAL}"))
+        if self._lease.is_held() and (self.folder / place).is_dir() and not whole:
+            self._move(place)
+
+    def _move(self, place: str) -> None:
+        config = self.folder / place / run_folder.RUN_CONFIG
+        if config.is_file():
+            facts = json.loads(config.read_text(encoding="utf-8"))
+            facts["settings"]["output_dir"] = str(self._study.path / place)
+            run_folder.write_json(config, facts)
+        self._study.put(self.folder / place, place)
+
+
+class StopIfLost(TrainerCallback):
+    """Ends a training run whose job another process has taken over."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Raises LostLeaseError if it has."""
+        self._work.check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(Generic[Record]):
+    """Something to do that has a record."""
+
+    name: str
+    """Path, in the study's folder, of what it makes."""
+    title: str
+    """Its name in messages."""
+    find: Callable[[], Record | None]
+    """Its record if it was done, otherwise None."""
+    make: Callable[[Work], Record]
+    """Does it."""
+    then: Callable[[Record], None] | None = None
+    """Called once with its record, whoever has done it."""
+    announced: bool = True
+    """Whether its title is printed when it begins."""
+
+
+class Sharing:
+    """This process's part in a study. Use as a context: there it may work on the study.
+
+    Args:
+        folder: the study's.
+        console: for messages.
+        poll: seconds between two looks at what others do.
+
+    Raises:
+        UserError: on entry: others work on the study, and it is to be overwritten or their seeds, rates or arms are
+            others; or the study in the folder has other settings.
+        DiskError: on entry: the folder can't be written.
+    """
+
+    def __init__(self, folder: StudyFolder, console: Console, poll: float = POLL) -> None:
+        self._folder, self._console, self._poll = folder, console, poll
+        place = folder.path / run_folder.LEASES
+        self._owners = Owners(place / run_folder.OWNERS)
+        self._leases = Leases(place, self._owners)
+        self._stack = ExitStack()
+        self._awaited: set[str] = set()  # jobs that others were seen at
+        self._said = ""
+        self.goes_on = False
+        """Whether the study was begun before."""
+
+    def __enter__(self) -> "Sharing":
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._owners)
+            except OSError as error:
+                where = f"--output_dir {self._folder.path}"
+                raise DiskError(f"{where} can't be written ({error.strerror}). Name another folder.") from error
+            with self._alone():
+                self._join()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._stack, contextlib.suppress(OSError):  # the folder may be gone
+            if (lease := self._leases.take(ENTRY)) is not None:  # otherwise somebody comes, who can do it
+                self._tidy()
+                lease.release()
+
+    def work_off(self, jobs: Callable[[Mapping[str, Record]], Sequence[Job[Record]]]) -> dict[str, Record]:
+        """Does jobs until all are done, by this process or another one.
+
+        Args:
+            jobs: all jobs that are known, given the records of those that are done by name. It is asked again after
+                each.
+
+        Returns:
+            The records by name.
+
+        Raises:
+            UserError: a job can't be done, here or in two other processes, or the folder is gone.
+        """
+        done: dict[str, Record] = {}
+        while left := [job for job in jobs(done) if job.name not in done]:
+            self._check_folder()
+            left.sort(key=self._failures)  # what failed elsewhere comes last
+            if not any(self._is_done(job, done) for job in left):
+                self._wait(left)
+        return done
+
+    def do(self, job: Job[Record]) -> Record:
+        """Does one job, or waits until another process has. Raises UserError as ``work_off``."""
+        return self.work_off(lambda _: [job])[job.name]
+
+    # -- joining -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Context that one process at a time is in."""
+        while (lease := self._leases.take(ENTRY)) is None:
+            time.sleep(min(self._poll, 0.2))
+        try:
+            yield
+        finally:
+            lease.release()
+
+    def _join(self) -> None:
+        """Opens the study, if what others do allows it."""
+        while objections := [(owner, why) for owner in self._workers() if (why := self._objection(owner))]:
+            for owner, why in objections:
+                if self._owners.is_alive(owner):
+                    raise UserError(why)
+            self._say(f"Waiting to see whether {objections[0][0]} still lives ...")
+            time.sleep(self._poll)
+        self._tidy()
+        self.goes_on = self._folder.open()
+        self._owners.join(self._folder.wants)
+
+    def _tidy(self) -> None:
+        """Deletes what is left of leases and of unfinished work if no other process works on the study. Be alone."""
+        if not self._workers():
+            self._owners.forget_dead()
+            self._leases.forget(but=ENTRY)
+            shutil.rmtree(self._folder.path / run_folder.WORK, ignore_errors=True)
+
+    def _workers(self) -> list[Owner]:
+        return [owner for owner in self._owners.others() if owner.joined]
+
+    def _objection(self, owner: Owner) -> str:
+        """Why this process can't work beside another one; empty if it can."""
+        path = self._folder.path
+        if self._folder.overwrites:
+            return f"--overwrite: {owner} works on the study in {path}. Wait until it has finished, or end it."
+        for name, ours in self._folder.wants.items():
+            if (theirs := owner.wants.get(name)) != ours:
+                return (
+                    f"{owner} works on {path} with another {name}: {quoted(theirs, 40)}, now {quoted(ours, 40)}. Start "
+                    "the same command, or wait until it has finished."
+                )
+        return ""
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    def _is_done(self, job: Job[Record], done: dict[str, Record]) -> bool:
+        """Does a job if nobody else is at it. If it is done, its record is added to ``done``."""
+        if self._leases.holder(job.name) is not None:  # what it writes may not be whole yet
+            self._awaited.add(job.name)
+            return False
+        record = job.find()
+        if record is None:
+            record = self._make(job)
+        elif job.announced:
+            by = "done by another process" if job.name in self._awaited else "done before"
+            self._console.print(f"[bold]{escape(job.title)}[/bold]: {by}")
+        if record is None:
+            return False
+        if job.then is not None:
+            job.then(record)
+        done[job.name] = record
+        return True
+
+    def _make(self, job: Job[Record]) -> Record | None:
+        """Does a job; None if another process has it, or takes it over."""
+        lease = None if self._failures(job) >= FAILURES else self._leases.take(job.name)
+        if lease is None:
+            return None
+        if lease.of_dead is not None:
+            shutil.rmtree(self._folder.path / run_folder.WORK / lease.of_dead.token, ignore_errors=True)
+        work = Work(self._folder, lease, lambda: job.find() is not None)
+        failed = ""
+        try:
+            if (record := job.find()) is not None:  # in this very moment
+                return record
+            if job.announced:
+                self._console.print(f"[bold]{escape(job.title)}[/bold]")
+            record = job.make(work)
+            return job.find() or record  # as the others read it: all conclude the same, byte by byte
+        except BaseException as error:
+            is_lost = isinstance(error, LostLeaseError) or not lease.is_held()
+            if is_lost and isinstance(error, Exception):
+                self._check_folder()
+                self._awaited.add(job.name)
+                self._console.print(f"{escape(job.title)}: another process took it over while this one was silent")
+                return None
+            work.leave(job.name)
+            failed = brief(error) if isinstance(error, Exception) else ""
+            raise
+        finally:
+            shutil.rmtree(work.folder, ignore_errors=True)
+            lease.release(failed)  # last: whoever waits for it may conclude
+
+    def _failures(self, job: Job[Any]) -> int:
+        claim = self._leases.find(job.name)
+        return claim.failures if claim is not None else 0
+
+    def _wait(self, left: Sequence[Job[Any]]) -> None:
+        """Waits for a moment, if others are at some of the jobs that are left.
+
+        Raises:
+            UserError: too many processes have failed at each of them.
+        """
+        claims = [(job.title, claim) for job in left if (claim := self._leases.find(job.name)) is not None]
+        failed = [(title, claim) for title, claim in claims if claim.failures >= FAILURES and not claim.held]
+        if len(failed) == len(left):
+            title, claim = failed[0]
+            raise UserError(
+                f"{title} failed in {claim.failures} processes: {claim.why.rstrip('.')}. Mend that, and give the "
+                "same command again."
+            )
+        held = [(job.title, owner) for job in left if (owner := self._leases.holder(job.name)) is not None]
+        names = [f"{title} ({owner})" for title, owner in held]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        if names:
+            self._say(f"Waiting for {'; '.join(names[:NAMED])}{more}.")
+        time.sleep(self._poll)
+
+    def _check_folder(self) -> None:
+        if not (self._folder.path / run_folder.STUDY).is_file():
+            raise UserError(f"{self._folder.path} was deleted or moved while its study went on. Start the study again.")
+
+    def _say(self, text: str) -> None:
+        """Prints what has not just been printed."""
+        if text != self._said:
+            self._console.print(f"[dim]{escape(text)}[/dim]")
+        self._said = text
