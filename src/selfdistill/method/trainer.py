@@ -155,8 +155,12 @@ class SDFTTrainer(EvaluatingTrainer):
         if isinstance(self.step.engine, InProcessEngine):
             self.step.engine.on_warning = self.checkpoints.warn
         self.pieces, self.skipping = Pieces(step, self.checkpoints.warn), Skipping(step.masters, step.sharding)
-        self.num_rows, self._facts = len(train_pairs), dict(facts or {})
-        self._pairs, self._anchors, self._scorer = train_pairs, anchors, scorer
+        self._pairs, self._anchors, self._scorer, self._facts = train_pairs, anchors, scorer, dict(facts or {})
+
+    @property
+    def num_rows(self) -> int:
+        """Number of training rows."""
+        return len(self._pairs)
 
     def train(
         self,
