@@ -268,7 +268,8 @@ def test_whether_somebody_works_in_a_folder_shows_at_a_look(tmp_path: Path, stac
     far = Process(tmp_path, stack, machine="far")
     assert is_at_work(tmp_path)
     file = tmp_path / FOLDER / run_folder.OWNERS / f"{far.owners.me.id}.json"
-    os.utime(file, (time.time() - LIMIT - 1,) * 2)
+    old = time.time() - LIMIT - 1
+    os.utime(file, (old, old))
     assert not is_at_work(tmp_path)
     Process(tmp_path, stack)
     assert is_at_work(tmp_path)
