@@ -125,6 +125,11 @@ class Owners:
         with self._writing:
             self._write(joined=True, wants=wants)
 
+    def part(self) -> None:
+        """Lets the others know that this process no longer works here, although it lives."""
+        with self._writing:
+            self._write(joined=False)
+
     def beat(self) -> None:
         """Lets the others know that this process lives."""
         with self._writing:

@@ -31,6 +31,8 @@ FAILURES = 2
 """Processes that may fail at a job before no other one tries."""
 POLL = 2.0
 """Seconds between two looks at what others do."""
+PATIENCE = 2.0
+"""Most seconds that a process which ends waits to tidy. What it leaves then, the next one clears away."""
 NAMED = 3
 """Most jobs that are named while this process waits."""
 
@@ -147,7 +149,11 @@ class Sharing:
 
     def __exit__(self, *_: object) -> None:
         with self._stack, contextlib.suppress(OSError):  # the folder may be gone
-            if (lease := self._leases.take(ENTRY)) is not None:  # otherwise somebody comes, who can do it
+            self._owners.part()  # first: of several that end in the same moment, the last one tidies
+            end = time.monotonic() + PATIENCE
+            while (lease := self._leases.take(ENTRY)) is None and time.monotonic() < end:
+                time.sleep(min(self._poll, 0.05))
+            if lease is not None:
                 self._tidy()
                 lease.release()
 
