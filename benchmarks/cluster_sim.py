@@ -23,16 +23,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from selfdistill.training.cards import BANDWIDTH_SHARE, CARDS, EFFICIENCY
+from selfdistill.training.plan import kernel_seconds
+
 NODE = 8
 """GPUs of a node."""
-FLOPS = 0.54 * 989e12
+H200 = CARDS["h200"]
+FLOPS = EFFICIENCY * H200.flops * 1e12
 """FLOP/s of a GPU in a training step."""
-BANDWIDTH = 0.9 * 4.8e12
+BANDWIDTH = BANDWIDTH_SHARE * H200.bandwidth * 1e12
 """Bytes per second from a GPU's memory."""
-PEERS, NETWORK = 450e9, 50e9
+PEERS, NETWORK = H200.peers * 1e9, 50e9
 """Bytes per second of a GPU to another of its node, and to other nodes."""
-KERNEL = 4.4e-6
-"""Seconds of a small kernel in a recorded step."""
 MEMORY = 130e9
 """Bytes of a GPU that weights, masters, moments, gradients and caches may take."""
 SLOTS = 64
@@ -67,7 +69,7 @@ def decoding_seconds(model: Model, live: int, context: float) -> float:
     """Seconds of one token of ``live`` sequences with ``context`` tokens each, on one server."""
     read = (2 * model.weights + live * context * model.cache) / (model.server * BANDWIDTH)
     exchange = 0.0 if model.server == 1 else 2 * model.layers * 10e-6  # an all-reduce after each half of a layer
-    return read + (29 * model.layers + 25) * KERNEL + exchange
+    return read + kernel_seconds(model.layers) + exchange
 
 
 def sampling_seconds(model: Model, lengths: Sequence[int], servers: int, prompt: int) -> float:

@@ -87,6 +87,13 @@ def test_evaluations_leave_no_trace_in_a_run(tmp_path: Path) -> None:
     assert again.evaluate(ROWS[:3])["eval_loss"] == again.evaluate(ROWS[:3])["eval_loss"]
 
 
+def test_a_model_in_training_mode_is_evaluated_without_its_dropout(tmp_path: Path) -> None:
+    plain = make_trainer(tmp_path / "plain").evaluate(ROWS)["eval_loss"]
+    noisy = make_trainer(tmp_path / "noisy", model=student(attention_dropout=0.5).train())
+    assert noisy.evaluate(ROWS)["eval_loss"] == pytest.approx(plain, rel=1e-5)
+    assert noisy.model.training
+
+
 def test_the_seconds_of_a_run_are_its_own(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.timer.reset({"rollout": 2.0})
@@ -130,6 +137,8 @@ def test_what_can_not_be_evaluated_is_said(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     assert mistake(trainer.evaluate).startswith("evaluate: there are no rows. Give SDFTTrainer or evaluate")
     assert "eval_dataset row 2 has no demonstration" in mistake(trainer.evaluate, [*ROWS[:1], {"prompt": "a"}])
+    bad = {"eval_dataset": {"mine": [{"prompt": "a"}]}}  # before anything is trained
+    assert "eval_dataset row 1 has no demonstration" in mistake(make_trainer, tmp_path, options=bad)
     said = mistake(make_trainer, tmp_path, eval_strategy="steps")
     assert said.startswith(
         "eval_strategy='steps' needs rows to evaluate on. In Python give SDFTTrainer an eval_dataset"

@@ -44,7 +44,7 @@ class Stream:
 def streams(monkeypatch):
     """The side stream, and what the current one is told."""
     side, current = Stream(), Stream()
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(side.said.append("entered")))
     return side, current
 

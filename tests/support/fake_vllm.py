@@ -1,11 +1,8 @@
 """A stand-in for vLLM that samples with our own engine from a copy of the weights, and for its server."""
 
-import json
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +16,7 @@ from selfdistill.method.rollout import copies, vllm
 from selfdistill.method.rollout.engine import Sampling
 from selfdistill.method.rollout.own import OwnEngine
 from selfdistill.types import Rollout
+from tests.support.json_server import Answer, JsonServer
 
 
 class Weights:
@@ -135,7 +133,7 @@ def vllm_installed(monkeypatch: pytest.MonkeyPatch) -> Generator[type[FakeLLM]]:
     yield llm
 
 
-class FakeServer:
+class FakeServer(JsonServer):
     """vLLM's server: ``asked`` has the path and the body of every request that is no question for its state."""
 
     def __init__(self, config: Any, *, context: int = 512, version: str = "0.32.0", takes: str = "all") -> None:
@@ -143,44 +141,13 @@ class FakeServer:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.context, self.version, self.takes = context, version, takes
         self.lives_for: int | None = None  # completions after which every connection ends without an answer
-        self._lock = threading.Lock()
-        server = self
+        self.start()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                found: dict[str, Any] = {"version": server.version}
-                if self.path == "/v1/models":
-                    found = {"data": [{"id": "served", "max_model_len": server.context}]}
-                self._send(200, found)
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with server._lock:
-                    if server.lives_for == 0:
-                        self.close_connection = True
-                        return
-                    status, found = server.answer(self.path, body)
-                self._send(status, found)
-
-            def _send(self, status: int, found: dict[str, Any]) -> None:
-                text = json.dumps(found).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def answered(self, path: str, body: dict[str, Any] | None, authorization: str | None) -> Answer | None:
+        if body is None:
+            models = [{"id": "served", "max_model_len": self.context}]
+            return 200, {"data": models} if path == "/v1/models" else {"version": self.version}
+        return None if self.lives_for == 0 else self.answer(path, body)
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.asked.append((path, body))

@@ -3,11 +3,8 @@
 Written after vLLM's documentation and source of its completions API; requests and answers are as it has them.
 """
 
-import json
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +12,17 @@ import torch
 from peft import LoraConfig
 
 from tests.support.checkpointed import CHECKPOINTS
+from tests.support.json_server import Answer, JsonServer
 from tests.support.tiny import byte_tokenizer
 from tests.support.training import make_trainer, student
 
-Answer = tuple[int, dict[str, Any]]
 WIDE: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 3}
 """A model of the student's vocabulary that is larger."""
 TAIL: dict[str, Any] = {"divergence_support": "top_k", "divergence_top_k": 20, "divergence_tail": True}
 RUN: dict[str, Any] = {**{k: v for k, v in CHECKPOINTS.items() if k != "teacher_update_rate"}, **TAIL}
 
 
-class FakeTeacher:
+class FakeTeacher(JsonServer):
     """Serves ``model`` at ``url``; ``asked`` has the bodies of all requests for a completion."""
 
     def __init__(
@@ -44,42 +41,13 @@ class FakeTeacher:
         self.change: Callable[[dict[str, Any]], Any] = lambda choice: None  # what is wrong with an answer
         self.lives_for: int | None = None  # answers after which every connection ends without one
         self.busy = 0  # answers that are only a refusal for now
-        self._lock = threading.Lock()
-        teacher = self
+        self.start()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._send(*teacher.served(self.path, self.headers.get("Authorization")))
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with teacher._lock:
-                    teacher.asked.append(body)
-                    if teacher.lives_for == 0:
-                        self.close_connection = True
-                        return
-                    answer = teacher.completed(self.path, self.headers.get("Authorization"), body)
-                self._send(*answer)
-
-            def _send(self, status: int, found: dict[str, Any]) -> None:
-                text = json.dumps(found).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def answered(self, path: str, body: dict[str, Any] | None, authorization: str | None) -> Answer | None:
+        if body is None:
+            return self.served(path, authorization)
+        self.asked.append(body)
+        return None if self.lives_for == 0 else self.completed(path, authorization, body)
 
     def served(self, path: str, authorization: str | None) -> Answer:
         if self.key is not None and authorization != f"Bearer {self.key}":

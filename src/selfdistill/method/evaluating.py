@@ -10,7 +10,7 @@ from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.held_out import greedy_completions, held_out_loss
 from selfdistill.method.out_of_memory import Pieces
-from selfdistill.method.rows import Rows, training_pairs
+from selfdistill.method.rows import Rows, held_out_pairs
 from selfdistill.method.step import Step
 from selfdistill.types import PromptPair
 
@@ -61,7 +61,7 @@ class EvaluatingTrainer(Trainer):
                 self.evaluate(each, ignore_keys, f"{metric_key_prefix}_{name}") for name, each in rows.items()
             ]
             return {name: value for found in sets for name, value in found.items()}
-        metrics = self._measured(self._pairs_of(rows), metric_key_prefix)
+        metrics = self._measured(self._pairs_of(rows), metric_key_prefix)  # the trainer's own are rendered already
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -88,7 +88,7 @@ class EvaluatingTrainer(Trainer):
     def _pairs_of(self, rows: Any) -> list[PromptPair]:
         if rows is None:
             raise UserError("evaluate: there are no rows. Give SDFTTrainer or evaluate an eval_dataset.")
-        return training_pairs(rows, self.args, self.tokenizer, self.model.config, name="eval")
+        return held_out_pairs(rows, self.args, self.tokenizer, self.model.config)
 
     def _measured(self, pairs: list[PromptPair], prefix: str) -> dict[str, float]:
         start = time.perf_counter()

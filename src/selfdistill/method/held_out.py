@@ -14,6 +14,7 @@ from selfdistill.method.lengths import context_length
 from selfdistill.method.out_of_memory import Pieces
 from selfdistill.method.rollout.engine import Sampling
 from selfdistill.method.step import Step
+from selfdistill.models.mode import without_noise
 from selfdistill.types import PromptPair, Rollout
 
 
@@ -50,7 +51,8 @@ def held_out_loss(step: Step, pieces: Pieces, pairs: Sequence[PromptPair]) -> He
     for start in range(0, len(pairs), step.prompts_a_step):
         samples = step.rollout(pairs[start : start + step.prompts_a_step], 0, anchored=False)
         parts = [part for batch in pieces.micro_batches(samples, _batches(step, samples)) for part in batch.parts]
-        own = sum(float(step.loss(part).total) for part in parts)
+        with without_noise(step.model):
+            own = sum(float(step.loss(part).total) for part in parts)
         counts = [len(sample.loss_positions) for sample in samples if sample.loss_positions]
         loss, learning, count = step.processes.totals(own, len(counts), sum(counts))
         share = learning if config.loss_reduction == "rollout_mean" else count

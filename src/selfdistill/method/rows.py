@@ -42,6 +42,24 @@ def training_pairs(
     return kept
 
 
+def held_out_pairs(
+    rows: Rows | Mapping[str, Rows] | None,
+    config: MethodConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    model_config: Any,
+) -> Any:
+    """Renders held-out rows as ``training_pairs`` does, or each of several sets by name; None if there are none.
+
+    Raises:
+        UserError: as ``training_pairs``.
+    """
+    if rows is None:
+        return None
+    if isinstance(rows, Mapping):
+        return {name: held_out_pairs(each, config, tokenizer, model_config) for name, each in rows.items()}
+    return training_pairs(rows, config, tokenizer, model_config, name="eval")
+
+
 def anchor_pairs(
     rows: Rows, config: MethodConfig, tokenizer: "PreTrainedTokenizerBase", model_config: Any
 ) -> list[PromptPair]:

@@ -62,12 +62,13 @@ class Teacher:
         self.sync_steps, self.restart_steps = sync_steps, restart_steps
         self._student, self._sharding = masters, sharding or Whole()
         self._kept: dict[str, Tensor] = {}  # ema: the fp32 average; frozen: in the dtype that the model computes in
+        self._device = next(iter(masters.parameters.values())).device
         self._stream: Any = None  # CUDA: where a teacher on the host is updated, beside what the student does
         if kind != "live":
             for name in masters.parameters:
                 self._kept[name] = self._at_home(self._of_student(name))
-            if home == "host" and next(iter(masters.parameters.values())).is_cuda:
-                self._stream = torch.cuda.Stream()
+            if home == "host" and self._device.type == "cuda":
+                self._stream = torch.cuda.Stream(self._device)
 
     @property
     def stays(self) -> bool:
@@ -136,14 +137,14 @@ class Teacher:
         if self._stream is None:
             self._average()
             return
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             self._average()
 
     def wait(self) -> None:
         """Lets what the device computes next wait until an update is done."""
         if self._stream is not None:
-            torch.cuda.current_stream().wait_stream(self._stream)
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
     def _finish(self) -> None:
         """Waits until what is kept on the host may be read there."""

@@ -45,7 +45,7 @@ from selfdistill.method.out_of_memory import Pieces
 from selfdistill.method.processes import Processes
 from selfdistill.method.rollout.copies import weight_warning
 from selfdistill.method.rollout.engine import InProcessEngine, RolloutEngine
-from selfdistill.method.rows import Rows, anchor_pairs, training_pairs
+from selfdistill.method.rows import Rows, anchor_pairs, held_out_pairs, training_pairs
 from selfdistill.method.run_log import RunLog
 from selfdistill.method.run_record import run_record
 from selfdistill.method.save_size import check_save_space
@@ -123,7 +123,7 @@ class SDFTTrainer(EvaluatingTrainer):
             model=student,
             args=args,
             train_dataset=train_pairs,  # type: ignore[arg-type]  # a list is a map-style dataset
-            eval_dataset=eval_dataset,  # type: ignore[arg-type]
+            eval_dataset=held_out_pairs(eval_dataset, args, tokenizer, student.config),
             processing_class=tokenizer,
             data_collator=list,  # type: ignore[arg-type]
             callbacks=[*(callbacks or ()), StepCallback(self)],

@@ -172,6 +172,11 @@ def _candidate(options: PlanOptions, config: Any, card: Card, check: MemoryCheck
     )
 
 
+def kernel_seconds(layers: int) -> float:
+    """Seconds of a decoding step's small kernels, of a model with so many layers."""
+    return (KERNELS_PER_LAYER * layers + 25) * KERNEL_SECONDS
+
+
 def _seconds(
     options: PlanOptions, config: Any, card: Card, choice: _Choice, parts: MemoryEstimate, weights: int
 ) -> dict[str, float]:
@@ -180,7 +185,7 @@ def _seconds(
     flops, bandwidth = card.flops * 1e12 * EFFICIENCY, card.bandwidth * 1e12 * BANDWIDTH_SHARE
     prompts = _prompts(options)
     tokens = prompts * (options.max_prompt_length + options.max_completion_length)
-    a_token = (KERNELS_PER_LAYER * text.num_hidden_layers + 25) * KERNEL_SECONDS + parts.weights / bandwidth
+    a_token = kernel_seconds(text.num_hidden_layers) + parts.weights / bandwidth
     adapter = choice.trained != "all weights"
     trained = 0.01 if adapter else 1.0
     moved = weights * trained * (30 if choice.optim == "adamw_torch_fused" else 20)
