@@ -42,14 +42,12 @@ def main() -> int:
         run = str(Path(folder, "run"))
         steps = str(arguments.save_steps)
         code = command(["train", "--config", arguments.recipe, "--save_steps", steps, "--output_dir", run])
-        written = [path.stat().st_size for path in Path(run).glob("checkpoint-*/*")]
     if code == 0:
         finish(
             {
                 "training_s": round(whole[0], 1),
                 "saves_s": [round(seconds, 2) for seconds in saves],
                 "share": round(sum(saves) / whole[0], 4),
-                "bytes_of_a_checkpoint": sum(written) // max(1, len(saves)),
             }
         )
     return code
