@@ -1,7 +1,9 @@
 """A template that goes on, or makes too much, ends in an error; the process that ran it is gone."""
 
+import gc
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -85,9 +87,49 @@ def test_a_child_that_is_killed_is_an_error_and_begins_again() -> None:
     (child,) = set(psutil.Process().children()) - before
     child.kill()
     child.wait()
-    with pytest.raises(BoundedError, match="too much time or memory"):
+    with pytest.raises(BoundedError, match="too much memory, or was ended"):
         made()
     assert made() == "x"
+
+
+def test_a_call_that_waits_for_the_processor_is_not_ended() -> None:
+    assert Bounded(lambda: time.sleep(1) or "x", seconds=0.5)() == "x"
+
+
+def test_a_child_that_is_stuck_is_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "PATIENCE", 1)
+
+    def wait(times: int) -> str:
+        """Hangs in the first ``times`` children."""
+        with open(tmp_path / str(times), "a+", encoding="utf-8") as file:
+            file.write("x")
+        if (tmp_path / str(times)).stat().st_size <= times:
+            time.sleep(60)
+        return "said"
+
+    waiting = Bounded(wait, seconds=0.5)
+    assert waiting(1) == "said"
+    with pytest.raises(BoundedError, match=r"longer than 0.5 seconds"):
+        waiting(2)
+
+
+def test_the_childs_garbage_collector_leaves_the_parents_objects() -> None:
+    class Waits:
+        """In a cycle that nobody holds, with an end that waits for a thread."""
+
+        def __init__(self, owner: int) -> None:
+            self.itself, self.owner = self, owner
+
+        def __del__(self) -> None:
+            if os.getpid() != self.owner:
+                time.sleep(60)
+
+    gc.disable()
+    try:
+        Waits(os.getpid())
+        assert Bounded(lambda: str(gc.collect() >= 0), seconds=0.5)() == "True"
+    finally:
+        gc.enable()
 
 
 def test_a_child_without_calls_ends_and_the_next_call_begins_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Runs a function that makes text out of somebody else's template, in a child process that is killed if it goes on."""
 
 import contextlib
+import gc
 import os
 import pickle
 import select
@@ -16,7 +17,9 @@ from typing import Any, NoReturn
 from selfdistill.errors import UserError
 
 SECONDS = 4.0
-"""Longest time that a call may take."""
+"""Processor time that a call may take: a busy machine, on which it waits for its turn, is not its fault."""
+PATIENCE = 5
+"""After so many times as many seconds by the clock the child counts as stuck, and the call is begun once more."""
 MOST_BYTES = 1 << 24
 """Longest text that a call may return, as UTF-8."""
 MEMORY = 1 << 30
@@ -39,7 +42,7 @@ class Bounded:
 
     Args:
         function: takes arguments that pickle can copy, and returns text.
-        seconds: time after which a call ends.
+        seconds: processor time after which a call ends.
     """
 
     def __init__(self, function: Callable[..., str], *, seconds: float = SECONDS) -> None:
@@ -61,40 +64,54 @@ class Bounded:
             return _in_this_process(self._function, arguments, named)
         request = pickle.dumps((arguments, named))
         with self._lock:
-            # half of IDLE, because the child may be about to end
-            if self._stop is not None and time.monotonic() - self._used > IDLE / 2:
-                self._stop()
-            if self._stop is None or not self._stop.alive or self._owner != os.getpid():
-                self._start()
             try:
-                kind, answer = self._ask(request)
-                self._used = time.monotonic()
-            except BaseException:
-                assert self._stop is not None
-                self._stop()
-                raise
+                kind, answer = self._answer(request)
+            except TimeoutError:  # a child may wait for a lock that a thread of its parent held when it was forked
+                try:
+                    kind, answer = self._answer(request)
+                except TimeoutError as error:
+                    raise self._too_long(PATIENCE * self._seconds) from error
         text = answer.decode("utf-8", "surrogatepass")
         if kind == _SAID:
             return text
         raise UserError(text) if kind == _USER_ERROR else BoundedError(text)
 
+    def _answer(self, request: bytes) -> tuple[bytes, bytes]:
+        """The kind of a call's answer, and its text. TimeoutError, and no child, if the child is stuck."""
+        # half of IDLE, because the child may be about to end
+        if self._stop is not None and time.monotonic() - self._used > IDLE / 2:
+            self._stop()
+        if self._stop is None or not self._stop.alive or self._owner != os.getpid():
+            self._start()
+        assert self._stop is not None
+        try:
+            answer = self._ask(request)
+        except (BrokenPipeError, EOFError) as error:
+            status = self._stop()
+            if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
+                raise self._too_long(self._seconds) from error
+            raise BoundedError("it takes too much memory, or was ended") from error
+        except BaseException:
+            self._stop()
+            raise
+        self._used = time.monotonic()
+        return answer
+
     def _ask(self, request: bytes) -> tuple[bytes, bytes]:
         read_end, write_end = self._ends
-        end = time.monotonic() + self._seconds
-        too_long = BoundedError(f"it takes longer than {self._seconds:g} seconds")
-        try:
-            data = memoryview(_LENGTH.pack(_SAID, len(request)) + request)
-            while data:
-                if not _ready(write_end, select.POLLOUT, end - time.monotonic()):
-                    raise too_long
-                data = data[os.write(write_end, data[:4096]) :]  # a block that poll has promised to take
-            head = _read(read_end, _LENGTH.size, end, too_long)
-            kind, size = _LENGTH.unpack(head)
-            if size > MOST_BYTES:
-                raise BoundedError(f"it makes more than {MOST_BYTES:,} bytes")
-            return kind, _read(read_end, size, end, too_long)
-        except (BrokenPipeError, EOFError) as error:
-            raise BoundedError("it takes too much time or memory") from error
+        end = time.monotonic() + PATIENCE * self._seconds
+        data = memoryview(_LENGTH.pack(_SAID, len(request)) + request)
+        while data:
+            if not _ready(write_end, select.POLLOUT, end - time.monotonic()):
+                raise TimeoutError
+            data = data[os.write(write_end, data[:4096]) :]  # a block that poll has promised to take
+        kind, size = _LENGTH.unpack(_read(read_end, _LENGTH.size, end))
+        if size > MOST_BYTES:
+            raise BoundedError(f"it makes more than {MOST_BYTES:,} bytes")
+        return kind, _read(read_end, size, end)
+
+    def _too_long(self, seconds: float) -> BoundedError:
+        return BoundedError(f"it takes longer than {seconds:g} seconds")
 
     def _start(self) -> None:
         calls, answers = os.pipe(), os.pipe()
@@ -119,11 +136,11 @@ def _in_this_process(function: Callable[..., str], arguments: Any, named: Any) -
         raise BoundedError(_told(error)) from error
 
 
-def _read(descriptor: int, size: int, end: float, too_long: BoundedError) -> bytes:
+def _read(descriptor: int, size: int, end: float) -> bytes:
     blocks = bytearray()
     while len(blocks) < size:
         if not _ready(descriptor, select.POLLIN, end - time.monotonic()):
-            raise too_long
+            raise TimeoutError
         block = os.read(descriptor, min(size - len(blocks), 1 << 20))
         if not block:
             raise EOFError
@@ -139,15 +156,16 @@ def _ready(descriptor: int, event: int, seconds: float) -> bool:
     return bool(waiting.poll(max(0.0, seconds) * 1000))
 
 
-def _end(child: int, ends: tuple[int, int], owner: int) -> None:
-    """Ends the child of this process; in a copy of this process only closes the pipes."""
+def _end(child: int, ends: tuple[int, int], owner: int) -> int | None:
+    """Ends the child of this process, and returns its wait status; in a copy of this process only closes the pipes."""
     for descriptor in ends:
         with contextlib.suppress(OSError):
             os.close(descriptor)
     if owner == os.getpid():
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            os.kill(child, signal.SIGKILL)  # one that has ended already keeps its status
+            return os.waitpid(child, 0)[1]
+    return None
 
 
 def _serve(function: Callable[..., str], calls: int, answers: int, seconds: float) -> NoReturn:
@@ -157,6 +175,9 @@ def _serve(function: Callable[..., str], calls: int, answers: int, seconds: floa
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        # The parent's garbage stays as it is: what is collected may wait for threads, which only the parent has.
+        gc.freeze()
         first, second = sorted((calls, answers))
         os.closerange(3, first)
         os.closerange(first + 1, second)
@@ -168,8 +189,10 @@ def _serve(function: Callable[..., str], calls: int, answers: int, seconds: floa
             while len(request) < size:
                 request += os.read(calls, size - len(request))
             arguments, named = pickle.loads(request)
-            signal.alarm(int(seconds) + 2)  # ends this process even if the parent is gone
+            signal.alarm(int(PATIENCE * seconds) + 2)  # ends this process even if the parent is gone
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             kind, text = _outcome(function, arguments, named)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
             data = memoryview(_LENGTH.pack(kind, len(text)) + text)
             while data:
