@@ -26,6 +26,8 @@ SMALL = [
     "--limit=24",
 ]
 SHOWN = "--template=prior_turn"
+SHORT = "--max_completion_length=12"
+"""Where completions are sampled: what is looked at needs no longer ones."""
 
 
 def train(folder: Path, *argv: str) -> list[dict[str, Any]]:
@@ -44,7 +46,7 @@ def train(folder: Path, *argv: str) -> list[dict[str, Any]]:
     ids=lambda flags: flags[0],
 )
 def test_every_target_runs_two_steps(tmp_path: Path, flags: list[str]) -> None:
-    lines = train(tmp_path, *flags, SHOWN, "--max_steps=2", "--max_completion_length=12")
+    lines = train(tmp_path, *flags, SHOWN, "--max_steps=2", SHORT)
     assert [line["step"] for line in lines] == [1, 2]
     assert all(0 < line["loss"] < 10 and line["grad_norm"] > 0 for line in lines)
     saved = json.loads((tmp_path / "run_config.json").read_text())
@@ -63,7 +65,7 @@ def test_every_target_runs_two_steps(tmp_path: Path, flags: list[str]) -> None:
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_every_source_runs_two_steps(tmp_path: Path, flags: list[str], metric: str) -> None:
-    longest = "--max_completion_length=60" if "mixture" in flags[0] else "--max_completion_length=12"
+    longest = "--max_completion_length=60" if "mixture" in flags[0] else SHORT  # a demonstration has to fit
     lines = train(tmp_path, *flags, SHOWN, "--max_steps=2", longest)
     assert [line["step"] for line in lines] == [1, 2]
     assert all(0 < line["loss"] < 10 and 0 < line[metric] <= 1 for line in lines)
@@ -74,6 +76,7 @@ def test_every_method_runs_three_steps(tmp_path: Path, method: Method) -> None:
     spec = METHODS[method]
     extra = ["--base_model=smollm2-135m"] if spec.teacher == "base_model" else []
     extra += [SHOWN] if spec.shows_demonstration else []
+    extra += [SHORT] if spec.samples else []
     lines = train(tmp_path, "--method", method, "--max_steps=3", *extra)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(line["loss"] >= 0 and line["grad_norm"] >= 0 for line in lines)
@@ -88,14 +91,14 @@ def test_every_method_runs_three_steps(tmp_path: Path, method: Method) -> None:
 
 
 def test_same_seed_same_losses_and_resume_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", SHOWN, "--max_steps=4")
-    again = train(tmp_path / "again", SHOWN, "--max_steps=4", "--save_steps=2")
+    whole = train(tmp_path / "whole", SHOWN, SHORT, "--max_steps=4")
+    again = train(tmp_path / "again", SHOWN, SHORT, "--max_steps=4", "--save_steps=2")
     losses = [line["loss"] for line in whole]
     assert losses == [line["loss"] for line in again]
     assert len(set(losses)) == 4
     last = tmp_path / "again" / "checkpoint-4"
     last.rename(tmp_path / "aside")  # as if the run had been killed after step 2
-    resumed = train(tmp_path / "again", SHOWN, "--max_steps=4", "--save_steps=2", "--resume")
+    resumed = train(tmp_path / "again", SHOWN, SHORT, "--max_steps=4", "--save_steps=2", "--resume")
     assert [line["loss"] for line in resumed] == losses
     assert [line["tokens_seen"] for line in resumed] == [line["tokens_seen"] for line in whole]
 
@@ -123,7 +126,7 @@ def test_an_adapter_beside_weights_of_4_bits(tmp_path: Path) -> None:
 
 def test_lora_trains_adapters_only_and_evaluates(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert len(train(out, SHOWN, "--lora_r=4", "--max_steps=2")) == 2
+    assert len(train(out, SHOWN, SHORT, "--lora_r=4", "--max_steps=2")) == 2
     assert (out / "adapter_model.safetensors").is_file()
     assert not (out / "model.safetensors").exists()
     assert main(["eval", "--model_path", str(out), "--output_dir", str(tmp_path / "eval"), "--limit=2"]) == 0
@@ -132,7 +135,7 @@ def test_lora_trains_adapters_only_and_evaluates(tmp_path: Path) -> None:
 
 
 def test_tooluse_on_real_data(tmp_path: Path, real_data: Path) -> None:
-    train(tmp_path / "out", SHOWN, "--dataset_name=tooluse", f"--data_dir={real_data}", "--max_steps=1")
+    train(tmp_path / "out", SHOWN, SHORT, "--dataset_name=tooluse", f"--data_dir={real_data}", "--max_steps=1")
     argv = ["--dataset_name", "tooluse", "--data_dir", str(real_data), "--model_path", str(tmp_path / "out")]
     assert main(["eval", *argv, "--limit=2", "--max_new_tokens=8", "--output_dir", str(tmp_path / "eval")]) == 0
     results = json.loads((tmp_path / "eval" / "eval_results.json").read_text())
