@@ -1,13 +1,13 @@
 """Hostile Jinja, as a model's chat template and as the user's own: it ends in an error soon, and executes nothing."""
 
 import copy
-import time
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from selfdistill.method.prompts import PromptRenderer
+from tests.support.clock import processor_seconds
 from tests.support.examples import example
 from tests.support.mistakes import mistake
 
@@ -54,8 +54,8 @@ def test_it_is_refused_soon_and_does_nothing(
     else:
         (tmp_path / "t.jinja").write_text(template, encoding="utf-8")
         renderer = PromptRenderer(tokenizer, "file", template_file=str(tmp_path / "t.jinja"))
-    started = time.monotonic()
+    started = processor_seconds()
     mistake(renderer.teacher_text, row)
-    assert time.monotonic() - started < 10
+    assert processor_seconds() - started < 10
     assert not canary.exists()
     assert row == before

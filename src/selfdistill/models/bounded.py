@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 
 from selfdistill.errors import UserError
 
-SECONDS = 4.0
+SECONDS = 2.0
 """Processor time that a call may take: a busy machine, on which it waits for its turn, is not its fault."""
-PATIENCE = 5
+PATIENCE = 10
 """After so many times as many seconds by the clock the child counts as stuck, and the call is begun once more."""
 MOST_BYTES = 1 << 24
 """Longest text that a call may return, as UTF-8."""
