@@ -36,6 +36,7 @@ USES = {
     "completion_source": Use("accepted", {"method": "offline"}, {"method": "reinvoke"}),
     "mixture_share": Use(0.25, {"completion_source": "accepted"}, {"completion_source": "mixture"}),
     "mixture_of": Use("teacher", {}, {"completion_source": "mixture"}),
+    "mixture_target": Use("tokens", {}, {"completion_source": "mixture"}),
     "mixture_steps": Use(9, {}, {"completion_source": "mixture"}),
     "interleaved_top_k": Use(9, {"completion_source": "mixture"}, {"completion_source": "interleaved"}),
     "stop_on_collapse": Use(True, {"method": "offline"}, {"method": "reinvoke"}),

@@ -27,6 +27,7 @@ KINDS: list[dict[str, Any]] = [
     {"completion_source": "interleaved", "interleaved_top_k": 20},
     {"completion_source": "accepted"},
     {**MIXED, "mixture_share": 0.25},
+    {**MIXED, "mixture_target": "tokens", "mixture_share": 1.0, "mixture_steps": 4},
     {**MIXED, "mixture_of": "teacher", "mixture_share": 1.0, "mixture_steps": 4},
     {"num_rollouts": 2},
 ]
@@ -296,6 +297,10 @@ def test_every_teacher_judges_with_its_own_weights(tmp_path: Path, kind: str, ho
             {"completion_source": "accepted", "rollout_engine": "generate"},
             "completion_source=accepted takes our own decoding loop, in which the teacher looks at every token, not "
             "rollout_engine generate.",
+        ),
+        (
+            {**MIXED, "mixture_target": "tokens", "mixture_share": 1.0},
+            "mixture_target=tokens with mixture_share=1 and no mixture_steps learns demonstrations alone. Take method",
         ),
         (
             {"completion_source": "interleaved", "divergence": "reverse_kl", "divergence_support": "sampled"},

@@ -259,6 +259,12 @@ def _check_source(config: MethodConfig) -> None:
             f"completion_source={config.completion_source} takes our own decoding loop, in which the teacher looks at "
             f"every token, not rollout_engine {engine}. Take rollout_engine own."
         )
+    always = config.mixture_of == "demonstration" and config.mixture_share == 1 and config.mixture_steps is None
+    if chosen.mixes and config.mixture_target == "tokens" and always:
+        raise UserError(
+            "mixture_target=tokens with mixture_share=1 and no mixture_steps learns demonstrations alone. Take method "
+            "sft, a smaller share, or mixture_steps."
+        )
     if chosen.mixes and config.mixture_of == "demonstration" and not METHODS[config.method].needs_demonstration:
         raise UserError(
             f"mixture_of: method {config.method} has no demonstrations. Take mixture_of teacher, or another method."

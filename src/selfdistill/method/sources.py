@@ -1,7 +1,7 @@
 """Sources: who writes the completions of a method whose student writes them, each a row of a table.
 
-Whoever writes, the student is compared with the teacher at every token. ``rollout.together`` has the sources in which
-both models write.
+Whoever writes, the student is compared with the teacher at every token; in a mixture what others wrote may be learned
+by cross-entropy instead. ``rollout.together`` has the sources in which both models write.
 
 ===============  ===================================================================================================
 ``student``      samples y ~ q                                                         the paper (arXiv 2601.19897)
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from selfdistill.method.methods import METHODS
 from selfdistill.method.rollout.engine import row_seeds
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import CompletionSource, Writer
+from selfdistill.types import CompletionSource, Target, Writer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,9 @@ class SourceSpec:
 SOURCES: dict[CompletionSource, SourceSpec] = {
     "student": SourceSpec(),
     "mixture": SourceSpec(
-        parameters=("mixture_share", "mixture_of", "mixture_steps"), mixes=True, draws_from_student=False
+        parameters=("mixture_share", "mixture_of", "mixture_target", "mixture_steps"),
+        mixes=True,
+        draws_from_student=False,
     ),
     "interleaved": SourceSpec(parameters=("interleaved_top_k",), together=True, draws_from_student=False),
     "accepted": SourceSpec(together=True),
@@ -92,6 +94,12 @@ def writers(config: MethodConfig, number: int, ids: Sequence[str], a_step: int) 
     for index in sorted(range(len(ids)), key=drawn.__getitem__)[:count]:
         written[index] = config.mixture_of
     return written
+
+
+def target_of(config: MethodConfig, writer: Writer) -> Target:
+    """What the student is compared with where ``writer`` wrote the completion of a prompt that is no anchor."""
+    by_tokens = source(config).mixes and config.mixture_target == "tokens" and writer != "student"
+    return "tokens" if by_tokens else METHODS[config.method].target
 
 
 def rounded(value: float) -> int:

@@ -50,7 +50,7 @@ from selfdistill.method.scoring import (
     predictions,
 )
 from selfdistill.method.sharded import Sharded, Sharding, Whole
-from selfdistill.method.sources import rounded, source, writers
+from selfdistill.method.sources import rounded, source, target_of, writers
 from selfdistill.method.teacher_server import TeacherServer
 from selfdistill.method.teachers import make_teachers
 from selfdistill.method.timer import PhaseTimer
@@ -171,7 +171,7 @@ class Step:
         with self.timer.phase("rollout"), gathered:
             completions = iter(self.completions.write(pairs, authors, anchors, seeds, self.engine))
         written = zip(pairs, authors, strict=True)
-        samples = [self._sample(pair, next(completions), self.spec.target, writer) for pair, writer in written]
+        samples = [self._sample(pair, next(completions), target_of(self.config, by), by) for pair, by in written]
         if self._privileged is not None:
             with self.timer.phase("rollout"):
                 samples = self._privileged.shown(samples, self.processes)
@@ -220,7 +220,7 @@ class Step:
             )
         if writer == "demonstration" and (mask := pair.demonstration_mask):
             positions = tuple(place for place in positions if mask[place])
-        mixed = target == "teacher" and source(self.config).mixes
+        mixed = target != "start" and source(self.config).mixes
         return Sample(pair=pair, rollout=rollout, target=target, loss_positions=positions, writer=writer, mixed=mixed)
 
     # -- from samples to gradients -----------------------------------------------------------------------------------

@@ -105,6 +105,8 @@ class CompletionSettings:
     """mixture: share of the completions of a step that the student does not write."""
     mixture_of: Literal["demonstration", "teacher"] = "demonstration"
     """mixture: what stands in their place: the demonstration, or a sample of the teacher's."""
+    mixture_target: Literal["teacher", "tokens"] = "teacher"
+    """mixture: what the student is compared with where another wrote. tokens: their cross-entropy, as in sft."""
     mixture_steps: int | None = at_least(1, None)
     """mixture: steps over which the share falls evenly to 0; by default it stays."""
     interleaved_top_k: int = at_least(1, 25)
