@@ -24,7 +24,12 @@ from selfdistill.signals import handled
 
 STUDIES = Path(__file__).with_name("studies.yaml")
 FACTS = "evidence.json"
-FOLDERS = {"quick": "runs/evidence-quick", "wide": "runs/evidence-wide", "full": "runs/evidence"}
+FOLDERS = {
+    "quick": "runs/evidence-quick",
+    "wide": "runs/evidence-wide",
+    "recipes": "runs/evidence-recipes",
+    "full": "runs/evidence",
+}
 """Where the studies of a size are, unless --output_dir says so."""
 
 
