@@ -111,7 +111,7 @@ def _json_rows(path: Path) -> Iterator[RawRow]:
 
 def _json(text: str, where: str, remedy: str) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        value = _DECODER.decode(text)
         if text.count("[") + text.count("{") > _DEEPEST:
             _check_depth(value)
         return value
@@ -158,6 +158,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise _NotPlainError(f"holds {text[:20]}, which is no finite number: give one, or null")
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
 
 
 def _object(row: Any, where: str, remedy: str) -> dict[str, Any]:
