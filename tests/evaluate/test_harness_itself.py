@@ -95,7 +95,7 @@ SLICES: dict[str, list[dict[str, Any]]] = {
 def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(path: str, name: str | None = None, **_: Any) -> datasets.DatasetDict:
         splits = DATA[path]
-        filled = {
+        filled: Any = {
             split: datasets.Dataset.from_list(rows or next(filter(None, splits.values())))
             for split, rows in splits.items()
         }
