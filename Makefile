@@ -9,6 +9,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 DISTPIP := .venv-dist/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 LOWEST := .venv-lowest/bin
+LOCK := .venv-lock/bin
 VLLM := .venv-vllm/bin
 
 # Their code meets the libraries only through rooms whose tests are run.
@@ -16,7 +17,7 @@ NOT_LOWEST := e2e benchmarks house docs evidence examples faults ledger report s
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo dist docs test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-wide evidence-quick check setup lint type imports spell clean
+.PHONY: demo dist docs test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-wide evidence-quick check lock audit setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -80,6 +81,14 @@ evidence-quick: $(DEV)  ## the same studies, far too small to tell anything, and
 	$(BIN)/python -m evidence.page runs/evidence-quick --output runs/evidence-quick/evidence.md
 	$(BIN)/python -m evidence.check runs/evidence-quick runs/evidence-quick/evidence.md
 
+lock: .venv-lock/.dev  ## write requirements.lock anew: every package, on every system and Python, with its hashes
+	$(LOCK)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --all-extras \
+	  --constraint constraints.txt --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+	  --output-file requirements.lock pyproject.toml
+
+audit: .venv-lock/.dev  ## ask the Python package index whether a version in requirements.lock has a known weakness
+	$(LOCK)/pip-audit --strict --requirement requirements.lock --require-hashes --disable-pip
+
 check: lint type imports spell  ## everything but the tests
 
 lint: $(DEV)
@@ -97,7 +106,7 @@ spell: $(DEV)
 	$(BIN)/codespell src tests docs recipes benchmarks evidence examples *.md
 
 clean:
-	rm -rf .venv .venv-lowest .venv-vllm .venv-dist dist site
+	rm -rf .venv .venv-lowest .venv-vllm .venv-dist .venv-lock dist site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -109,7 +118,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[dev,docs]'
+	$(PIP) -e '.[dev,docs,eval]'
 	@touch $@ $(RUNTIME)
 
 .venv-lowest/.dev: pyproject.toml constraints.txt constraints-lowest.txt
@@ -117,6 +126,11 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	grep -v -F -f <(grep -o '^[^=#]*==' constraints-lowest.txt) constraints.txt > .venv-lowest/constraints.txt
 	cat constraints-lowest.txt >> .venv-lowest/constraints.txt
 	$(LOWEST)/pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-lock/.dev: constraints.txt
+	$(PYTHON) -m venv .venv-lock
+	$(LOCK)/pip install --quiet --disable-pip-version-check -c constraints.txt uv pip-audit
 	@touch $@
 
 .venv-vllm/.dev: pyproject.toml constraints-vllm.txt

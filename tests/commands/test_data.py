@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from selfdistill.data import inspection
 from selfdistill.data.prompts import uniform
 from tests.support.tiny_home import QUICK, TinyHome, train
 
@@ -28,6 +29,16 @@ def test_what_is_understood(home: TinyHome) -> None:
     said = home.run("data", "qa.jsonl", "--model_name=M")
     assert "tokens" in said.out
     assert "[user] a<|end|>\n[assistant] b<|end|>\n[user] a<|end|>\n[assistant] " in said.out  # what the teacher reads
+
+
+def test_of_many_rows_a_sample_is_counted_in_tokens_and_all_in_characters(
+    home: TinyHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "ALL_MEASURED", 1)
+    said = home.run("data", "rows.jsonl", "--model_name=M").out
+    assert "tokens of 1 rows" in said
+    assert "characters of all rows" in said
+    assert home.run("data", "rows.jsonl").out.count("characters") == 1  # without a tokenizer there is one table
 
 
 def test_as_one_json_object(home: TinyHome) -> None:

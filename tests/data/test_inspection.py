@@ -108,6 +108,8 @@ def test_a_sample_is_measured_where_that_takes_long(tmp_path: Path, monkeypatch:
     few = inspect_rows([rows], SKIP, Measure(every=False))
     assert few.num_measured == 6  # 1, 2, 3, then 5 and 10, and 7, which is longer than all before
     assert sorted(few.prompt_lengths) == [1, 1, 1, 1, 1, 9]
+    assert sorted(few.prompt_characters) == [1] * 11 + [9]
+    assert few.as_dict()["lengths"]["characters"]["prompt"]["num_as_long_as_longest"] == 1
     assert inspect_rows([rows], SKIP, Measure()).num_measured == 12
 
 

@@ -98,7 +98,8 @@ def test_arrow_folder_with_splits(tmp_path: Path):
         ("a.jsonl", '\n["x"]', "a.jsonl line 2 is a list, not an object"),
         ("a.jsonl", '"x"', "a.jsonl line 1 is a text, not an object"),
         ("a.jsonl", '{"a": ' + "9" * 5000 + "}", "a.jsonl line 1 holds JSON too large"),
-        ("a.jsonl", '{"a": ' + "[" * 5000 + "}", "a.jsonl line 1 holds JSON too large"),
+        ("a.jsonl", '{"a": ' + "[" * 5000 + "]" * 5000 + "}", "a.jsonl line 1 nests values deeper than 200 levels"),
+        ("a.json", '[{"a": ' + "[" * 200 + "]" * 200 + "}]", "a.json nests values deeper than 200 levels"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}', "a.jsonl line 2 is not UTF-8 (byte 0xff)"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', "a.json line 2 column 1 is not valid JSON (Extra data)"),
         ("a.json", '{"data": []}', "a.json holds a single object"),
@@ -118,6 +119,11 @@ def test_arrow_folder_with_splits(tmp_path: Path):
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: str | bytes, part: str):
     assert part in unreadable(write(tmp_path / name, content))
+
+
+def test_values_may_be_nested(tmp_path: Path):
+    deep = '{"prompt": "' + "[" * 300 + '", "a": ' + "[" * 198 + "1" + "]" * 198 + "}\n"
+    assert len(load_rows(str(write(tmp_path / "a.jsonl", deep)))[0]) == 1
 
 
 def test_folder_without_rows(tmp_path: Path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("selfdistill")
-IN_SDIST = ("README.md", "Makefile", "mkdocs.yml", "docs/README.md", "examples/loop.py", "tests/conftest.py")
+IN_SDIST = ("README.md", "Makefile", "requirements.lock", "mkdocs.yml", "docs/README.md", "examples/loop.py", "tests/conftest.py")
 DEMO = (
     "demo",
     "--config",

@@ -1,4 +1,5 @@
-"""The notebooks run from the first cell to the last, on a tiny model, and are committed as nobody has run them."""
+"""The notebooks run from the first cell to the last, on a tiny model, with the package's rows and with a person's own,
+and are committed as nobody has run them."""
 
 import json
 import re
@@ -12,7 +13,15 @@ from nbclient import NotebookClient
 from tests.support.documented import ROOT
 from tests.support.tiny_home import TinyHome
 
-SMALL: dict[str, Any] = {"MODEL": "M", "ROWS": 3, "GENERAL": 2, "COMPLETION": 200, "FOLDER": "run"}
+SMALL: dict[str, Any] = {
+    "MODEL": "M",
+    "DATA": None,
+    "HELD_OUT": 0.25,
+    "ROWS": 3,
+    "GENERAL": 2,
+    "COMPLETION": 200,
+    "FOLDER": "run",
+}
 SETTINGS: dict[str, dict[str, Any]] = {
     "one_skill": SMALL | {"STEPS": 2},
     "two_methods": SMALL | {"STEPS": 3, "SEEDS": "0"},
@@ -26,11 +35,16 @@ MADE = {"one_skill": {"model.safetensors", "tokenizer.json"}, "two_methods": {"c
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, home: TinyHome) -> None:
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [(path, data) for path in NOTEBOOKS for data in (None, "own.jsonl") if data or path.stem == "one_skill"],
+    ids=lambda value: getattr(value, "stem", str(value)),
+)
+def test_a_notebook_runs(path: Path, data: str | None, home: TinyHome) -> None:
     book: Any = nbformat.read(path, as_version=4)
     [settings] = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ())]
-    values = SETTINGS[path.stem]
+    values = SETTINGS[path.stem] | {"DATA": data}
+    home.rows(*({"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(40)), name="own.jsonl")
     assert set(re.findall(r"^(\w+) = ", settings.source, re.MULTILINE)) == set(values)
     settings.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     (home.folder / "home").mkdir()  # the kernel writes there

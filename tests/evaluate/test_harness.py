@@ -1,16 +1,16 @@
-"""``prior``: the call of the harness, the conversion of its results, and the harness itself on local rows."""
+"""``prior``: the call of the harness, and the conversion of its results."""
 
 import importlib.metadata
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from selfdistill.evaluate import harness
-from selfdistill.evaluate.prior import ChoiceQuestion, evaluate_prior_quick
 from selfdistill.evaluate.results import eval_record, sample_records
 from tests.support.mistakes import mistake
 
@@ -89,7 +89,9 @@ def stub(monkeypatch: pytest.MonkeyPatch, a_version: None) -> Calls:
     evaluator.simple_evaluate = simple_evaluate
     wrapper: Any = types.ModuleType("lm_eval.models.huggingface")
     wrapper.HFLM = dict
-    monkeypatch.setitem(sys.modules, "lm_eval", types.ModuleType("lm_eval"))
+    root: Any = types.ModuleType("lm_eval")
+    root.tasks = types.SimpleNamespace(__file__="tasks/__init__.py", TaskManager=lambda **found: found)
+    monkeypatch.setitem(sys.modules, "lm_eval", root)
     monkeypatch.setitem(sys.modules, "lm_eval.evaluator", evaluator)
     monkeypatch.setitem(sys.modules, "lm_eval.models", types.ModuleType("lm_eval.models"))
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", wrapper)
@@ -107,6 +109,7 @@ def test_the_harness_gets_the_model_and_no_chat_template(
     assert call["model"] == {"pretrained": model, "tokenizer": tokenizer, "batch_size": 5}
     assert call["apply_chat_template"] is False
     assert call["limit"] == 3
+    assert call["task_manager"]["include_path"][0] == Path("tasks/hellaswag")
     assert not call["training"]
     assert model.training
 
@@ -129,93 +132,15 @@ def test_data_that_cannot_be_fetched_are_a_users_error(
     assert "prior-quick" in mistake(harness.evaluate_prior, tiny_model(), tokenizer)
 
 
+def test_a_context_that_holds_no_answer_of_ifeval_is_told_before_anything_is_computed(
+    stub: Calls, tiny_model: MakeModel, tokenizer: PreTrainedTokenizerFast
+):
+    said = mistake(harness.evaluate_prior, tiny_model(max_position_embeddings=1280), tokenizer)
+    assert "answers of 1,280 tokens, and the model reads 1,280" in said
+    assert stub == []
+    harness.evaluate_prior(tiny_model(max_position_embeddings=1281), tokenizer)
+
+
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(harness.util, "find_spec", lambda name: None)
     assert "selfdistill[eval]" in mistake(harness.require_harness)
-
-
-def local(rows: list[dict[str, Any]], **config: Any) -> dict[str, Any]:
-    """A task of the installed harness over rows in memory."""
-    from datasets import Dataset
-
-    return {
-        "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
-        "test_split": "test",
-        "num_fewshot": 0,
-        "metadata": {"version": 1.0},
-        **config,
-    }
-
-
-ACC: dict[str, Any] = {"output_type": "multiple_choice", "metric_list": [{"metric": "acc", "aggregation": "mean"}]}
-
-
-def test_the_harness_itself_takes_the_same_choices(tiny_model: MakeModel, tokenizer: PreTrainedTokenizerFast):
-    pytest.importorskip("lm_eval", reason="extra eval is not installed")
-    model = tiny_model(vocab_size=len(tokenizer))
-    words = ["fire", "ice", "a long answer", "snow", "no"]
-    rows = [
-        {"query": f"What is {word}?", "choices": words[at:] + words[:at], "gold": 0} for at, word in enumerate(words)
-    ]
-    gaps = [{"context_options": ["Ann saw", "Bo saw " + word], "continuation": word, "gold": 1} for word in words]
-    tasks = [
-        local(
-            rows,
-            task="hellaswag",
-            doc_to_text="{{query}}",
-            doc_to_choice="{{choices}}",
-            doc_to_target="{{gold}}",
-            **ACC,
-        ),
-        local(
-            gaps,
-            task="winogrande",
-            doc_to_text=lambda doc: doc["gold"],
-            doc_to_choice=lambda doc: doc["context_options"],
-            doc_to_target=lambda doc: doc["continuation"],
-            **ACC,
-        ),
-    ]
-    theirs = harness.evaluate_prior(model, tokenizer, tasks=tasks, batch_size=3)
-    questions = [
-        ChoiceQuestion(
-            id=f"hellaswag/{at}",
-            benchmark="hellaswag",
-            requests=tuple((one["query"], f" {choice}") for choice in one["choices"]),
-            gold=0,
-        )
-        for at, one in enumerate(rows)
-    ]
-    questions += [
-        ChoiceQuestion(
-            id=f"winogrande/{at}",
-            benchmark="winogrande",
-            requests=tuple((context, f" {one['continuation']}") for context in one["context_options"]),
-            gold=1,
-        )
-        for at, one in enumerate(gaps)
-    ]
-    ours = evaluate_prior_quick(model, tokenizer, questions)
-    assert [sample.scores["score"] for sample in theirs.samples] == [sample.scores["acc"] for sample in ours.samples]
-    assert 0 < ours.accuracy < 1
-    parts, metrics = eval_record(theirs).parts, theirs.config.facts["harness"]["metrics"]
-    for part in ("hellaswag", "winogrande"):
-        assert metrics[f"{part}/acc,none"] == pytest.approx(parts[part].accuracy)
-
-
-def test_the_harness_itself_decodes_humaneval_and_our_sandbox_runs_it(
-    tiny_model: MakeModel, tokenizer: PreTrainedTokenizerFast
-):
-    pytest.importorskip("lm_eval", reason="extra eval is not installed")
-    problems: list[dict[str, Any]] = [
-        # the prompt is a whole program, and what a random model adds is junk behind a stop or a comment
-        {"prompt": "def f():\n    return 1\n", "test": "def check(f):\n    assert f() == 1\n", "entry_point": "f"},
-        {"prompt": "def f():\n    return 1\n", "test": "def check(f):\n    assert f() == 2\n", "entry_point": "f"},
-    ]
-    for problem in problems:
-        problem |= {"prompt": problem["prompt"] + "    # ", "canonical_solution": "", "task_id": "x"}
-    config = {name: value for name, value in harness.HUMANEVAL_CONFIG.items() if name != "dataset_path"}
-    config["generation_kwargs"] = {**config["generation_kwargs"], "max_gen_toks": 1}
-    result = harness.evaluate_prior(tiny_model(vocab_size=len(tokenizer)), tokenizer, tasks=[local(problems, **config)])
-    assert [sample.scores["score"] for sample in result.samples] == [1.0, 0.0]
-    assert result.config.facts["harness"]["metrics"] == {"humaneval/pass_at_1,none": 0.5}

@@ -56,9 +56,16 @@ def equal(text: str, row: Example) -> float:
 def look(tiny_model: Callable[..., PreTrainedModel]) -> Look:
     """Runs a preflight on a tiny model; ``settings`` are settings of the method."""
 
-    def run(score: Scorer = equal, *, chat_template: str = CHAT_TEMPLATE, tried: Any = None, **settings: Any):
+    def run(
+        score: Scorer = equal,
+        *,
+        chat_template: str = CHAT_TEMPLATE,
+        tried: Any = None,
+        engine: Scripted | None = None,
+        **settings: Any,
+    ):
         tokenizer = byte_tokenizer(chat_template)
-        engine = follower(tokenizer)
+        engine = engine or follower(tokenizer)
         chosen: dict[str, Any] = {"max_completion_length": 16} | settings
         found = preflight(
             tiny_model("llama", vocab_size=300, max_position_embeddings=400),
@@ -172,11 +179,35 @@ def test_a_scorer_that_never_scores_says_nothing(look: Look):
 
 def paper(scores: Sequence[float | None], **fields: Any) -> TemplateResult:
     plain: dict[str, Any] = {"template": "paper", "repeat": 1, "kl_per_token": 0.1, "truncated_share": 0}
-    return TemplateResult(**{"scores": tuple(scores), "prompt_tokens": 9, **plain, **fields})
+    return TemplateResult(**{"scores": tuple(scores), "prompt_tokens": 9, "cut_share": 0, **plain, **fields})
 
 
-def result(base: Sequence[float | None], *templates: TemplateResult) -> Preflight:
-    return Preflight(base_scores=tuple(base), student_truncated_share=0, templates=templates)
+def result(base: Sequence[float | None], *templates: TemplateResult, cut: float = 0) -> Preflight:
+    return Preflight(base_scores=tuple(base), student_truncated_share=0, student_cut_share=cut, templates=templates)
+
+
+def test_answers_that_reach_the_token_limit_are_counted(look: Look):
+    def cut(prompt: Sequence[int]) -> Rollout:
+        """Of the student, which is shown no other answer."""
+        reason = "stop" if "[assistant] answer" in byte_tokenizer().decode(list(prompt)) else "length"
+        return Rollout(completion_ids=(65,), finish_reason=reason)
+
+    found = look(tried=[("paper", 1), ("prior_turn", 1)], engine=Scripted(cut))
+    assert (found.student_cut_share, [t.cut_share for t in found.templates]) == (1, [1, 0])
+    assert "100% of the student's answers were cut at the token limit" in shown(found)
+    assert (found.as_dict()["student_cut_share"], found.as_dict()["templates"][1]["cut_share"]) == (1, 0)
+    assert "were cut" not in shown(look())
+
+
+def test_many_cut_answers_are_remarked_on():
+    assert result((1.0,), paper((1.0,)), cut=0.49).cut is None
+    assert str(result((1.0,), paper((1.0,)), cut=0.5).cut).startswith("50% of the student's")
+    assert str(result((1.0,), paper((1.0,), cut_share=0.75), cut=0.5).cut).startswith("75% of the teacher's")
+
+
+def test_an_end_of_turn_that_ends_no_answer_is_refused(look: Look):
+    said = mistake(look, chat_template=CHAT_TEMPLATE.replace("<|end|>", "<|done|>"))
+    assert "ends an answer with '<|done|>" in said
 
 
 def test_few_rows_may_be_chance():

@@ -90,3 +90,9 @@ def test_thoughts_come_in_the_form_that_the_template_reads(tokenizer: Any, key: 
     inside = "{% for m in messages %}{{ m.content }}{% endfor %}{# </think> #}"
     assert shown(tokenizer, inside, *turns, opened=False) == "1+1?<think>\nSo.\n</think>\n\n2"
     assert shown(tokenizer, inside.partition("{#")[0], *turns, opened=False) == "1+1?2"
+
+
+def test_without_a_chat_template_it_is_said(tokenizer: Any) -> None:
+    tokenizer.chat_template = None
+    said = mistake(ChatTurns(tokenizer).text, [ASKED], {}, opened=True)
+    assert said.startswith("The tokenizer has no chat template.")

@@ -138,8 +138,10 @@ def adapter_of(folder: Path, base: Any, **settings: Any) -> Path:
     return folder
 
 
-def test_the_base_is_a_name_or_a_folder_beside_the_adapter(tmp_path: Path):
+def test_the_base_is_a_name_or_a_folder_beside_the_adapter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: "config.json")
     (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
     assert adapter_base(adapter_of(tmp_path / "a", "owner/name")) == "owner/name"
     assert adapter_base(adapter_of(tmp_path / "b", str(tmp_path / "base"))) == str(tmp_path / "base")
     beside = adapter_base(adapter_of(tmp_path / "c", "../base"))
@@ -166,3 +168,16 @@ def test_adapters_without_a_base(tmp_path: Path):
     for folder in (*kinds, broken, no_object):
         assert "base_model_name_or_path" in mistake(adapter_base, folder)
         assert "base_model_name_or_path" in mistake(loading.load_tokenizer, str(folder))
+
+
+def test_a_base_that_is_not_there_is_told_as_the_adapters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Nobody typed its name."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "empty").mkdir()
+    for number, base in enumerate(("/nowhere/base", "../empty", "no-such-owner/no-such-model")):
+        folder = adapter_of(tmp_path / str(number), base)
+        for load in (loading.load_config, loading.load_tokenizer, loading.load_model):
+            message = mistake(load, str(folder))
+            assert message.startswith(f"The base of the adapter {folder}, ")
+            assert message.endswith("Mend base_model_name_or_path in its adapter_config.json.")
+            assert "--model_name" not in message

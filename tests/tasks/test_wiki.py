@@ -127,7 +127,9 @@ class Model:
 def test_questions_are_held_out():
     passages = [Passage(f"P{'x' * n}", "Some text.") for n in range(10)]
     model = Model(3)
-    train, evaluation = wiki_rows(passages, model, questions_per_passage=3, num_eval=None, seed=0)
+    told: list[str] = []
+    train, evaluation = wiki_rows(passages, model, questions_per_passage=3, num_eval=None, seed=0, say=told.append)
+    assert told == ["12 usable questions about the first 4 passages; now the others."]
     # 30 questions: a tenth is held out, each of another passage, and asked again indirectly
     assert (len(train), len(evaluation)) == (27, 6)
     assert [row["part"] for row in evaluation] == ["direct"] * 3 + ["ood"] * 3

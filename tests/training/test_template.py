@@ -23,12 +23,13 @@ def found(base: int, taught: int, *, rows: int = 16) -> Preflight:
             scores=(1.0,) * right + (0.0,) * (rows - right),
             kl_per_token=0.5,
             truncated_share=0.0,
+            cut_share=0.0,
             prompt_tokens=20,
         )
 
     alone = (1.0,) * base + (0.0,) * (rows - base)
     templates = (result("paper", 1, base), result("prior_turn", 2, taught))
-    return Preflight(base_scores=alone, student_truncated_share=0.0, templates=templates)
+    return Preflight(base_scores=alone, student_truncated_share=0.0, student_cut_share=0.0, templates=templates)
 
 
 @pytest.fixture

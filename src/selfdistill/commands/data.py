@@ -1,7 +1,8 @@
 """``selfdistill data``."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -72,7 +73,11 @@ def _shown(example: Example, tokenizer: "RowTokenizer | None") -> dict[str, str]
 def _print(found: Inspection, console: Console) -> None:
     console.print(f"{_count(found)}, {_formats(found)}")
     if found.num_usable:
-        console.print(_lengths(found))
+        of_some = found.num_measured < found.num_usable
+        title = f"{found.unit} of {found.num_measured:,} rows" if of_some else found.unit
+        console.print(_lengths(title, found.prompt_lengths, found.demonstration_lengths))
+    if found.num_measured < found.num_usable:
+        console.print(_lengths("characters of all rows", found.prompt_characters, found.demonstration_characters))
     for text in _remarks(found):
         console.print(escape(text))
     if found.evaluation is not None:
@@ -119,16 +124,11 @@ def _remarks(found: Inspection) -> list[str]:
     return remarks
 
 
-def _lengths(found: Inspection) -> Table:
-    of_some = f" of {found.num_measured:,} rows" if found.num_measured < found.num_usable else ""
-    table = Table(title=f"{found.unit}{of_some}", title_justify="left")
+def _lengths(title: str, prompts: Sequence[int], demonstrations: Sequence[int]) -> Table:
+    table = Table(title=title, title_justify="left")
     for name in ("", "median", "95%", "longest"):
         table.add_column(name, justify="right" if name else "left")
-    parts: dict[str, dict[str, Any]] = {
-        "prompt": length_summary(found.prompt_lengths),
-        "demonstration": length_summary(found.demonstration_lengths),
-    }
-    for name, of in parts.items():
-        if of:
+    for name, lengths in (("prompt", prompts), ("demonstration", demonstrations)):
+        if of := length_summary(lengths):
             table.add_row(name, *(f"{of[key]:,}" for key in ("median", "percentile_95", "longest")))
     return table

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ NEWLINE = b"\n"
 _CSV_CELL = 2**31 - 1
 # Behind a carriage return that ends a line by itself.
 _AFTER_RETURN = re.compile(r"(?<=\r)(?!\n)")
+_DEEPEST = 200
+"""Levels of lists and objects in each other that are read from JSON."""
 _BATCH = 1_000
 """Rows of a Parquet file that are held at a time."""
 
@@ -109,15 +111,33 @@ def _json_rows(path: Path) -> Iterator[RawRow]:
 
 def _json(text: str, where: str, remedy: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        value = _DECODER.decode(text)
+        if text.count("[") + text.count("{") > _DEEPEST:
+            _check_depth(value)
+        return value
     except _NotPlainError as error:
         raise UserError(f"{where} {error}.") from error
     except json.JSONDecodeError as error:
         # A .jsonl error names its line by ``where``; a .json file needs the parser's line number.
         line = f" line {error.lineno}" if "\n" in text.strip() else ""
         raise UserError(f"{where}{line} column {error.colno} is not valid JSON ({error.msg}): {remedy}.") from error
-    except (ValueError, RecursionError) as error:  # an integer with too many digits, or brackets nested too deep
+    except RecursionError as error:
+        raise UserError(f"{where} nests values deeper than {_DEEPEST} levels: flatten them.") from error
+    except ValueError as error:  # an integer with too many digits
         raise UserError(f"{where} holds JSON too large to read ({type(error).__name__}).") from error
+
+
+def _check_depth(value: Any) -> None:
+    """Raises RecursionError if lists and objects are nested deeper than what works in every version of Python."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [item for each in level if isinstance(each, list | dict) for item in _items(each)]
+    if level:
+        raise RecursionError
+
+
+def _items(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 class _NotPlainError(ValueError):
@@ -138,6 +158,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise _NotPlainError(f"holds {text[:20]}, which is no finite number: give one, or null")
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
 
 
 def _object(row: Any, where: str, remedy: str) -> dict[str, Any]:

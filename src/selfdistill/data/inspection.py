@@ -69,6 +69,9 @@ class Inspection:
     demonstration_lengths: list[int] = field(default_factory=list[int])
     num_measured: int = 0
     """Rows whose lengths were measured."""
+    prompt_characters: list[int] = field(default_factory=list[int])
+    """Of all usable rows, as are ``demonstration_characters``."""
+    demonstration_characters: list[int] = field(default_factory=list[int])
     num_special: int = 0
     """Usable rows with the text of a control token in them."""
     first_special: str | None = None
@@ -110,6 +113,10 @@ class Inspection:
                 "num_measured": self.num_measured,
                 "prompt": length_summary(self.prompt_lengths),
                 "demonstration": length_summary(self.demonstration_lengths),
+                "characters": {
+                    "prompt": length_summary(self.prompt_characters),
+                    "demonstration": length_summary(self.demonstration_characters),
+                },
             },
             "evaluation": None if evaluation is None else evaluation.as_dict() | {"overlap": self.overlap},
         }
@@ -206,6 +213,8 @@ class _Inspector:
         for example in examples:
             prompt, demonstration = "\n".join(map(message_text, example.prompt)), example.demonstration_text
             self.num_seen += 1
+            self.found.prompt_characters += [len(prompt)] * bool(example.prompt)
+            self.found.demonstration_characters += [len(demonstration)] * bool(example.demonstration)
             size = len(prompt) + len(demonstration)
             chosen = self.num_seen <= ALL_MEASURED or size > self.most_characters or self.num_seen % ONE_IN == 0
             if self.measure.every or chosen:

@@ -19,6 +19,7 @@ from selfdistill.errors import EmptyRowError, UserError, quoted
 from selfdistill.types import Example, Message, is_blank, message_text
 
 _HALF = re.compile(r"\\ud[89a-f]")
+_ENCODER = json.JSONEncoder(default=str, skipkeys=True)
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -148,7 +149,7 @@ def _check_characters(example: Example, where: str) -> None:
     nested too deep to be walked through."""
     try:
         said = [*example.prompt, *example.demonstration, *example.tools, example.reference]
-        escaped = json.dumps(said, default=str, skipkeys=True)
+        escaped = _ENCODER.encode(said)
     except (RecursionError, ValueError) as error:
         raise UserError(f"{where} is nested too deep, or in itself. Make it flat.") from error
     if _HALF.search(escaped) and (half := _lone_half(escaped)):

@@ -6,6 +6,7 @@ only HumanEval's programs run in our sandbox instead of in the harness's process
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata, util
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,6 +15,7 @@ from selfdistill.errors import UserError, brief
 from selfdistill.evaluate.prior import HARNESS_PROMPT
 from selfdistill.evaluate.run import reported_result
 from selfdistill.evaluate.sandbox import check_program, wall
+from selfdistill.method.lengths import context_length
 from selfdistill.models.mode import evaluating
 from selfdistill.tasks.humaneval import STOPS, program
 from selfdistill.tasks.task import Task
@@ -29,6 +31,10 @@ METRICS = {
 }
 """The benchmarks, and the harness's metric that is each one's score."""
 HUMANEVAL = "humaneval"
+FOLDERS = ("hellaswag", "mmlu", "truthfulqa", "winogrande", "ifeval")
+"""Folders of the harness with these tasks; to read all of its 14,000 tasks takes ten seconds."""
+LONGEST = 1280
+"""Tokens of IFEval's answers, the most that a benchmark may take."""
 
 
 def _humaneval(row: Mapping[str, Any], completions: Sequence[str], confined: bool = True) -> dict[str, float]:
@@ -103,14 +109,16 @@ def evaluate_prior(
         tasks: the harness's tasks, by name or as a config; by default those in METRICS.
 
     Raises:
-        UserError: the harness is not installed, or can't get its data; or programs are to be run and can't be confined.
+        UserError: the harness is not installed, or can't get its data; the model's context is too short; or programs
+            are to be run and can't be confined.
     """
     require_harness()
-    from lm_eval.evaluator import simple_evaluate  # type: ignore[import-not-found]
-    from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
 
     facts: dict[str, Any] = {"program_wall": wall(confined)} if allow_code_execution else {}
     if tasks is None:
+        _check_context(model)
         runs = {} if confined else {"process_results": _unconfined_humaneval}
         tasks = [name for name in METRICS if name != HUMANEVAL]
         tasks += [HUMANEVAL_CONFIG | runs] if allow_code_execution else []
@@ -119,6 +127,7 @@ def evaluate_prior(
             results = simple_evaluate(
                 model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),  # type: ignore[arg-type]
                 tasks=list(tasks),
+                task_manager=_task_manager(),
                 limit=limit,
                 apply_chat_template=False,
                 log_samples=True,
@@ -131,6 +140,24 @@ def evaluate_prior(
         ) from error
     assert results is not None  # only other processes of a launcher get None
     return result_from(dict(results), facts)
+
+
+def _check_context(model: PreTrainedModel) -> None:
+    """Raises UserError if a prompt and the longest answer don't fit the model, which the harness sees at the end."""
+    context = context_length(model.config)
+    if context is not None and context <= LONGEST:
+        raise UserError(
+            f"prior: IFEval asks for answers of {LONGEST:,} tokens, and the model reads {context:,}, the prompt "
+            "included. Choose another model, or prior-quick."
+        )
+
+
+def _task_manager() -> Any:
+    """Finds the tasks of FOLDERS."""
+    from lm_eval import tasks
+
+    home = Path(tasks.__file__).parent
+    return tasks.TaskManager(include_path=[home / name for name in FOLDERS], include_defaults=False)
 
 
 def result_from(results: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> EvalResult:

@@ -21,14 +21,16 @@ from selfdistill.method.rollout.engine import RolloutEngine, Sampling
 from selfdistill.method.rollout.engines import make_engine
 from selfdistill.method.scoring import token_divergences
 from selfdistill.method.templates import tried_templates
-from selfdistill.models.tokens import pad_token_id, vocab_size
+from selfdistill.models.tokens import check_end_of_turn, eos_token_ids, pad_token_id, vocab_size
 from selfdistill.settings.method import MethodConfig, with_template
 from selfdistill.stats.paired import PairedTest, paired_test
 from selfdistill.stats.scores import LEVEL, mean
 from selfdistill.tasks.task import Task
-from selfdistill.types import Example, Rollout, Template, engine_in_memory
+from selfdistill.types import Example, PromptPair, Rollout, Template, engine_in_memory
 
 Progress = Callable[[str], None]
+MANY_CUT = 0.5
+"""Share of answers that reached the token limit from which a preflight says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class TemplateResult:
     """Mean KL(teacher||student) in nats per token of the student's answers; NaN if no teacher prompt fits."""
     truncated_share: float
     """Share of rows whose teacher prompt is over its limit."""
+    cut_share: float
+    """Share of the teacher's answers that reached the token limit; 0 if it gave none."""
     prompt_tokens: int
     """Length of the longest teacher prompt in tokens."""
 
@@ -67,6 +71,8 @@ class Preflight:
     """The student's score on each row."""
     student_truncated_share: float
     """Share of rows whose student prompt is over its limit."""
+    student_cut_share: float
+    """Share of the student's answers that reached the token limit."""
     templates: tuple[TemplateResult, ...]
 
     @property
@@ -117,6 +123,17 @@ class Preflight:
         return f"{scores}: the difference may be chance (p = {self.test.p_value:.2f}); try more rows (--num_rows)"
 
     @property
+    def cut(self) -> str | None:
+        """A sentence if half of the answers of the student, or of the best teacher, reached the token limit."""
+        share, who = max((self.student_cut_share, "student"), (self.best.cut_share, "teacher"))
+        if share < MANY_CUT:
+            return None
+        return (
+            f"{share:.0%} of the {who}'s answers were cut at the token limit: if they would have ended, raise "
+            "--max_completion_length"
+        )
+
+    @property
     def advice(self) -> str:
         """Which method to use, by earlier measurements; without any, how to find out."""
         return advice(self.base_accuracy if self.tells else None)
@@ -126,6 +143,7 @@ class Preflight:
         return {
             "base_accuracy": self.base_accuracy,
             "student_truncated_share": self.student_truncated_share,
+            "student_cut_share": self.student_cut_share,
             "templates": [
                 {
                     "name": t.name,
@@ -134,6 +152,7 @@ class Preflight:
                     "accuracy": t.accuracy,
                     "kl_per_token": None if math.isnan(t.kl_per_token) else t.kl_per_token,
                     "truncated_share": t.truncated_share,
+                    "cut_share": t.cut_share,
                     "prompt_tokens": t.prompt_tokens,
                     "refused": t.refused,
                 }
@@ -174,17 +193,16 @@ def preflight(
         progress: called with the name of what is tried next.
 
     Raises:
-        UserError: no row fits the student's length limit, or the chat template refuses every template.
+        UserError: no row fits the student's length limit, the chat template refuses every template, or no token that
+            ends generation ends an answer in it.
     """
+    check_end_of_turn(tokenizer, eos_token_ids(model, tokenizer))
     rows = list(examples)[:: max(1, len(examples) // num_rows)][:num_rows]
-    limits = length_limits(
-        config, model.config, METHODS["sdft"]
-    )  # whatever the method: student and teacher both answer here
+    # whatever the method: student and teacher both answer here
+    limits = length_limits(config, model.config, METHODS["sdft"])
     student = make_renderer(examples, with_template(config, "paper", 1), tokenizer)
     pairs = student.render_all(rows, teacher=False, answers=False)
-    kept = [pair for pair in pairs if len(pair.student_ids) <= limits.prompt.tokens]
-    if not kept:
-        raise UserError("preflight: no row fits --max_prompt_length. Raise it, or shorten the prompts.")
+    kept = _fitting(pairs, limits)
     trial = _Trial(
         model=model,
         task=task,
@@ -206,6 +224,7 @@ def preflight(
     return Preflight(
         base_scores=trial.scores(trial.rows, answers),
         student_truncated_share=1 - len(kept) / len(pairs),
+        student_cut_share=_cut_share(answers),
         templates=tuple(results),
     )
 
@@ -252,12 +271,14 @@ class _Trial:
                 scores=(None,) * len(self.rows),
                 kl_per_token=math.nan,
                 truncated_share=1.0,
+                cut_share=0.0,
                 prompt_tokens=0,
             )
         longest = self.limits.teacher_prompt.tokens if self.limits.teacher_prompt else math.inf
         fits = [len(pair.teacher_ids or ()) <= longest for pair in pairs]
         kept = [pair for pair, fit in zip(pairs, fits, strict=True) if fit]
-        scored = iter(self.scores([p.example for p in kept], self.answers([p.teacher_ids or () for p in kept])))
+        answers = self.answers([pair.teacher_ids or () for pair in kept])
+        scored = iter(self.scores([pair.example for pair in kept], answers))
         own = [answer for answer, fit in zip(student_answers, fits, strict=True) if fit]
         pad = pad_token_id(renderer.tokenizer, vocab_size(self.model))
         values = token_divergences(self.model, self.model, kept, own, pad_token_id=pad)
@@ -267,8 +288,20 @@ class _Trial:
             scores=tuple(next(scored) if fit else None for fit in fits),
             kl_per_token=mean([value for tensor in values for value in tensor.tolist()]),
             truncated_share=1 - mean([float(fit) for fit in fits]),
+            cut_share=_cut_share(answers),
             prompt_tokens=max(len(pair.teacher_ids or ()) for pair in pairs),
         )
+
+
+def _fitting(pairs: Sequence[PromptPair], limits: Limits) -> list[PromptPair]:
+    kept = [pair for pair in pairs if len(pair.student_ids) <= limits.prompt.tokens]
+    if not kept:
+        raise UserError("preflight: no row fits --max_prompt_length. Raise it, or shorten the prompts.")
+    return kept
+
+
+def _cut_share(answers: Sequence[Rollout]) -> float:
+    return mean([float(answer.finish_reason == "length") for answer in answers]) if answers else 0.0
 
 
 def _accuracy(scores: Sequence[float | None]) -> float | None:

@@ -44,8 +44,13 @@ class ChatTurns:
             tools: definitions of tools.
 
         Raises:
-            UserError: the template refuses the turns, or leaves out those of a role, tool calls or the tools.
+            UserError: there is no template; it refuses the turns, or leaves out a role, tool calls or the tools.
         """
+        if not self._tokenizer.chat_template:
+            raise UserError(
+                "The tokenizer has no chat template. Take an instruct model, or give the tokenizer one "
+                "(tokenizer.chat_template)."
+            )
         turns = [self._with_thoughts(message) for message in messages]
         try:
             text = self._rendered(turns, tools, variables, opened=opened)

@@ -117,7 +117,7 @@ def load_config(name_or_path: str) -> PreTrainedConfig:
         if isinstance(source, Path) and is_adapter(source):
             return load_config(adapter_base(source))
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
-    except DamagedFilesError:
+    except UserError:
         raise
     except _LOAD_ERRORS as error:
         raise UserError(f"Can't read the config of --model_name {name_or_path}: {brief(error, 20)}") from error
@@ -169,7 +169,7 @@ def _load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
         # the GGUF reader draws its own progress bar, whatever the verbosity
         with contextlib.redirect_stderr(io.StringIO()), reading:
             tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False, **options)
-    except DamagedFilesError:
+    except UserError:
         raise
     except _LOAD_ERRORS as error:
         raise UserError(

@@ -13,34 +13,40 @@ from selfdistill.models.cache import EMBEDDED_FOLDER
 from selfdistill.models.embedded import embedded_model_path
 from selfdistill.settings.groups import DEFAULT_MODEL
 
+_MEND = "Mend base_model_name_or_path in its adapter_config.json."
+"""What helps where an adapter names a base that is not there."""
 
-def locate(name: str) -> Path | str:
+
+def locate(name: str, *, adapter: Path | None = None) -> Path | str:
     """Returns the folder or .gguf file that ``name`` refers to, or ``name`` itself if it is a Hub id.
+
+    ``adapter``: folder of the adapter that names this model as its base, where nobody typed it.
 
     Raises:
         UserError: there is no such model; the message suggests a similar name.
     """
+    what = f"--model_name {name}" if adapter is None else f"The base of the adapter {adapter}, {name},"
     if name == DEFAULT_MODEL:
         return embedded_model_path()
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix == ".gguf":
             return path
-        raise UserError(f"--model_name {name} is a file but not a .gguf. Pass the folder it is in.")
+        raise UserError(f"{what} is a file but not a .gguf. {_MEND if adapter else 'Pass the folder it is in.'}")
     if path.is_dir():
         if is_adapter(path) or (path / "config.json").is_file():
             return path
         inside = [*path.glob("*/config.json"), *path.glob("*/adapter_config.json")]
         newest = max(inside, key=lambda file: file.stat().st_mtime, default=None)
         hint = f"Did you mean {newest.parent}?" if newest else "Pass a saved model's folder."
-        raise UserError(f"The folder --model_name {name} has no config.json. {hint}")
-    hint = _suggestion(path)
+        raise UserError(f"{what} is a folder that has no config.json. {_MEND if adapter else hint}")
+    hint = _MEND if adapter else _suggestion(path)
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        _check_hub(name, hint)
+        _check_hub(name, what, hint)
         return name
     raise UserError(
-        f"--model_name {name} is neither the embedded {DEFAULT_MODEL}, a folder, a .gguf file nor a "
-        f"Hub id (owner/name). {hint or f'Try {DEFAULT_MODEL}.'}"
+        f"{what} is neither the embedded {DEFAULT_MODEL}, a folder, a .gguf file nor a Hub id (owner/name). "
+        f"{hint or f'Try {DEFAULT_MODEL}.'}"
     )
 
 
@@ -53,8 +59,9 @@ def _suggestion(path: Path) -> str:
     return f"Did you mean {known[close[0]]}?" if close else ""
 
 
-def _check_hub(name: str, hint: str) -> None:
-    """Raises UserError, ending in ``hint``, unless the Hub or its local cache has the model ``name``."""
+def _check_hub(name: str, what: str, hint: str) -> None:
+    """Raises UserError, beginning with ``what`` and ending in ``hint``, unless the Hub or its local cache has the model
+    ``name``."""
     try:
         huggingface_hub.hf_hub_download(name, "config.json")
         return
@@ -72,7 +79,7 @@ def _check_hub(name: str, hint: str) -> None:
         reason = "has no config.json on the Hub. Download its adapter or .gguf and pass that path."
     except (OSError, ValueError) as error:
         reason = f"can't be fetched from the Hub: {brief(error)}"
-    raise UserError(f"--model_name {name} {reason} {hint}".rstrip())
+    raise UserError(f"{what} {reason} {hint}".rstrip())
 
 
 def is_adapter(folder: Path) -> bool:
@@ -84,7 +91,8 @@ def adapter_base(folder: Path) -> str:
     """Returns the name or path of a LoRA adapter's base model; a path relative to the adapter's folder is resolved.
 
     Raises:
-        UserError: the folder's config is not of a LoRA adapter with a base, or names the folder itself.
+        UserError: the folder's config is not of a LoRA adapter with a base, names the folder itself, or names a model
+            that is not there.
     """
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -103,4 +111,6 @@ def adapter_base(folder: Path) -> str:
     resolved = str(beside) if base != DEFAULT_MODEL and beside.is_dir() else base
     if Path(resolved).resolve() == folder.resolve():
         raise UserError(f"The adapter {folder} names itself as base_model_name_or_path. Put its base model there.")
+    if resolved != DEFAULT_MODEL:
+        locate(resolved, adapter=folder)
     return resolved

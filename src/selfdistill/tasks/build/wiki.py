@@ -83,6 +83,7 @@ def build(options: BuildOptions, ask: Ask, say: Say) -> tuple[list[Row], list[Ro
         questions_per_passage=given.questions_per_passage,
         num_eval=options.num_eval,
         seed=options.seed,
+        say=say,
     )
 
 
@@ -157,7 +158,13 @@ def is_usable(question: str, answer: str, passage: str) -> bool:
 
 
 def wiki_rows(
-    passages: Sequence[Passage], ask: Ask, *, questions_per_passage: int, num_eval: int | None, seed: int
+    passages: Sequence[Passage],
+    ask: Ask,
+    *,
+    questions_per_passage: int,
+    num_eval: int | None,
+    seed: int,
+    say: Say = lambda _: None,
 ) -> tuple[list[Row], list[Row]]:
     """Training and evaluation rows with the columns of ``wiki``. No two rows have the same question.
 
@@ -169,6 +176,7 @@ def wiki_rows(
             questions. Those of part ``direct`` are held out from passages that have several questions, so that the
             facts are trained by the others; those of part ``ood`` are indirect questions on the same passages.
         seed: seed of the choice of held-out questions.
+        say: is told how the first passages went, if there are more.
 
     Raises:
         UserError: the model wrote no usable question about the first passages, or fewer than two in all.
@@ -179,6 +187,8 @@ def wiki_rows(
         raise UserError(
             f"The model is too weak: it wrote no usable question about the first {len(by_passage)} passages. {STRONGER}"
         )
+    if passages[TRIED:]:
+        say(f"{sum(map(len, by_passage)):,} usable questions about the first {TRIED} passages; now the others.")
     by_passage += _questions(passages[TRIED:], ask, questions_per_passage, seen)
     total = sum(map(len, by_passage))
     if total < 2:
