@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from selfdistill.settings.study import ExecutionOptions
+from selfdistill.studies.ray_executor import needs
 from tests.support.mistakes import mistake, refusal
 from tests.support.study_home import alone, command_line, comparison, read, tables, without_seconds
 
@@ -63,6 +64,22 @@ def test_the_numbers_of_processes_are_read() -> None:
     assert at_work(shown) == [7, 8]
     assert at_work(shown + "cell 1 of 2: sft, lr 1: done\n") == [8]
     assert at_work(shown + "cell 1 of 2: sft, lr 1: process 9 on a, since process 7 on a was lost\n") == [9, 8]
+
+
+@pytest.mark.parametrize(
+    ("resources", "on_cpu", "gpus"),
+    [({"CPU": 8.0, "GPU": 2.0}, False, 1), ({"CPU": 8.0, "GPU": 2.0}, True, 0), ({"CPU": 8.0}, False, 0)],
+)
+def test_a_run_has_a_gpu_where_there_is_one_and_it_is_used(
+    resources: dict[str, float], on_cpu: bool, gpus: int
+) -> None:
+    assert needs(resources, 3, on_cpu=on_cpu) == {"num_cpus": 3, "num_gpus": gpus}
+
+
+@pytest.mark.parametrize("use_cpu", [True, False])
+def test_a_study_is_known_to_stay_on_cpus(home: Path, use_cpu: bool) -> None:
+    study = comparison(home, methods="sft", set=(f"use_cpu={use_cpu}".lower(),))
+    assert study.runs.stay_on_cpu(study.arms[0], study.subject) == use_cpu
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

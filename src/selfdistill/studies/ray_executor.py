@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -47,6 +47,17 @@ def chosen_executor(options: ExecutionOptions, console: Console, on_cpu: Callabl
     return RayExecutor(options, console, on_cpu=on_cpu()) if options.executor == "ray" else None
 
 
+def needs(resources: Mapping[str, float], cpus: int, *, on_cpu: bool) -> dict[str, int]:
+    """What Ray sets aside for a job: cores, and one GPU if the cluster has any.
+
+    Args:
+        resources: those of the cluster, as Ray names them.
+        cpus: cores of a job.
+        on_cpu: whether no job needs a GPU.
+    """
+    return {"num_cpus": cpus, "num_gpus": int(resources.get("GPU", 0) >= 1 and not on_cpu)}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """A job that could not be made, in words, since not every error can be pickled."""
@@ -72,7 +83,7 @@ class RayExecutor:
         self._options, self._console, self._on_cpu = options, console, on_cpu
         self._ray: Any = None
         self._board: Any = None
-        self._needs: dict[str, Any] = {}
+        self._needs: dict[str, int] = {}
         self._followed = Followed(console)
         self._refs: dict[str, Any] = {}
         self._folders: dict[str, Path] = {}
@@ -93,12 +104,11 @@ class RayExecutor:
             ) from error
         resources: dict[str, float] = self._ray.cluster_resources()
         has = f"{resources.get('CPU', 0):g} CPU cores and {resources.get('GPU', 0):g} GPUs"
-        gpus = 1 if resources.get("GPU", 0) >= 1 and not self._on_cpu else 0
-        cpus = self._options.ray_cpus
+        self._needs = needs(resources, self._options.ray_cpus, on_cpu=self._on_cpu)
         self._console.print(
-            f"Ray {'on this machine' if own else f'at {escape(address)}'}: {has}; each run has {cpus} and {gpus}."
+            f"Ray {'on this machine' if own else f'at {escape(address)}'}: {has}; each run has "
+            f"{self._needs['num_cpus']} and {self._needs['num_gpus']}."
         )
-        self._needs = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": RETRIES}
         here = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy(
             self._ray.get_runtime_context().get_node_id(), soft=True
         )
@@ -116,7 +126,7 @@ class RayExecutor:
         """Submits a job; see ``Executor``."""
         self._followed.begin(name, title)
         self._folders[name] = folder
-        task = self._ray.remote(_made).options(name=title, **self._needs)
+        task = self._ray.remote(_made).options(name=title, max_retries=RETRIES, **self._needs)
         self._refs[name] = task.remote(pickle.dumps(order), name, str(folder), os.getcwd(), self._board)
 
     def ended(self, seconds: float) -> list[str]:
