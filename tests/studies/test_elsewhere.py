@@ -16,7 +16,7 @@ from selfdistill.checkpoints.manifest import File
 from selfdistill.errors import DamagedFilesError, UserError
 from selfdistill.studies import compare, continual
 from selfdistill.studies.compare import Comparison
-from selfdistill.studies.elsewhere import Lines, Made, make, order
+from selfdistill.studies.elsewhere import Made, make, order, sent_away
 from selfdistill.studies.followed import Board, Followed, Line
 from selfdistill.tasks import DATA_VARIABLE
 from tests.support.mistakes import mistake
@@ -204,7 +204,7 @@ def test_files_that_are_not_those_that_were_made_are_refused(
 
 def test_whole_lines_are_told() -> None:
     told: list[str] = []
-    console = Console(file=Lines(told.append), width=20)
+    console = sent_away(told.append)
     console.print("one\n\ntwo")
     console.print("thr", end="")
     assert told == ["one", "two"]

@@ -170,7 +170,7 @@ def make(job: Order, folder: Path, tell: Callable[[str], None]) -> Made:
     attempt = f"attempt-{uuid.uuid4().hex[:12]}"
     root = folder / attempt if is_shared else Path(tempfile.mkdtemp(prefix="selfdistill-"))
     try:
-        record = job(Apart(root), PlainConsole(file=cast(TextIO, Lines(tell)), width=WIDTH, highlight=False))
+        record = job(Apart(root), sent_away(tell))
         names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
         contents = {} if is_shared else {name: (root / name).read_bytes() for name in names}
         files = digests(root, names)
@@ -178,6 +178,11 @@ def make(job: Order, folder: Path, tell: Callable[[str], None]) -> Made:
     finally:
         if not is_shared:
             shutil.rmtree(root, ignore_errors=True)
+
+
+def sent_away(tell: Callable[[str], None]) -> Console:
+    """A console whose lines are handed on, as in ``Lines``."""
+    return PlainConsole(file=cast(TextIO, Lines(tell)), width=WIDTH, highlight=False)
 
 
 class Lines(io.TextIOBase):
