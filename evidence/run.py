@@ -41,9 +41,9 @@ class Study:
     command: str
     options: dict[str, Any]
 
-    def arguments(self, folder: Path) -> list[str]:
-        """The command line's arguments; the study's folder is the subfolder of its name."""
-        found = [self.command, "--output_dir", str(folder / self.name)]
+    def arguments(self, folder: Path, *more: str) -> list[str]:
+        """The command line's arguments, ``more`` among them; the study's folder is the subfolder of its name."""
+        found = [self.command, "--output_dir", str(folder / self.name), *more]
         for name, value in self.options.items():
             for one in value if isinstance(value, list) else [value]:
                 found += [f"--{name}", str(one).replace("{tasks}", str(folder / "tasks"))]
@@ -83,14 +83,18 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(FOLDERS), default="quick")
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--only", default="", help="only the studies whose name begins like this")
+    parser.add_argument("--executor", default="process", help="process or ray: as compare and continual take it")
+    parser.add_argument("--ray_address", help="of a Ray cluster: as compare and continual take it")
     arguments = parser.parse_args()
     folder = arguments.output_dir or Path(FOLDERS[arguments.size])
     studies = [study for study in read_studies(arguments.size) if study.name.startswith(arguments.only)]
     if not studies:
         sys.exit(f"--only {arguments.only}: no study begins like this.")
     begin(folder, arguments.size)
+    where = ["--executor", arguments.executor] if arguments.executor != "process" else []
+    where += ["--ray_address", arguments.ray_address] if arguments.ray_address else []
     for study in studies:
-        command = [sys.executable, "-m", "selfdistill", *study.arguments(folder)]
+        command = [sys.executable, "-m", "selfdistill", *study.arguments(folder, *where)]
         print(f"\n{study.name}: selfdistill {shlex.join(command[3:])}", flush=True)
         if code := run(command):
             sys.exit(code)

@@ -7,19 +7,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-runs/clusters-fsdp2}
 mkdir -p "$OUT"
 
-"$PYTHON" - "$OUT/model" <<'END_OF_MODEL'
-import sys
-
-from transformers import AutoModelForCausalLM
-
-from selfdistill.models.loading import load_config, load_tokenizer
-
-config = load_config("smollm2-135m")
-config.update({"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4})
-config.update({"num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.2})
-AutoModelForCausalLM.from_config(config).save_pretrained(sys.argv[1])
-load_tokenizer("smollm2-135m").save_pretrained(sys.argv[1])
-END_OF_MODEL
+"$PYTHON" examples/clusters/tiny_model.py "$OUT/model"
 
 train() {
   OMP_NUM_THREADS=1 "$PYTHON" -m torch.distributed.run --nproc_per_node 2 -m selfdistill train --shard_weights \

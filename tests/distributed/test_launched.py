@@ -20,7 +20,8 @@ MESSAGE = (
     "selfdistill: 2 processes were started (WORLD_SIZE), and only train runs in several. Start this command without "
     "torchrun or accelerate launch.\n"
 )
-RECIPE = ROOT / "recipes" / "accelerate" / "replicas.yaml"
+RECIPES = ROOT / "recipes" / "accelerate"
+RECIPE = RECIPES / "replicas.yaml"
 
 
 @pytest.fixture
@@ -113,9 +114,20 @@ def test_two_launchers_say_a_mistake_once(home: TinyHome, monkeypatch: pytest.Mo
     assert "exitcode  : 2" in printed[3]
 
 
-def test_accelerate_reads_every_key_of_the_recipe() -> None:
+def test_accelerate_launches_on_two_machines_with_the_recipe(home: TinyHome) -> None:
+    machines = (f"--config_file={RECIPES / 'multinode.yaml'}", "--num_processes=2", "--main_process_ip=127.0.0.1")
+    launch = ("accelerate.commands.launch", *machines, f"--main_process_port={free_port()}")
+    launchers = [launched(*launch, f"--machine_rank={rank}", "-m", "selfdistill", *train()) for rank in range(2)]
+    printed = [launcher.communicate(timeout=100) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], printed
+    assert ["4 prompts per step in 2 processes" in out for out, _ in printed] == [True, False]
+    assert home.read("out/run_config.json")["fingerprints"]["processes"] == "2"
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_accelerate_reads_every_key_of_a_recipe(recipe: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
-    values = YAML(typ="safe").load(RECIPE.read_text(encoding="utf-8"))
-    config = vars(load_config_from_file(str(RECIPE)))
+    values = YAML(typ="safe").load(recipe.read_text(encoding="utf-8"))
+    config = vars(load_config_from_file(str(recipe)))
     assert {name: getattr(config[name], "value", config[name]) for name in values} == values

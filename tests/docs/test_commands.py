@@ -28,6 +28,7 @@ NOT_RUN = {
     "selfdistill train --rollout_engine vllm": "needs vLLM: make test-vllm",
     "selfdistill train --model_name Qwen/Qwen2.5-1.5B-Instruct --lora_r 16 --rollout_engine vllm-server": "the same",
     "selfdistill train --model_name Qwen/Qwen2.5-7B-Instruct --teacher_server": "needs a server: make test-vllm",
+    "selfdistill compare --executor ray": "starts a Ray cluster: tests/studies and examples/clusters/ray.sh do",
     "selfdistill export runs/mine --to mlx": "needs mlx_lm, and a machine of Apple's",
     "selfdistill export runs/mine --to merged --output_dir exported --push_to_hub": "uploads to the Hub",
 }

@@ -15,7 +15,8 @@ from selfdistill import run_folder
 from selfdistill.checkpoints import owners
 from selfdistill.checkpoints.leases import LostLeaseError
 from selfdistill.errors import TerminatedError, UserError
-from selfdistill.studies.sharing import Job, Sharing, Work
+from selfdistill.studies.sharing import Sharing
+from selfdistill.studies.work import Job, Work
 from tests.support.mistakes import mistake
 from tests.support.study_home import QUIET, SHOWN, comparison, read
 

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
+from selfdistill import run_folder
+from selfdistill.commands import compare, continual
 from selfdistill.settings import flat
 from selfdistill.settings.study import CompareOptions, ContinualOptions
 from selfdistill.studies.compare import Comparison
@@ -92,3 +95,34 @@ def printed(run: Callable[[Console], Any]) -> str:
 def read(*names: Any) -> Any:
     """The value of a JSON file."""
     return json.loads(Path(*names).read_text())
+
+
+def without_seconds(value: Any) -> Any:
+    """A JSON value without what depends on how fast it went."""
+    if isinstance(value, dict):
+        return {name: without_seconds(inner) for name, inner in value.items() if name != "seconds"}
+    return [without_seconds(inner) for inner in value] if isinstance(value, list) else value
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """The report's tables but for times."""
+    return {
+        path.name: path.read_text()
+        for path in (folder / run_folder.REPORT_TABLES).glob("*.csv")
+        if "second" not in path.read_text() and "time" not in path.read_text()
+    }
+
+
+def alone(home: Path, command: str, **own: Any) -> float:
+    """Makes the study in this process, and returns the seconds that it took once the base was scored."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if command == "compare":
+            compare.run(compare_options(home, "alone", **SHOWN | own), QUIET)
+        else:
+            continual.run(continual_options(home, "alone", **SHOWN | own), QUIET)
+    finally:
+        torch.set_num_threads(threads)
+    base, result = (home / "alone" / name for name in (run_folder.BASE, f"{command}.json"))
+    return result.stat().st_mtime - base.stat().st_mtime

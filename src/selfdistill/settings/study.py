@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from importlib import util
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +46,33 @@ class StudyFolderOptions:
         """Raises UserError if no folder is named."""
         if self.output_dir is None:
             raise UserError("--output_dir is missing: name a folder for the study.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions:
+    """Where the study's runs are made."""
+
+    executor: Literal["process", "ray"] = "process"
+    """process: by this command, which may be started several times; ray: by the tasks of a Ray cluster."""
+    ray_address: str | None = None
+    """Address of the Ray cluster; by default RAY_ADDRESS, else one is started on this machine for the study."""
+    ray_cpus: int = at_least(1, 1)
+    """CPU cores of each run on the cluster. It also has one GPU, if the cluster has any."""
+
+    def check(self) -> None:
+        """Checks ranges, refuses what would be ignored, and looks for the package ray. Raises UserError."""
+        check_fields(self)
+        if self.executor == "ray":
+            if util.find_spec("ray") is None:
+                raise UserError(
+                    "--executor ray needs the package ray: pip install 'selfdistill[ray]'. Without it, start the same "
+                    "command several times on one folder."
+                )
+            return
+        if self.ray_address is not None:
+            raise UserError(f"--ray_address {self.ray_address} counts only with --executor ray. Give both or neither.")
+        if self.ray_cpus != ExecutionOptions.ray_cpus:
+            raise UserError(f"--ray_cpus {self.ray_cpus} counts only with --executor ray. Give both or neither.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +124,7 @@ class CompareOptions:
     method: tyro.conf.Suppress[Method] = "sdft"
     """Without effect, since each arm has its own; accepted because a recipe may set it."""
     place: StudyFolderOptions = StudyFolderOptions()
+    execution: ExecutionOptions = ExecutionOptions()
     arms: ArmOptions = ArmOptions()
     source: SourceOptions = SourceOptions()
     measures: MeasureOptions = MeasureOptions()
@@ -107,6 +136,7 @@ class CompareOptions:
         """Checks what can be checked before anything is loaded. Raises UserError."""
         self.place.check()
         check_fields(self)
+        self.execution.check()
         self.measures.check()
         self.recipe.check()
         method_config(self).validate()
@@ -165,6 +195,7 @@ class ContinualOptions:
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")
     """Seed of the data order and of sampling."""
     place: StudyFolderOptions = StudyFolderOptions()
+    execution: ExecutionOptions = ExecutionOptions()
     arms: ArmOptions = ArmOptions()
     measures: MeasureOptions = MeasureOptions()
     recipe: RecipeGroup = Recipe()
@@ -173,6 +204,7 @@ class ContinualOptions:
         """Checks what can be checked before anything is loaded. Raises UserError."""
         self.place.check()
         check_fields(self)
+        self.execution.check()
         self.measures.check()
         self.recipe.check()
         method_config(self).validate()

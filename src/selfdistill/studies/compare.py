@@ -18,12 +18,15 @@ from selfdistill.settings.study import CompareOptions
 from selfdistill.studies.analysis import best_rate, equal_skill, paired_tests
 from selfdistill.studies.arms import Arm, parse_arms, parse_rates
 from selfdistill.studies.budget import BudgetCallback, Spent
+from selfdistill.studies.elsewhere import order
 from selfdistill.studies.folder import StudyFolder
 from selfdistill.studies.fronts import fronts, verdict
 from selfdistill.studies.measures import Meter, in_words
+from selfdistill.studies.ray_executor import chosen_executor
 from selfdistill.studies.runs import StudyRuns, free_memory
-from selfdistill.studies.sharing import Job, Sharing, Work
+from selfdistill.studies.sharing import Sharing
 from selfdistill.studies.subjects import Subject, hold_back, named_subject, own_subject
+from selfdistill.studies.work import Bench, Job, Work
 from selfdistill.training.progress import NO_STEP_LIMIT
 from selfdistill.training.run import load_student
 
@@ -86,11 +89,13 @@ class Comparison:
         Raises:
             UserError: an arm can't be trained, no row can be scored, or others work on the study in another way.
         """
-        self.runs.check(self.arms, [self.subject])
-        with Sharing(self.folder, self.console) as sharing:
+        self.check()
+        on_cpu = partial(self.runs.stay_on_cpu, self.arms[0], self.subject)
+        executor = chosen_executor(self.options.execution, self.console, on_cpu)
+        with Sharing(self.folder, self.console, executor=executor) as sharing:
             if sharing.goes_on:
                 self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
-            base = sharing.do(self.runs.base(self.arms, [self.subject]))
+            base = sharing.do(self.runs.base(self.arms, [self.subject], partial(order, self, Comparison.score_base)))
             done = sharing.work_off(partial(self._jobs, base))
             cells = [done[cell.place] for cell in self._cells(done)]
             if len({cell.num_rows for cell in cells}) > 1:
@@ -100,6 +105,14 @@ class Comparison:
             record = self.conclude(base, cells)
             run_folder.write_json(self.folder.path / run_folder.COMPARE, record)
             return record
+
+    def check(self) -> None:
+        """Prepares every arm once. Raises UserError if one can't be trained."""
+        self.runs.check(self.arms, [self.subject], here=self.options.execution.executor == "process")
+
+    def score_base(self, before: BaseRecord | None, bench: Bench) -> BaseRecord:
+        """Scores the base model; see ``StudyRuns.score_base``."""
+        return self.runs.score_base(self.arms, [self.subject], before, bench)
 
     def chosen(self, arm: Arm, cells: Sequence[CellRecord]) -> float:
         """The arm's learning rate: its only one, or the best on the validation rows."""
@@ -155,8 +168,8 @@ class Comparison:
         number = len(cells)
         for arm in self.arms:
             places = [cell.place for cell in cells if cell.arm is arm]
-            if all(place in done for place in places):
-                records = [done[place] for place in places]
+            records = [done[place] for place in places if place in done]
+            if len(self.rates[arm.name]) in (1, len(records)):
                 rate = self.chosen(arm, records)
                 self._say_choice(arm, rate, records)
                 cells += [
@@ -167,14 +180,18 @@ class Comparison:
         return cells
 
     def _jobs(self, base: BaseRecord, done: Mapping[str, CellRecord]) -> list[Job[CellRecord]]:
+        cells = self._cells(done)
+        firsts = {cell.arm.name: cell.number for cell in reversed(cells)}.values()  # of each arm: it says its settings
         return [
             Job(
                 name=cell.place,
                 title=f"cell {cell.number} of {self._num_cells}: {cell.title}",
                 find=partial(self._find, cell),
-                make=partial(self._make, cell, base),
+                make=partial(self._train, cell, base),
+                put=partial(self._put, cell),
+                order=order(self, Comparison._train, cell, base, quiet=cell.number not in firsts),
             )
-            for cell in self._cells(done)
+            for cell in cells
         ]
 
     def _find(self, cell: Cell) -> CellRecord | None:
@@ -183,14 +200,12 @@ class Comparison:
         lacks_validation = cell.swept and before is not None and before.validation is None  # it was the arm's only rate
         return None if lacks_validation else before
 
-    def _make(self, cell: Cell, base: BaseRecord, work: Work) -> CellRecord:
-        record = self._train(cell, base, work)
+    def _put(self, cell: Cell, work: Work, record: CellRecord) -> None:
         self.folder.keep(f"{cell.place}/{run_folder.CELL}", record, work.folder)
         work.publish(cell.place)
         free_memory()
-        return record
 
-    def _train(self, cell: Cell, base: BaseRecord, work: Work) -> CellRecord:
+    def _train(self, cell: Cell, base: BaseRecord, work: Bench) -> CellRecord:
         folder = work.folder / cell.place
         self.meter.prepare()
         prepared = self.runs.prepared(cell.arm, self.subject, self._settings(cell, base, folder))

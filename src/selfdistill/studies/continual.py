@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -14,16 +14,21 @@ from torch import Tensor
 
 from selfdistill import run_folder
 from selfdistill.errors import UserError
+from selfdistill.method.needs import target_reads
 from selfdistill.records.studies import BaseRecord, ContinualRecord, Measurements, SequenceRecord, StageRecord
 from selfdistill.settings.study import ContinualOptions, is_own_stage
+from selfdistill.settings.train import method_config
 from selfdistill.stats import continual as summaries
 from selfdistill.studies.arms import Arm, parse_arms
 from selfdistill.studies.budget import spent_by
+from selfdistill.studies.elsewhere import order
 from selfdistill.studies.folder import StudyFolder
 from selfdistill.studies.measures import Meter, in_words
+from selfdistill.studies.ray_executor import chosen_executor
 from selfdistill.studies.runs import StudyRuns, free_memory
-from selfdistill.studies.sharing import Job, Sharing, Work
+from selfdistill.studies.sharing import Sharing
 from selfdistill.studies.subjects import Subject, named_subject, own_subject
+from selfdistill.studies.work import Bench, Job, Work
 from selfdistill.training.prepare import ModelFiles
 from selfdistill.training.run import load_student, save_whole, whole_model
 from selfdistill.types import Example
@@ -81,17 +86,27 @@ class Sequences:
         Raises:
             UserError: an arm can't be trained, no row can be scored, or others work on the study in another way.
         """
-        self.runs.check(self.arms, self.subjects)
-        with Sharing(self.folder, self.console) as sharing:
+        self.check()
+        on_cpu = partial(self.runs.stay_on_cpu, self.arms[0], self.subjects[0])
+        executor = chosen_executor(self.options.execution, self.console, on_cpu)
+        with Sharing(self.folder, self.console, executor=executor) as sharing:
             if sharing.goes_on:
                 self.console.print(f"Going on with the study in {escape(str(self.folder.path))}.")
-            base = sharing.do(self.runs.base(self.arms, self.subjects))
+            base = sharing.do(self.runs.base(self.arms, self.subjects, partial(order, self, Sequences.score_base)))
             self.console.print(f"before training: {in_words(base.measured)}")
             done = sharing.work_off(partial(self._jobs, base))
             runs = [self._conclude(arm, base, [done[stage.place] for stage in self._stages(arm)]) for arm in self.arms]
             record = ContinualRecord(runs=runs)
             run_folder.write_json(self.folder.path / run_folder.CONTINUAL, record)
             return record
+
+    def check(self) -> None:
+        """Prepares every arm once. Raises UserError if one can't be trained."""
+        self.runs.check(self.arms, self.subjects, here=self.options.execution.executor == "process")
+
+    def score_base(self, before: BaseRecord | None, bench: Bench) -> BaseRecord:
+        """Scores the base model; see ``StudyRuns.score_base``."""
+        return self.runs.score_base(self.arms, self.subjects, before, bench)
 
     def _conclude(self, arm: Arm, base: BaseRecord, stages: list[StageRecord]) -> SequenceRecord:
         return conclude(
@@ -124,9 +139,19 @@ class Sequences:
         jobs: list[Job[StageRecord]] = []
         for arm in self.arms:
             for stage in self._stages(arm):
-                title = f"{arm.name}, stage {stage.number} of {len(self.subjects)}: {stage.subject.name}"
-                find, make = partial(self._find, stage), partial(self._make, stage, base)
-                jobs.append(Job(name=stage.place, title=title, find=find, make=make, then=partial(self._then, stage)))
+                quiet, several = stage.number > 1, len(self.subjects) > 1
+                asked = (arm.name, stage.number, stage.start, base)  # a stage's rows are read where it is made
+                jobs.append(
+                    Job(
+                        name=stage.place,
+                        title=f"{arm.name}, stage {stage.number} of {len(self.subjects)}: {stage.subject.name}",
+                        find=partial(self._find, stage),
+                        make=partial(self._train, stage, base),
+                        put=partial(self._put, stage),
+                        order=order(self, Sequences.train, *asked, quiet=quiet, needs_folder=several),
+                        then=partial(self._then, stage),
+                    )
+                )
                 if stage.place not in done:
                     break
         return jobs
@@ -134,12 +159,10 @@ class Sequences:
     def _find(self, stage: Stage) -> StageRecord | None:
         return self.folder.find(f"{stage.place}/{run_folder.STAGE}", StageRecord)
 
-    def _make(self, stage: Stage, base: BaseRecord, work: Work) -> StageRecord:
-        record = self._train(stage, base, work)
+    def _put(self, stage: Stage, work: Work, record: StageRecord) -> None:
         self.folder.keep(f"{stage.place}/{run_folder.STAGE}", record, work.folder)
         work.publish(stage.place)
         free_memory()
-        return record
 
     def _then(self, stage: Stage, record: StageRecord) -> None:
         """Says how a stage ended, and deletes weights that no stage will start from any more."""
@@ -147,7 +170,23 @@ class Sequences:
         if stage.number > 1 and self.options.keep_models == "last":
             remove_weights(Path(stage.start))
 
-    def _train(self, stage: Stage, base: BaseRecord, work: Work) -> StageRecord:
+    def train(self, arm: str, number: int, start: str, base: BaseRecord, bench: Bench) -> StageRecord:
+        """Trains, measures and saves a stage.
+
+        Args:
+            arm: the name of its arm.
+            number: the stage's, from 1.
+            start: model that it starts from: the base model's name, or the folder of the stage before.
+            base: the base model's scores.
+            bench: where to make it.
+
+        Raises:
+            UserError: it can't be trained or scored.
+        """
+        (chosen,) = (each for each in self.arms if each.name == arm)
+        return self._train(replace(self._stages(chosen)[number - 1], start=start), base, bench)
+
+    def _train(self, stage: Stage, base: BaseRecord, work: Bench) -> StageRecord:
         """Trains, measures and saves a stage."""
         folder, subject, arm = work.folder / stage.place, stage.subject, stage.arm
         self.meter.prepare()
@@ -248,8 +287,18 @@ def check_anchor(arms: Sequence[Arm]) -> None:
                 f"{arm.name}: a live teacher is the student itself, so --teacher_anchor base can't change it. Leave it "
                 "out, or take another --teacher."
             )
-    if not any(arm.distils or arm.anchor_share for arm in arms):
-        raise UserError("--teacher_anchor base: no arm has a teacher or anchor prompts. Leave it out.")
+    configs = {arm.name: method_config(arm.options) for arm in arms}
+    others = {name: config for name, config in configs.items() if config.has_other_teacher}
+    for arm in arms:
+        if (arm.distils and arm.name not in others) or arm.anchor_share or "start" in target_reads(configs[arm.name]):
+            return
+    for name, config in others.items():
+        which = "teacher_model" if config.teacher_server is None else "teacher_server"
+        raise UserError(
+            f"{name}: the model of --{which} teaches in every stage, so --teacher_anchor base changes nothing. Leave "
+            "one of them out."
+        )
+    raise UserError("--teacher_anchor base: no arm has a teacher or anchor prompts. Leave it out.")
 
 
 def with_replay(own: list[Example], earlier: Sequence[list[Example]], share: float, seed: str) -> list[Example]:

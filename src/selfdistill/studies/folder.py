@@ -22,7 +22,10 @@ from selfdistill.studies.arms import Arm
 from selfdistill.studies.subjects import Subject
 from selfdistill.training.run import empty_folder
 
-NO_EFFECT = ("output_dir", "overwrite", "config", "data_dir", "eval_batch_size", "skip_memory_check", "judge_price")
+NO_EFFECT = (
+    *("output_dir", "overwrite", "config", "data_dir", "eval_batch_size", "skip_memory_check", "judge_price"),
+    *("executor", "ray_address", "ray_cpus"),
+)
 """Options that may differ when a study is resumed, since they do not change its results."""
 GROW = ("methods", "arm", "seeds", "learning_rates")
 """Options that may differ when a study is resumed, since each of their values has its own runs."""
@@ -50,11 +53,12 @@ class StudyFolder:
         self._versions = run_folder.versions()
         self._arms: dict[str, dict[str, Any]] = {arm.name: dict(arm.settings) for arm in arms}
         self._settings = _as_json({name: v for name, v in flat.flatten(options).items() if name not in NO_EFFECT})
-        self._data = {name: value for subject in subjects for name, value in subject.identity().items()}
+        self.data = {name: value for subject in subjects for name, value in subject.identity().items()}
+        """What identifies rows, scorers and chat template, by description."""
         self.wants = {name: self._settings.get(name) for name in GROW}
         """What all processes that work on the study at the same time must have been given alike."""
         if file := options.recipe.model.chat_template:
-            self._data["chat template"] = hashlib.sha256(read_chat_template(file).encode()).hexdigest()
+            self.data["chat template"] = hashlib.sha256(read_chat_template(file).encode()).hexdigest()
         if self.path.is_file():
             raise UserError(f"--output_dir {self.path} is a file. Name a folder.")
         if self.overwrites:
@@ -71,7 +75,7 @@ class StudyFolder:
         """Checks that the folder holds this study, and takes over its arms and the versions it was begun with."""
         settings = before.settings | self._settings
         pairs = {name: (before.settings.get(name), self._settings.get(name)) for name in settings if name not in GROW}
-        pairs |= {name: (before.data.get(name), self._data.get(name)) for name in before.data | self._data}
+        pairs |= {name: (before.data.get(name), self.data.get(name)) for name in before.data | self.data}
         pairs |= {f"arm {name}": (before.arms.get(name, own), own) for name, own in self._arms.items()}
         pairs["command"] = (before.command, self._command)
         for name, (old, new) in pairs.items():
@@ -99,7 +103,7 @@ class StudyFolder:
         record = StudyRecord(
             command=self._command,
             settings=self._settings,
-            data=self._data,
+            data=self.data,
             arms=self._arms,
             versions=self._versions,
         )

@@ -94,6 +94,11 @@ class Meter:
             require_harness()
         self._questions = load_questions(data_dir, options.prior_limit) if prior == PRIOR_QUICK else []
 
+    @property
+    def num_questions(self) -> int:
+        """Number of the questions of prior-quick that are asked."""
+        return len(self._questions)
+
     def load_base(self) -> PreTrainedModel:
         """A fresh copy of the base model."""
         model = self._model

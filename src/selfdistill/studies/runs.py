@@ -1,6 +1,6 @@
 """The training runs of a study: rows are rendered once for all arms, and each arm is announced once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,8 @@ from selfdistill.settings import flat
 from selfdistill.studies.arms import Arm
 from selfdistill.studies.folder import StudyFolder
 from selfdistill.studies.measures import Meter
-from selfdistill.studies.sharing import Job, StopIfLost, Work
 from selfdistill.studies.subjects import Subject
+from selfdistill.studies.work import Bench, Job, StopIfLost, Work
 from selfdistill.training.prepare import ModelFiles, Prepared, prepare, require_memory
 from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.run import make_trainer, rendered_rows
@@ -38,10 +38,13 @@ class StudyRuns:
     def __init__(self, folder: StudyFolder, meter: Meter, console: Console) -> None:
         self.folder, self.meter, self._console = folder, meter, console
         self._rendered: dict[str, RenderedRows] = {}
-        self._announced: set[str] = set()  # arms whose settings were printed
+        self.announced: set[str] = set()
+        """Names of the arms whose settings were printed."""
 
-    def check(self, arms: Sequence[Arm], subjects: Sequence[Subject]) -> None:
+    def check(self, arms: Sequence[Arm], subjects: Sequence[Subject], *, here: bool = True) -> None:
         """Prepares every arm once, so that mistakes show before anything is computed or deleted.
+
+        ``here``: False if the runs are not made on this machine, whose memory then does not matter.
 
         Raises:
             UserError: a setting is unknown, out of range or would be ignored, a prompt is over its limit, the model is
@@ -52,7 +55,8 @@ class StudyRuns:
             for subject in subjects:
                 try:
                     prepared = self.prepared(arm, subject, {})
-                    require_memory(prepared)
+                    if here:
+                        require_memory(prepared)
                 except UserError as error:
                     raise UserError(f"{arm.name}: {error}") from error
                 devices.add(str(prepared.device))
@@ -63,41 +67,79 @@ class StudyRuns:
             )
         self.meter.device = devices.pop()
 
-    def base(self, arms: Sequence[Arm], subjects: Sequence[Subject]) -> Job[BaseRecord]:
+    def stay_on_cpu(self, arm: Arm, subject: Subject) -> bool:
+        """Whether a setting, and not only what there is on this machine, keeps the runs on the CPU."""
+        return bool(self.prepared(arm, subject, {}).config.use_cpu)
+
+    def base(
+        self,
+        arms: Sequence[Arm],
+        subjects: Sequence[Subject],
+        order: Callable[[BaseRecord | None], Callable[[Bench, Console], BaseRecord]] | None = None,
+    ) -> Job[BaseRecord]:
         """The base model's scores, and a template for each subject if an arm leaves it to a preflight.
 
         Both are computed once and kept in base.json, the base's answers in eval-before. The preflight runs when an
         arm first needs it.
 
+        Args:
+            arms: all of the study.
+            subjects: its tasks.
+            order: of what was kept before, the order to make the job elsewhere.
+
         Doing it raises UserError: no row could be scored, or no template makes a teacher that is better than the base
         model.
         """
-        undecided = next((arm for arm in arms if arm.needs_template), None)
+        undecided = any(arm.needs_template for arm in arms)
 
         def kept() -> BaseRecord | None:
             return self.folder.find(run_folder.BASE, BaseRecord)
 
         def found() -> BaseRecord | None:
             record = kept()
-            return record if record is not None and (undecided is None or record.templates) else None
+            return record if record is not None and (not undecided or record.templates) else None
 
-        def make(work: Work) -> BaseRecord:
-            record, model = kept(), self.meter.load_base()
-            if record is None:
-                self._console.print("Scoring the base model ...")
-                measured = self.meter.measure(model, is_base=True)
-                measured.write(work.folder / run_folder.EVAL_BEFORE)
+        def put(work: Work, record: BaseRecord) -> None:
+            if (work.folder / run_folder.EVAL_BEFORE).is_dir():
                 work.publish(run_folder.EVAL_BEFORE)
-                record = BaseRecord(measured=measured.numbers())
-            if undecided is not None:
-                chosen = {subject.name: self._template(undecided, subject, model) for subject in subjects}
-                record = replace(record, templates=chosen)
             work.check()
             self.folder.keep(run_folder.BASE, record)
-            return record
 
-        name = run_folder.BASE
-        return Job(name=name, title="the base model's scores", find=found, make=make, announced=False)
+        return Job(
+            name=run_folder.BASE,
+            title="the base model's scores",
+            find=found,
+            make=lambda work: self.score_base(arms, subjects, kept(), work),
+            put=put,
+            order=order(kept()) if order is not None else None,
+            announced=False,
+        )
+
+    def score_base(
+        self, arms: Sequence[Arm], subjects: Sequence[Subject], before: BaseRecord | None, bench: Bench
+    ) -> BaseRecord:
+        """Scores the base model, and chooses a template for each subject if an arm leaves it to a preflight.
+
+        Args:
+            arms: all of the study.
+            subjects: its tasks.
+            before: the scores, if they are known, and only a template is needed.
+            bench: where to write the base's answers.
+
+        Raises:
+            UserError: as ``base`` says.
+        """
+        undecided = next((arm for arm in arms if arm.needs_template), None)
+        record, model = before, self.meter.load_base()
+        if record is None:
+            self._console.print("Scoring the base model ...")
+            measured = self.meter.measure(model, is_base=True)
+            measured.write(bench.folder / run_folder.EVAL_BEFORE)
+            record = BaseRecord(measured=measured.numbers())
+        if undecided is not None:
+            chosen = {subject.name: self._template(undecided, subject, model) for subject in subjects}
+            record = replace(record, templates=chosen)
+        return record
 
     def prepared(
         self,
@@ -140,7 +182,7 @@ class StudyRuns:
         arm: Arm,
         prepared: Prepared,
         model: PreTrainedModel,
-        work: Work,
+        work: Bench,
         weights: Mapping[str, Tensor] | None = None,
     ) -> SDFTTrainer:
         """The trainer of a run. The arm's settings are printed at its first run only.
@@ -152,8 +194,8 @@ class StudyRuns:
             work: what the run is part of; it ends when that is lost.
             weights: what the teacher starts from, by parameter name; by default the model's own weights.
         """
-        quiet = arm.name in self._announced
-        self._announced.add(arm.name)
+        quiet = arm.name in self.announced
+        self.announced.add(arm.name)
         trainer = make_trainer(prepared, model, self._console, weights=weights, quiet=quiet)
         trainer.add_callback(StopIfLost(work))
         return trainer

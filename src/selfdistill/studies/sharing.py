@@ -1,28 +1,28 @@
 """One study, several processes: each takes jobs that are still to do, and whoever is left concludes.
 
-A job is one training run, or the scores of the base model. Who takes one has its lease, makes it in a folder of its own
-(``.work``) and moves the whole into the study's folder. So a process that died leaves nothing half made in its place,
-and one that was taken for dead, and wakes, finds the lease lost or the place taken, and stops.
+Who takes a job (see ``work``) has its lease, makes it in a folder of its own (``.work``) and moves the whole into the
+study's folder. So a process that died leaves nothing half made in its place, and one that was taken for dead, and
+wakes, finds the lease lost or the place taken, and stops. A process may have its jobs made elsewhere, several at a
+time, by an ``Executor``; their leases are still its own.
 """
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from transformers import TrainerCallback
 
 from selfdistill import run_folder
-from selfdistill.checkpoints.leases import Lease, Leases, LostLeaseError
+from selfdistill.checkpoints.leases import Leases, LostLeaseError
 from selfdistill.checkpoints.owners import Owner, Owners
 from selfdistill.errors import DiskError, UserError, brief, quoted
 from selfdistill.studies.folder import StudyFolder
+from selfdistill.studies.work import Executor, Job, Work
 
 Record = TypeVar("Record")
 ENTRY = "study"
@@ -37,79 +37,6 @@ NAMED = 3
 """Most jobs that are named while this process waits."""
 
 
-class Work:
-    """A job that this process has taken.
-
-    Args:
-        study: the study's folder.
-        lease: of the job.
-        is_made: whether the job was done, by anybody.
-    """
-
-    def __init__(self, study: StudyFolder, lease: Lease, is_made: Callable[[], bool]) -> None:
-        self._study, self._lease, self._is_made = study, lease, is_made
-        self.folder = study.path / run_folder.WORK / lease.token
-        """Where it is made: as in the study's folder, under the same names."""
-
-    def check(self) -> None:
-        """Raises LostLeaseError if another process has taken the job over."""
-        self._lease.check()
-
-    def publish(self, place: str) -> None:
-        """Moves the folder ``place`` from where it was made to the study's folder.
-
-        Raises:
-            LostLeaseError: another process has taken the job over, or done it.
-        """
-        self.check()
-        if self._is_made():
-            raise LostLeaseError(place)
-        self._move(place)
-
-    def leave(self, place: str) -> None:
-        """Moves what there is of the folder ``place`` to the study's, to be looked at, if no whole one is there."""
-        whole = any((self._study.path / place).glob(f"*{run_folder.SEAL}"))
-        if self._lease.is_held() and (self.folder / place).is_dir() and not whole:
-            self._move(place)
-
-    def _move(self, place: str) -> None:
-        config = self.folder / place / run_folder.RUN_CONFIG
-        if config.is_file():
-            facts = json.loads(config.read_text(encoding="utf-8"))
-            facts["settings"]["output_dir"] = str(self._study.path / place)
-            run_folder.write_json(config, facts)
-        self._study.put(self.folder / place, place)
-
-
-class StopIfLost(TrainerCallback):
-    """Ends a training run whose job another process has taken over."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Raises LostLeaseError if it has."""
-        self._work.check()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job(Generic[Record]):
-    """Something to do that has a record."""
-
-    name: str
-    """Path, in the study's folder, of what it makes."""
-    title: str
-    """Its name in messages."""
-    find: Callable[[], Record | None]
-    """Its record if it was done, otherwise None."""
-    make: Callable[[Work], Record]
-    """Does it."""
-    then: Callable[[Record], None] | None = None
-    """Called once with its record, whoever has done it."""
-    announced: bool = True
-    """Whether its title is printed when it begins."""
-
-
 class Sharing:
     """This process's part in a study. Use as a context: there it may work on the study.
 
@@ -117,26 +44,33 @@ class Sharing:
         folder: the study's.
         console: for messages.
         poll: seconds between two looks at what others do.
+        executor: makes the jobs that have an order; by default this process makes all.
 
     Raises:
         UserError: on entry: others work on the study, and it is to be overwritten or their seeds, rates or arms are
-            others; or the study in the folder has other settings.
+            others; the study in the folder has other settings; or the executor can't start.
         DiskError: on entry: the folder can't be written.
     """
 
-    def __init__(self, folder: StudyFolder, console: Console, poll: float = POLL) -> None:
-        self._folder, self._console, self._poll = folder, console, poll
+    def __init__(
+        self, folder: StudyFolder, console: Console, poll: float = POLL, executor: Executor | None = None
+    ) -> None:
+        self._folder, self._console, self._poll, self._executor = folder, console, poll, executor
         place = folder.path / run_folder.LEASES
         self._owners = Owners(place / run_folder.OWNERS)
         self._leases = Leases(place, self._owners)
         self._stack = ExitStack()
         self._awaited: set[str] = set()  # jobs that others were seen at
+        self._begun: dict[str, tuple[Job[Any], Work]] = {}  # what the executor is at
+        self._brought: dict[str, Any] = {}  # records that it brought
         self._said = ""
         self.goes_on = False
         """Whether the study was begun before."""
 
     def __enter__(self) -> "Sharing":
         with ExitStack() as stack:
+            if self._executor is not None:
+                stack.enter_context(self._executor)
             try:
                 stack.enter_context(self._owners)
             except OSError as error:
@@ -149,6 +83,10 @@ class Sharing:
 
     def __exit__(self, *_: object) -> None:
         with self._stack, contextlib.suppress(OSError):  # the folder may be gone
+            if self._executor is not None and self._begun:
+                self._executor.cancel()
+            for begun in self._begun.values():
+                begun[1].end()
             self._owners.part()  # first: of several that end in the same moment, the last one tidies
             end = time.monotonic() + PATIENCE
             while (lease := self._leases.take(ENTRY)) is None and time.monotonic() < end:
@@ -233,11 +171,14 @@ class Sharing:
 
     def _is_done(self, job: Job[Record], done: dict[str, Record]) -> bool:
         """Does a job if nobody else is at it. If it is done, its record is added to ``done``."""
+        if job.name in self._begun:
+            return False
         if self._leases.holder(job.name) is not None:  # what it writes may not be whole yet
             self._awaited.add(job.name)
             return False
-        record = job.find()
-        if record is None:
+        if (record := self._brought.pop(job.name, None)) is not None:
+            pass
+        elif (record := job.find()) is None:
             record = self._make(job)
         elif job.announced:
             by = "done by another process" if job.name in self._awaited else "done before"
@@ -250,23 +191,41 @@ class Sharing:
         return True
 
     def _make(self, job: Job[Record]) -> Record | None:
-        """Does a job; None if another process has it, or takes it over."""
+        """Does a job; None if another process has it, or takes it over, or the executor is at it."""
         lease = None if self._failures(job) >= FAILURES else self._leases.take(job.name)
         if lease is None:
             return None
         if lease.of_dead is not None:
             shutil.rmtree(self._folder.path / run_folder.WORK / lease.of_dead.token, ignore_errors=True)
         work = Work(self._folder, lease, lambda: job.find() is not None)
+        if self._executor is None or job.order is None:
+            return self._finish(job, work, partial(self._make_here, job, work))
+        self._begun[job.name] = job, work
+        run_folder.make_folder(work.folder)
+        self._executor.begin(job.name, job.title, job.order, work.folder)
+        return None
+
+    def _make_here(self, job: Job[Record], work: Work) -> Record:
+        if (record := job.find()) is not None:  # in this very moment
+            return record
+        if job.announced:
+            self._console.print(f"[bold]{escape(job.title)}[/bold]")
+        return self._put(job, work, job.make(work))
+
+    def _put(self, job: Job[Record], work: Work, record: Record) -> Record:
+        """Moves what was made to its place. Returns the record as the others read it: all conclude the same, byte by
+        byte."""
+        if job.put is not None:
+            job.put(work, record)
+        return job.find() or record
+
+    def _finish(self, job: Job[Record], work: Work, make: Callable[[], Record]) -> Record | None:
+        """The job's record, by ``make``; None if another process has taken it over. Gives the job back."""
         failed = ""
         try:
-            if (record := job.find()) is not None:  # in this very moment
-                return record
-            if job.announced:
-                self._console.print(f"[bold]{escape(job.title)}[/bold]")
-            record = job.make(work)
-            return job.find() or record  # as the others read it: all conclude the same, byte by byte
+            return make()
         except BaseException as error:
-            is_lost = isinstance(error, LostLeaseError) or not lease.is_held()
+            is_lost = isinstance(error, LostLeaseError) or not work.is_held()
             if is_lost and isinstance(error, Exception):
                 self._check_folder()
                 self._awaited.add(job.name)
@@ -276,8 +235,22 @@ class Sharing:
             failed = brief(error) if isinstance(error, Exception) else ""
             raise
         finally:
-            shutil.rmtree(work.folder, ignore_errors=True)
-            lease.release(failed)  # last: whoever waits for it may conclude
+            work.end(failed)
+
+    def _fetch(self, executor: Executor, job: Job[Record], work: Work) -> Record:
+        return self._put(job, work, executor.result(job.name))
+
+    def _collect(self, executor: Executor) -> None:
+        """Waits for a moment for the jobs that the executor is at. One that fails is told; it is tried once more."""
+        for name in executor.ended(self._poll):
+            job, work = self._begun.pop(name)
+            try:
+                record = self._finish(job, work, partial(self._fetch, executor, job, work))
+            except Exception as error:
+                self._console.print(f"[red]{escape(job.title)} failed:[/red] {escape(brief(error, 40))}")
+                continue
+            if record is not None:
+                self._brought[name] = record
 
     def _failures(self, job: Job[Any]) -> int:
         claim = self._leases.find(job.name)
@@ -289,6 +262,9 @@ class Sharing:
         Raises:
             UserError: too many processes have failed at each of them.
         """
+        if self._executor is not None and self._begun:
+            self._collect(self._executor)
+            return
         claims = [(job.title, claim) for job in left if (claim := self._leases.find(job.name)) is not None]
         failed = [(title, claim) for title, claim in claims if claim.failures >= FAILURES and not claim.held]
         if len(failed) == len(left):

@@ -10,6 +10,8 @@ from selfdistill.tasks.task import Task
 TASKS: dict[str, Task] = {
     task.name: task for task in (assistant_tools.TASK, tooluse.TASK, science.TASK, medical.TASK, wiki.TASK)
 }
+DATA_VARIABLE = "SELFDISTILL_DATA"
+"""Environment variable that names the folder of the benchmarks' data."""
 
 
 def get_task(name: str) -> Task:
@@ -25,8 +27,7 @@ def get_task(name: str) -> Task:
 def resolve_data_dir(data_dir: str | None) -> Path | None:
     """The folder of the benchmarks' data: ``data_dir``, else the environment variable SELFDISTILL_DATA, else ``./data``
     if it exists, else None. Raises UserError if the folder that the flag or the variable names does not exist."""
-    variable = os.environ.get("SELFDISTILL_DATA")
-    for name, value in (("--data_dir", data_dir), ("SELFDISTILL_DATA", variable)):
+    for name, value in (("--data_dir", data_dir), (DATA_VARIABLE, os.environ.get(DATA_VARIABLE))):
         if value:
             path = Path(value).expanduser()
             if not path.is_dir():
