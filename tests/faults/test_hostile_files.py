@@ -157,7 +157,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "infinity": ('{"prompt": "a", "answer": -Infinity}', "holds -Infinity"),
     "too large": ('{"prompt": "a", "answer": 1e400}', "holds 1e400"),
     "digits": ('{"prompt": "a", "answer": ' + "9" * 5000 + "}", "too large to read"),
-    "depth": ('{"prompt": "a", "answer": ' + "[" * 100_000 + "]" * 100_000 + "}", "too large to read"),
+    "depth": ('{"prompt": "a", "answer": ' + "[" * 100_000 + "]" * 100_000 + "}", "deeper than 200 levels"),
     "half a character": ('{"prompt": "a\\ud800"}', "holds \\ud800, half a character"),
     "half a character, deep": ('{"prompt": [{"role": "user", "content": "\\udfff"}]}', "half a character"),
     "half in an answer": ('{"prompt": "a", "answer": "x \\udc80"}', "half a character"),
