@@ -29,7 +29,7 @@ def test_it_scores_trains_scores_again_and_reports(home: TinyHome) -> None:
         assert words in said.out
     (row,) = [line for line in said.out.splitlines() if "KL, nats per token" in line]
     assert row.split()[-4:-1] == ["0", "│", f"{drift['kl_per_token']:.3f}"]
-    assert "the same rows by supervised fine-tuning" not in said.out  # these are not the demo's own settings
+    assert "the same rows by self-distillation" not in said.out  # these are not the demo's own settings
 
 
 def test_without_drift_prompts_no_drift_is_measured(home: TinyHome) -> None:
@@ -59,7 +59,7 @@ def test_against_sft_one_report_compares_both(home: TinyHome) -> None:
 
 def test_a_method_is_not_compared_with_itself(home: TinyHome) -> None:
     said = home.refused(*demo(home), "--against=sft")
-    assert said == "--against sft: demo.yaml trains by sft itself. Leave --config out, or give another file."
+    assert said == "--against sft: demo.yaml trains by sft itself. Add --config sdft-cpu, or another file."
 
 
 @pytest.mark.parametrize(

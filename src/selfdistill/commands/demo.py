@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 3
 """Rows whose completions before and after training are printed."""
-AGAINST = {"sft": "sft-cpu"}
+SDFT = "sdft-cpu"
+"""Recipe that trains on the demo's task by self-distillation."""
+AGAINST = {"sft": "demo-cpu"}
 """For each value of ``--against``, the recipe that it is trained by."""
 SHARED = (
     *("config", "from_file", "dataset_name", "model_name", "max_steps", "max_completion_length"),
@@ -59,8 +61,8 @@ def run(options: DemoOptions, console: Console) -> None:
     run_folder.check_unused(options.output_dir, overwrite=options.overwrite)
     _train(options, settings, console)
     if options.config == DemoOptions.config:
-        command = "selfdistill demo --against sft --output_dir DIR"
-        console.print(f"To train on the same rows by supervised fine-tuning, too, and compare: [bold]{command}[/bold]")
+        command = f"selfdistill demo --config {SDFT} --against sft --output_dir DIR"
+        console.print(f"To train on the same rows by self-distillation, too, and compare: [bold]{command}[/bold]")
 
 
 def _train(options: DemoOptions, settings: TrainOptions, console: Console) -> None:
@@ -164,8 +166,8 @@ def _comparison_of(options: DemoOptions, against: str) -> CompareOptions:
     own = options_from_file(TrainOptions, options.config)
     if own.method == recipe.method:
         raise UserError(
-            f"--against {against}: {options.config} trains by {own.method} itself. Leave --config out, or "
-            "give another file."
+            f"--against {against}: {options.config} trains by {own.method} itself. Add --config {SDFT}, or another "
+            "file."
         )
     defaults, others = flat.flatten(TrainOptions()), flat.flatten(recipe)
     given = {name: value for name, value in others.items() if value != defaults[name] and name not in SHARED}

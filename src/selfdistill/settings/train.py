@@ -167,7 +167,7 @@ class DemoOptions:
     drift_prompts: int = number(24, 0, 64, "between 0 and 64, the number there are")
     """General prompts on which it is measured what the training cost; 0 measures nothing."""
     against: Literal["sft"] | None = None
-    """sft: train the same rows by supervised fine-tuning (recipe sft-cpu), too, and compare both in one report."""
+    """sft: train the same rows by supervised fine-tuning (recipe demo-cpu), too, and compare both in one report."""
     overwrite: bool = False
     """Delete the run in output_dir first."""
     skip_memory_check: bool = False
