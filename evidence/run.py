@@ -83,7 +83,9 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(FOLDERS), default="quick")
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--only", default="", help="only the studies whose name begins like this")
-    parser.add_argument("--executor", default="process", help="process or ray: as compare and continual take it")
+    parser.add_argument(
+        "--executor", choices=("process", "ray"), default="process", help="as compare and continual take it"
+    )
     parser.add_argument("--ray_address", help="of a Ray cluster: as compare and continual take it")
     arguments = parser.parse_args()
     folder = arguments.output_dir or Path(FOLDERS[arguments.size])

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -9,7 +10,7 @@ Answer = tuple[int, dict[str, Any]]
 """HTTP status and body."""
 
 
-class JsonServer:
+class JsonServer(ABC):
     """Serves at ``url`` what ``answered`` returns, from ``start`` to ``stop``, one request at a time."""
 
     url: str
@@ -50,6 +51,6 @@ class JsonServer:
         self._server.server_close()
         self._thread.join()
 
+    @abstractmethod
     def answered(self, path: str, body: dict[str, Any] | None, authorization: str | None) -> Answer | None:
         """The answer to a request, whose body is None if it has none; None ends the connection without one."""
-        raise NotImplementedError

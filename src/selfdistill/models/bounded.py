@@ -70,7 +70,7 @@ class Bounded:
                 try:
                     kind, answer = self._answer(request)
                 except TimeoutError as error:
-                    raise self._too_long(PATIENCE * self._seconds) from error
+                    raise _too_long(PATIENCE * self._seconds) from error
         text = answer.decode("utf-8", "surrogatepass")
         if kind == _SAID:
             return text
@@ -89,7 +89,7 @@ class Bounded:
         except (BrokenPipeError, EOFError) as error:
             status = self._stop()
             if status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
-                raise self._too_long(self._seconds) from error
+                raise _too_long(self._seconds) from error
             raise BoundedError("it takes too much memory, or was ended") from error
         except BaseException:
             self._stop()
@@ -110,9 +110,6 @@ class Bounded:
             raise BoundedError(f"it makes more than {MOST_BYTES:,} bytes")
         return kind, _read(read_end, size, end)
 
-    def _too_long(self, seconds: float) -> BoundedError:
-        return BoundedError(f"it takes longer than {seconds:g} seconds")
-
     def _start(self) -> None:
         calls, answers = os.pipe(), os.pipe()
         with warnings.catch_warnings():
@@ -125,6 +122,10 @@ class Bounded:
         os.close(answers[1])
         self._ends, self._owner = (answers[0], calls[1]), os.getpid()
         self._stop = weakref.finalize(self, _end, child, self._ends, self._owner)
+
+
+def _too_long(seconds: float) -> BoundedError:
+    return BoundedError(f"it takes longer than {seconds:g} seconds")
 
 
 def _in_this_process(function: Callable[..., str], arguments: Any, named: Any) -> str:

@@ -23,10 +23,10 @@ from selfdistill.studies.folder import StudyFolder
 from selfdistill.studies.fronts import fronts, verdict
 from selfdistill.studies.measures import Meter, in_words
 from selfdistill.studies.ray_executor import chosen_executor
-from selfdistill.studies.runs import StudyRuns, free_memory
+from selfdistill.studies.runs import StudyRuns, put
 from selfdistill.studies.sharing import Sharing
 from selfdistill.studies.subjects import Subject, hold_back, named_subject, own_subject
-from selfdistill.studies.work import Bench, Job, Work
+from selfdistill.studies.work import Bench, Job
 from selfdistill.training.progress import NO_STEP_LIMIT
 from selfdistill.training.run import load_student
 
@@ -188,7 +188,7 @@ class Comparison:
                 title=f"cell {cell.number} of {self._num_cells}: {cell.title}",
                 find=partial(self._find, cell),
                 make=partial(self._train, cell, base),
-                put=partial(self._put, cell),
+                put=partial(put, self.folder, cell.place, run_folder.CELL),
                 order=order(self, Comparison._train, cell, base, quiet=cell.number not in firsts),
             )
             for cell in cells
@@ -199,11 +199,6 @@ class Comparison:
         before = self.folder.find(f"{cell.place}/{run_folder.CELL}", CellRecord)
         lacks_validation = cell.swept and before is not None and before.validation is None  # it was the arm's only rate
         return None if lacks_validation else before
-
-    def _put(self, cell: Cell, work: Work, record: CellRecord) -> None:
-        self.folder.keep(f"{cell.place}/{run_folder.CELL}", record, work.folder)
-        work.publish(cell.place)
-        free_memory()
 
     def _train(self, cell: Cell, base: BaseRecord, work: Bench) -> CellRecord:
         folder = work.folder / cell.place

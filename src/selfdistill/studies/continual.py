@@ -25,10 +25,10 @@ from selfdistill.studies.elsewhere import order
 from selfdistill.studies.folder import StudyFolder
 from selfdistill.studies.measures import Meter, in_words
 from selfdistill.studies.ray_executor import chosen_executor
-from selfdistill.studies.runs import StudyRuns, free_memory
+from selfdistill.studies.runs import StudyRuns, put
 from selfdistill.studies.sharing import Sharing
 from selfdistill.studies.subjects import Subject, named_subject, own_subject
-from selfdistill.studies.work import Bench, Job, Work
+from selfdistill.studies.work import Bench, Job
 from selfdistill.training.prepare import ModelFiles
 from selfdistill.training.run import load_student, save_whole, whole_model
 from selfdistill.types import Example
@@ -147,7 +147,7 @@ class Sequences:
                         title=f"{arm.name}, stage {stage.number} of {len(self.subjects)}: {stage.subject.name}",
                         find=partial(self._find, stage),
                         make=partial(self._train, stage, base),
-                        put=partial(self._put, stage),
+                        put=partial(put, self.folder, stage.place, run_folder.STAGE),
                         order=order(self, Sequences.train, *asked, quiet=quiet, needs_folder=several),
                         then=partial(self._then, stage),
                     )
@@ -158,11 +158,6 @@ class Sequences:
 
     def _find(self, stage: Stage) -> StageRecord | None:
         return self.folder.find(f"{stage.place}/{run_folder.STAGE}", StageRecord)
-
-    def _put(self, stage: Stage, work: Work, record: StageRecord) -> None:
-        self.folder.keep(f"{stage.place}/{run_folder.STAGE}", record, work.folder)
-        work.publish(stage.place)
-        free_memory()
 
     def _then(self, stage: Stage, record: StageRecord) -> None:
         """Says how a stage ended, and deletes weights that no stage will start from any more."""

@@ -204,6 +204,24 @@ class StudyRuns:
         return choose_template(self.prepared(arm, subject, {}), model, self._console)
 
 
+def put(folder: StudyFolder, place: str, name: str, work: Work, record: Any) -> None:
+    """Writes a run's record, sealed with what lies beside it, and moves the run to the study's folder.
+
+    Args:
+        folder: the study's.
+        place: the run's folder in it.
+        name: of the record's file.
+        work: in whose folder the run was made.
+        record: the run's.
+
+    Raises:
+        LostLeaseError: another process has taken the run over, or made it.
+    """
+    folder.keep(f"{place}/{name}", record, work.folder)
+    work.publish(place)
+    free_memory()
+
+
 def free_memory() -> None:
     """Frees the memory of models that are no longer referenced."""
     clear_device_cache(garbage_collection=True)

@@ -176,11 +176,11 @@ class Sharing:
         if self._leases.holder(job.name) is not None:  # what it writes may not be whole yet
             self._awaited.add(job.name)
             return False
-        if (record := self._brought.pop(job.name, None)) is not None:
-            pass
-        elif (record := job.find()) is None:
+        brought = self._brought.pop(job.name, None)
+        record = job.find() if brought is None else brought
+        if record is None:
             record = self._make(job)
-        elif job.announced:
+        elif brought is None and job.announced:
             by = "done by another process" if job.name in self._awaited else "done before"
             self._console.print(f"[bold]{escape(job.title)}[/bold]: {by}")
         if record is None:
