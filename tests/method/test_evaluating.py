@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 
@@ -121,9 +122,36 @@ def test_predictions_are_the_models_greedy_answers(tmp_path: Path) -> None:
             ids.append(int(logits[0, -1].argmax()))
         assert text == trainer.tokenizer.decode(ids, skip_special_tokens=True)
     assert len(found.predictions) == 3
-    assert found.label_ids is None
+    assert found.label_ids == ["It is 0.", "It is 1.", "It is 2."]
     assert found.metrics["test_loss"] > 0
     assert not any("test_loss" in entry for entry in trainer.state.log_history)
+
+
+def test_metrics_of_a_persons_own(tmp_path: Path) -> None:
+    """They see texts, and are logged beside the loss, for trackers and metrics.jsonl."""
+
+    def shares(found: Any) -> dict[str, float]:
+        assert all(isinstance(text, str) for text in found.predictions)
+        return {"rows": len(found.predictions), "eval_right": float(found.label_ids[2] == "It is 2.")}
+
+    options = {"compute_metrics": shares, "eval_dataset": ROWS}
+    trainer = make_trainer(tmp_path, rollout_engine="own", max_completion_length=2, options=options)
+    found = trainer.evaluate()
+    assert (found["eval_rows"], found["eval_right"]) == (8, 1.0)
+    assert lines(tmp_path, "metrics.jsonl")[-1]["eval_rows"] == 8
+    assert trainer.predict(ROWS[:3]).metrics["test_rows"] == 3
+
+
+def test_rows_that_are_streamed_are_read_to_their_end(tmp_path: Path) -> None:
+    """datasets.IterableDataset, for training and for evaluations."""
+    streamed = datasets.IterableDataset.from_generator(lambda: iter(ROWS))
+    ours = make_trainer(tmp_path / "streamed", rows=streamed, options={"eval_dataset": streamed})
+    listed = make_trainer(tmp_path / "listed", options={"eval_dataset": ROWS})
+    assert ours.num_rows == 8
+    assert ours.evaluate()["eval_loss"] == listed.evaluate()["eval_loss"]
+    ours.train()
+    listed.train()
+    assert all(torch.equal(weights(ours)[name], weight) for name, weight in weights(listed).items())
 
 
 def test_rows_without_a_token_to_learn_have_no_loss(tmp_path: Path) -> None:

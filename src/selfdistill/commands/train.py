@@ -50,5 +50,16 @@ def run(options: TrainOptions, console: Console) -> None:
     require_memory(prepared)
     model = load_student(prepared)
     prepared = settled(prepared, model, console)
-    train(make_trainer(prepared, model, console), prepared, console)
+    trainer = make_trainer(prepared, model, console)
+    trainer.tracked.report = partial(_report, folder)
+    train(trainer, prepared, console)
     console.print(f"Model and records are in {escape(str(folder))}.")
+
+
+def _report(folder: Path) -> Path:
+    """Writes the report of the run in a folder, and returns the folder."""
+    from selfdistill.report.collect import collect
+    from selfdistill.report.write import write_files  # loads altair
+
+    write_files(collect(folder), folder)
+    return folder

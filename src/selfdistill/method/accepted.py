@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
+from selfdistill.method.liger import check_liger_for
 from selfdistill.method.methods import METHODS
 from selfdistill.method.refused import refuse_evaluation
 from selfdistill.models.adapters import adapt
@@ -89,12 +90,12 @@ def loaded(
     tokenizer: PreTrainedTokenizerBase | None,
     peft_config: PeftConfig | None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, with its adapter if wanted, and its tokenizer. One given by name is loaded on the training device, or
-    on the host if it is to be split.
+    """The model, with its adapter if wanted, and its tokenizer, both checked. One given by name is loaded on the
+    training device, or on the host if it is to be split.
 
     Raises:
-        UserError: one of them is missing or can't be loaded, or no token that ends generation ends an answer in the
-            chat template.
+        UserError: one of them is missing or can't be loaded, no token that ends generation ends an answer in the
+            chat template, or as ``check_model`` and ``check_liger_for``.
     """
     if isinstance(model, str):
         tokenizer = tokenizer or load_tokenizer(model)
@@ -106,4 +107,6 @@ def loaded(
         check_end_of_turn(tokenizer, eos_token_ids(student, tokenizer))
     if peft_config is not None:
         student = adapt(student, peft_config)
+    check_model(student)
+    check_liger_for(student.config, args)
     return cast(PreTrainedModel, student), tokenizer

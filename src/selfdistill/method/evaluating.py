@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from selfdistill.errors import UserError
 from selfdistill.method.config import SDFTConfig
@@ -20,9 +20,10 @@ class Predicted(NamedTuple):
 
     predictions: list[str]
     """The student's greedy completion of every row, as text."""
-    label_ids: None
+    label_ids: list[str]
+    """The rows' demonstrations as text, empty where there is none."""
     metrics: dict[str, float]
-    """Loss of the rows and seconds, as ``evaluate`` returns them."""
+    """What ``evaluate`` returns of these rows."""
 
 
 class EvaluatingTrainer(Trainer):
@@ -49,8 +50,9 @@ class EvaluatingTrainer(Trainer):
             metric_key_prefix: what the names of the metrics begin with.
 
         Returns:
-            ``eval_loss`` in nats, ``eval_tokens``, ``eval_runtime`` in seconds and ``eval_samples_per_second``. Of
-            several sets each has these, as ``eval_NAME_loss`` and so on.
+            ``eval_loss`` in nats, ``eval_tokens``, ``eval_runtime`` in seconds and ``eval_samples_per_second``, and
+            what ``compute_metrics`` finds, with the same prefix. Of several sets each has these, as
+            ``eval_NAME_loss`` and so on.
 
         Raises:
             UserError: there are no rows, one is unusable, or the settings' loss can't be measured on them.
@@ -80,23 +82,34 @@ class EvaluatingTrainer(Trainer):
             UserError: as ``evaluate``.
         """
         pairs = self._pairs_of(test_dataset)
-        metrics = self._measured(pairs, metric_key_prefix)
-        completions = [list(rollout.completion_ids) for rollout in greedy_completions(self.step, pairs)]
-        texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
-        return Predicted(predictions=texts, label_ids=None, metrics=metrics)
+        answers = self._answers(pairs)
+        return Predicted(*answers, metrics=self._measured(pairs, metric_key_prefix, answers))
 
     def _pairs_of(self, rows: Any) -> list[PromptPair]:
         if rows is None:
             raise UserError("evaluate: there are no rows. Give SDFTTrainer or evaluate an eval_dataset.")
         return held_out_pairs(rows, self.args, self.tokenizer, self.model.config)
 
-    def _measured(self, pairs: list[PromptPair], prefix: str) -> dict[str, float]:
+    def _answers(self, pairs: list[PromptPair]) -> tuple[list[str], list[str]]:
+        """Greedy completions and demonstrations as texts."""
+        completions = [list(rollout.completion_ids) for rollout in greedy_completions(self.step, pairs)]
+        texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        return texts, [pair.example.demonstration_text for pair in pairs]
+
+    def _measured(
+        self, pairs: list[PromptPair], prefix: str, answers: tuple[list[str], list[str]] | None = None
+    ) -> dict[str, float]:
         start = time.perf_counter()
         found = held_out_loss(self.step, self.pieces, pairs)
+        more: dict[str, float] = {}
+        if self.compute_metrics is not None:
+            texts: Any = answers or self._answers(pairs)  # where others have arrays
+            more = self.compute_metrics(EvalPrediction(*texts))
         seconds = time.perf_counter() - start
         return {
             f"{prefix}_loss": found.loss,
             f"{prefix}_tokens": found.tokens,
             f"{prefix}_runtime": seconds,
             f"{prefix}_samples_per_second": len(pairs) / seconds,
+            **{name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in more.items()},
         }

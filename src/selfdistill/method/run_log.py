@@ -76,6 +76,8 @@ class RunLog:
         self._counts: dict[str, float] = defaultdict(float)
         self._rollouts: dict[int, RolloutRecord] = {}
         self._written: list[Rollout] = []  # the present step's by the student, without anchors
+        self.last_rollouts: list[RolloutRecord] = []
+        """The last step's that were written; empty in other processes than the main one."""
         self._watch = Watch()
         self.collapse: str | None = None
         """What collapsed in the last step, in words, the first time that something did."""
@@ -252,9 +254,9 @@ class RunLog:
             self._take_in(share)
         self._look_for_collapse(shares)
         if self._processes.is_main:
-            rollouts = self._processes.in_order([share.rollouts for share in shares])
-            run_folder.append_jsonl(self.folder / run_folder.ROLLOUTS, rollouts)
-            self._lines[run_folder.ROLLOUTS] += len(rollouts)
+            self.last_rollouts = self._processes.in_order([share.rollouts for share in shares])
+            run_folder.append_jsonl(self.folder / run_folder.ROLLOUTS, self.last_rollouts)
+            self._lines[run_folder.ROLLOUTS] += len(self.last_rollouts)
 
     def _look_for_collapse(self, shares: Sequence[_Share]) -> None:
         """Measures the step's completions of all processes, alike in each of them."""

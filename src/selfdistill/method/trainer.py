@@ -9,7 +9,7 @@ With several processes (``processes``) all of them make the same calls: each has
 ``Step`` takes its share of them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from peft import PeftConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -31,14 +32,13 @@ from selfdistill.checkpoints.commit import install, tidy
 from selfdistill.checkpoints.lock import locked
 from selfdistill.errors import NumbersError
 from selfdistill.method.accelerator import leave_replicas_alone
-from selfdistill.method.accepted import check_arguments, check_model, loaded
+from selfdistill.method.accepted import check_arguments, loaded
 from selfdistill.method.batch import MicroBatch
 from selfdistill.method.collapse import remedy
 from selfdistill.method.config import SDFTConfig
 from selfdistill.method.evaluating import EvaluatingTrainer
 from selfdistill.method.fingerprints import check_same_run
 from selfdistill.method.hooks import Hooks, StepCallback
-from selfdistill.method.liger import check_liger_for
 from selfdistill.method.optimizers import make_optimizer, optimizer_name
 from selfdistill.method.other_teacher import named_teacher
 from selfdistill.method.out_of_memory import Pieces
@@ -53,6 +53,7 @@ from selfdistill.method.skipping import Skipping
 from selfdistill.method.step import Step
 from selfdistill.method.teacher_server import teacher_server
 from selfdistill.method.timer import PhaseTimer
+from selfdistill.method.trackers import Tracked
 from selfdistill.method.trainer_state import Checkpoints
 from selfdistill.models.attention import fit_attention
 from selfdistill.models.mode import own_checkpointing
@@ -70,7 +71,7 @@ class SDFTTrainer(EvaluatingTrainer):
         args: the settings.
         train_dataset: rows with a prompt and a demonstration: Examples, or a ``datasets.Dataset`` or list of dicts in
             any schema of ``data.rows`` ({prompt, demonstration}, TRL's {prompt, privileged_context}, ...). PromptPairs
-            are used as they are.
+            are used as they are. An IterableDataset is read to its end first, since rows are shuffled.
         processing_class: the model's tokenizer; by default loaded with the model if that is a name.
         eval_dataset: held-out rows in the same forms, or several sets by name, whose loss ``evaluate`` measures, while
             training as ``args.eval_strategy`` says.
@@ -83,6 +84,8 @@ class SDFTTrainer(EvaluatingTrainer):
         engine: samples completions; by default the engine that ``args.rollout_engine`` names.
         facts: values of ``model_name``, ``task``, ``dataset`` and ``chat_template`` for run_config.json.
         callbacks: as in Trainer.
+        compute_metrics: makes metrics of an evaluation's answers: ``predictions`` are the greedy completions of the
+            held-out rows as a list of texts, ``label_ids`` their demonstrations, empty where there is none.
 
     In a script that ``torchrun`` or ``accelerate launch`` starts, every process makes the same trainer and the same
     calls. The main process alone writes, into a folder that all of them can read.
@@ -111,29 +114,29 @@ class SDFTTrainer(EvaluatingTrainer):
         engine: RolloutEngine | None = None,
         facts: Mapping[str, str] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
     ) -> None:
         check_arguments(args, train_dataset, eval_dataset, model)
         student, tokenizer = loaded(model, args, processing_class, peft_config)
-        check_model(student)
-        check_liger_for(student.config, args)
-        train_pairs = training_pairs(train_dataset, args, tokenizer, student.config)
-        anchors = anchor_pairs(anchor_dataset, args, tokenizer, student.config)
+        own: Any = (args, tokenizer, student.config)
+        train_pairs, anchors = training_pairs(train_dataset, *own), anchor_pairs(anchor_dataset, *own)
         self._hooks, use_cache = Hooks(), getattr(student.config, "use_cache", None)
         super().__init__(
             model=student,
             args=args,
             train_dataset=train_pairs,  # type: ignore[arg-type]  # a list is a map-style dataset
-            eval_dataset=held_out_pairs(eval_dataset, args, tokenizer, student.config),
+            eval_dataset=held_out_pairs(eval_dataset, *own),
             processing_class=tokenizer,
             data_collator=list,  # type: ignore[arg-type]
             callbacks=[*(callbacks or ()), StepCallback(self)],
+            compute_metrics=compute_metrics,
         )
-        if use_cache is not None:  # transformers sets it to False, and would save it so
-            student.config.use_cache = use_cache
+        if use_cache is not None:
+            student.config.use_cache = use_cache  # transformers sets it to False, and would save it so
         self.remove_callback(PrinterCallback)  # would print every log line
+        fit_attention(student)
         self.processes, self.timer = Processes.here(args.device), PhaseTimer(args.device)
         leave_replicas_alone(self.accelerator, self.processes, split=args.shard_weights)
-        fit_attention(student)
         step = self.step = Step(
             student,
             tokenizer,
@@ -151,7 +154,7 @@ class SDFTTrainer(EvaluatingTrainer):
         self.tokenizer, self.eos_ids = tokenizer, eos_token_ids(student, tokenizer)
         self.run_log = RunLog(Path(str(args.output_dir)), tokenizer, args.rollouts_logged_per_step, self.processes)
         self._loss = torch.zeros((), device=args.device)  # of this process's micro-batches of the step
-        self.step.on_part, self.checkpoints = self.run_log.add_part, Checkpoints(self)
+        step.on_part, self.checkpoints, self.tracked = self.run_log.add_part, Checkpoints(self), Tracked.first_of(self)
         if isinstance(self.step.engine, InProcessEngine):
             self.step.engine.on_warning = self.checkpoints.warn
         self.pieces, self.skipping = Pieces(step, self.checkpoints.warn), Skipping(step.masters, step.sharding)

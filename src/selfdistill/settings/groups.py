@@ -97,6 +97,9 @@ class TrainerOptions:
     """YAML file with any of these settings, or the name of a recipe. Flags override it."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """name=value: any other field of the trainer's config (transformers' TrainingArguments); may be repeated."""
+    report_to: str | None = None
+    """Trackers to report to, separated by commas: tensorboard, trackio, wandb, mlflow, swanlab or another of
+    transformers'. They are also given each logged step's completions, by train the report, too."""
     preflight_rows: int = at_least(1, 16)
     """Training rows used by the preflight that --template auto runs."""
     skip_memory_check: bool = False

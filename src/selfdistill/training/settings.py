@@ -3,6 +3,7 @@
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from selfdistill.errors import UserError, brief, did_you_mean
@@ -49,6 +50,9 @@ def trainer_config(options: TrainOptions, max_completion_length: int) -> SDFTCon
     extra = _from_file(trainer, others)
     for name, value in parse_assignments(trainer.set, list(others), flags=list(flat.leaves(TrainOptions))).items():
         extra[name] = checked(value, others[name], f"--set {name}")
+    if trainer.report_to is not None:
+        extra["report_to"] = [name.strip() for name in trainer.report_to.split(",")]
+        extra = {"run_name": Path(options.run.output_dir or "unused").absolute().name, "project": "selfdistill"} | extra
     if options.run.save_steps is not None:
         extra = {"save_strategy": "steps", "save_steps": options.run.save_steps} | extra
     settings: dict[str, Any] = method_settings(method_config(options)) | extra
