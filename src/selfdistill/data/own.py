@@ -8,6 +8,7 @@ from typing import Literal
 from selfdistill.data.columns import check_column_map
 from selfdistill.data.files import RawRow
 from selfdistill.data.folders import EVAL_SPLITS, TRAIN
+from selfdistill.data.kept import keep
 from selfdistill.data.prompts import is_held_out, uniform
 from selfdistill.data.readers import has_evaluation_split, read_rows
 from selfdistill.data.rows import example_from_row
@@ -59,7 +60,9 @@ def own_evaluation(named: str) -> str | None:
     return ",".join(source.name for source in sources(named))
 
 
-def own_examples(named: str, reading: Reading, *, side: Side, prefix: str, need_demonstration: bool) -> list[Example]:
+def own_examples(
+    named: str, reading: Reading, *, side: Side, prefix: str, need_demonstration: bool
+) -> Sequence[Example]:
     """The rows of one side, in order, with ids ``prefix/N``, N being the row's number among all that were read.
 
     Sources without weights follow each other. Of weighted sources each row is drawn from one of them with a probability
@@ -75,10 +78,11 @@ def own_examples(named: str, reading: Reading, *, side: Side, prefix: str, need_
 
     Raises:
         UserError: there is no such data, a row can't be used and ``on_bad_row`` is error, or no row is left.
+        DiskError: there are too many for memory, and they can't be kept on the disk.
     """
     reader = _Reader(named, reading, side, prefix, need_demonstration)
     limit = reading.train_limit if side == "train" else reading.eval_limit
-    examples = list(islice(reader.examples(), limit))
+    examples = keep(islice(reader.examples(), limit))
     reader.report(len(examples))
     return examples
 

@@ -84,7 +84,7 @@ def load_split(
     prefix: str,
     reference: str | None = None,
     convert: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = None,
-) -> list[Example]:
+) -> Sequence[Example]:
     """Examples of a benchmark's Arrow folder ``<data_dir>/<folder>``, in the order of the data.
 
     Args:

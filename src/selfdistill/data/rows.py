@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from selfdistill.data.columns import renamed, unknown_columns
@@ -15,6 +15,7 @@ from selfdistill.data.formats import (
     format_of,
     text,
 )
+from selfdistill.data.kept import keep
 from selfdistill.errors import EmptyRowError, UserError, quoted
 from selfdistill.types import Example, Message, is_blank, message_text
 
@@ -30,7 +31,7 @@ def examples_from_rows(
     prefix: str,
     need_demonstration: bool = True,
     raw_text: bool = False,
-) -> list[Example]:
+) -> Sequence[Example]:
     """The examples of a data set, in order, with the ids ``prefix/0``, ``prefix/1``, ...
 
     Args:
@@ -43,7 +44,7 @@ def examples_from_rows(
     Raises:
         UserError: there are no rows, or one is wrong; the message gives its number, counted from 1.
     """
-    examples = [
+    examples = keep(
         example_from_row(
             row,
             where=f"{source} row {index + 1}",
@@ -52,7 +53,7 @@ def examples_from_rows(
             raw_text=raw_text,
         )
         for index, row in enumerate(rows)
-    ]
+    )
     if not examples:
         raise UserError(f"{source} has no rows: give it at least one with a prompt.")
     return examples

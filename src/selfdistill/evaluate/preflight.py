@@ -240,7 +240,7 @@ class _Trial:
 
     model: PreTrainedModel
     task: Task
-    rows: list[Example]
+    rows: Sequence[Example]
     engine: RolloutEngine
     sampling: Sampling
     limits: Limits

@@ -30,7 +30,7 @@ class TaskRows:
     """A task, and those of its rows that are scored."""
 
     task: Task
-    examples: list[Example]
+    examples: Sequence[Example]
     judge: Judge | None = None
     """The judge that the task's scorers ask, if any."""
 
@@ -155,7 +155,7 @@ def with_allowed_programs(task: Task, allowed: bool, *, confined: bool = True) -
     return with_sandbox(task, confined=confined)
 
 
-def first_rows(rows: Sequence[Example], count: int | None) -> list[Example]:
+def first_rows(rows: Sequence[Example], count: int | None) -> Sequence[Example]:
     """The first ``count`` rows, in order. If they have parts, a proportional number of each part's first rows."""
     parts: dict[str, list[int]] = {}
     for index, row in enumerate(rows):

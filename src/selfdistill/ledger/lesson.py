@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class Lesson:
 
     task: Task
     """Has the skill's name, and the skill's scorer as its only one."""
-    train: list[Example]
-    items: list[Example]
+    train: Sequence[Example]
+    items: Sequence[Example]
     """Evaluation rows, which are not trained on."""
 
 
@@ -45,7 +45,7 @@ class HeldSkill:
     """Version whose answers it is compared with: the one that learned it; for a new skill the one it starts from."""
     task: Task
     """Has the skill's name, and the skill's scorer as its only one."""
-    items: list[Example]
+    items: Sequence[Example]
     """Evaluation rows."""
 
 

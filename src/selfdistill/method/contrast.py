@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from selfdistill.data.kept import keep
 from selfdistill.errors import UserError
 from selfdistill.method.lengths import NO_LIMIT, length_limits
 from selfdistill.method.prompts import make_renderer
@@ -34,16 +35,16 @@ class OtherDemonstrations:
         tokenizer: PreTrainedTokenizerBase,
         model_config: Any,
     ) -> None:
-        self._rows = {pair.example.id: pair for pair in rows if pair.example.demonstration}
+        self._rows = keep(pair for pair in rows if pair.example.demonstration)
         if len(self._rows) < 2:
             raise UserError(
                 f"target=contrast needs two rows with a demonstration, the data has {len(self._rows)}. Add rows, or "
                 "take another target."
             )
-        self._order = list(self._rows)
+        self._order = [pair.example.id for pair in self._rows]
         self._place = {id: index for index, id in enumerate(self._order)}
         self._seed = config.seed
-        self._renderer = make_renderer([pair.example for pair in rows], config, tokenizer)
+        self._renderer = make_renderer((pair.example for pair in rows), config, tokenizer)
         limit = length_limits(config, model_config).teacher_prompt
         self._limit = NO_LIMIT if limit is None else limit.tokens
 
@@ -64,7 +65,7 @@ class OtherDemonstrations:
 
     def _prompt(self, pair: PromptPair, pairs: Sequence[PromptPair], number: int) -> tuple[int, ...]:
         for other in self._others(pair.example.id, pairs, number):
-            shown = replace(pair.example, demonstration=self._rows[other].example.demonstration)
+            shown = replace(pair.example, demonstration=self._rows[self._place[other]].example.demonstration)
             (taught,) = self._renderer.with_teacher([replace(pair, example=shown)])
             if taught.teacher_ids is not None and len(taught.teacher_ids) <= self._limit:
                 return taught.teacher_ids
@@ -75,7 +76,7 @@ class OtherDemonstrations:
 
     def _others(self, own: str, pairs: Sequence[PromptPair], number: int) -> Iterator[str]:
         """Ids of the step's other rows, in random order, then of all other rows, from the next one of the data on."""
-        here = [id for id in dict.fromkeys(pair.example.id for pair in pairs) if id != own and id in self._rows]
+        here = [id for id in dict.fromkeys(pair.example.id for pair in pairs) if id != own and id in self._place]
         yield from random.Random(f"{self._seed}/{number}/{own}").sample(here, len(here))
         start = self._place.get(own, -1)
         yield from (id for id in (*self._order[start + 1 :], *self._order[: start + 1]) if id != own)

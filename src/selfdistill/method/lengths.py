@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from selfdistill.data.kept import keep
 from selfdistill.errors import UserError
 from selfdistill.method.methods import METHODS, MethodSpec
 from selfdistill.method.sources import uses_answers
@@ -74,7 +75,7 @@ def length_limits(config: MethodConfig, model_config: Any, spec: MethodSpec | No
     )
 
 
-def fit(pairs: Sequence[PromptPair], limits: Limits, *, overlong: str) -> list[PromptPair]:
+def fit(pairs: Sequence[PromptPair], limits: Limits, *, overlong: str) -> Sequence[PromptPair]:
     """Returns the pairs within the limits. Nothing is cut: cutting would lose the question or the chat header.
 
     Args:
@@ -85,13 +86,12 @@ def fit(pairs: Sequence[PromptPair], limits: Limits, *, overlong: str) -> list[P
     Raises:
         UserError: a pair is over a limit and ``overlong`` is ``error``, or every pair is over a limit.
     """
-    kept: list[PromptPair] = []
     remedies: set[str] = set()
-    for pair in pairs:
+
+    def fits(pair: PromptPair) -> bool:
         over = _over(pair, limits)
         if over is None:
-            kept.append(pair)
-            continue
+            return True
         what, length, limit = over
         remedies.add(limit.remedy)
         if overlong == "error":
@@ -99,6 +99,9 @@ def fit(pairs: Sequence[PromptPair], limits: Limits, *, overlong: str) -> list[P
                 f"{pair.example.id}: the {what} has {length} tokens, the limit is {limit.tokens}; part of the text "
                 f"would be cut. {limit.remedy}, shorten the row, or give --overlong drop."
             )
+        return False
+
+    kept = pairs if all(map(fits, pairs)) else keep(filter(fits, pairs))
     if pairs and not kept:
         raise UserError(f"Every row is over a length limit. {'. '.join(sorted(remedies))}.")
     return kept

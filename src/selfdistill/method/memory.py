@@ -1,7 +1,8 @@
 """Estimates the memory that a run needs before any weight is loaded, and measures how much is available."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ class MemoryCheck:
     def __init__(
         self,
         config: Any,
-        pairs: Sequence[PromptPair],
+        pairs: Iterable[PromptPair],
         *,
         dtype: str,
         lora_r: int | None,
@@ -234,9 +235,11 @@ class MemoryCheck:
         self._quantize: Quantize | None = quantize
         self._teacher_config, self._teacher_weights = teacher_config, _weights_of(teacher_config)
         self._width = compute_dtype(dtype, device).itemsize
-        self._prompts = [len(pair.student_ids) for pair in pairs]
-        self._teacher_prompts = [len(pair.teacher_ids or ()) for pair in pairs]
-        self._demonstrations = [len(pair.demonstration_ids) for pair in pairs]
+        self._prompts, self._teacher_prompts, self._demonstrations = array("Q"), array("Q"), array("Q")
+        for pair in pairs:
+            self._prompts.append(len(pair.student_ids))
+            self._teacher_prompts.append(len(pair.teacher_ids or ()))
+            self._demonstrations.append(len(pair.demonstration_ids))
         self._sizes: dict[int | None, _Size] = {}
 
     def estimate(self, args: MethodConfig, change: Change | None = None) -> MemoryEstimate:

@@ -51,7 +51,7 @@ class Privileged:
         self._score = None if scorer is None else scorer[1]
         self._feedback = None if config.feedback_file is None else feedback_from(config.feedback_file)
         self._copies, self._other_teacher = config.num_rollouts, config.has_other_teacher
-        self._renderer = make_renderer([pair.example for pair in rows], config, tokenizer)
+        self._renderer = make_renderer((pair.example for pair in rows), config, tokenizer)
         limit = length_limits(config, model_config).teacher_prompt
         self._limit = NO_LIMIT if limit is None else limit.tokens
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from selfdistill.data.kept import keep
 from selfdistill.errors import UserError, did_you_mean
 from selfdistill.method.answers import Answers, Ids
 from selfdistill.method.methods import METHODS
@@ -102,42 +103,44 @@ class PromptRenderer:
         teacher: bool = True,
         answers: bool = True,
         on_done: Callable[[int], None] | None = None,
-    ) -> list[PromptPair]:
+    ) -> Sequence[PromptPair]:
         """Renders every example as ``render`` does, in order.
 
         ``on_done`` is called with the number of rows finished since the last call.
         """
-        pairs: list[PromptPair] = []
-        for chunk in _chunks(examples):
-            texts = [self.text(example.prompt, example.tools) for example in chunk]
-            student = self._encode_all(texts)
-            taught = self._teacher_ids(chunk, student) if teacher else [None] * len(chunk)
-            answered = self._answers.of(chunk, texts, student) if answers else [((), None)] * len(chunk)
-            for example, ids, teacher_ids, (answer, mask) in zip(chunk, student, taught, answered, strict=True):
-                pairs.append(
-                    PromptPair(
+
+        def rendered() -> Iterator[PromptPair]:
+            for chunk in _chunks(examples):
+                texts = [self.text(example.prompt, example.tools) for example in chunk]
+                student = self._encode_all(texts)
+                taught = self._teacher_ids(chunk, student) if teacher else [None] * len(chunk)
+                answered = self._answers.of(chunk, texts, student) if answers else [((), None)] * len(chunk)
+                for example, ids, teacher_ids, (answer, mask) in zip(chunk, student, taught, answered, strict=True):
+                    yield PromptPair(
                         example=example,
                         student_ids=ids,
                         teacher_ids=teacher_ids,
                         demonstration_ids=answer,
                         demonstration_mask=mask,
                     )
-                )
-            if on_done:
-                on_done(len(chunk))
-        return pairs
+                if on_done:
+                    on_done(len(chunk))
+
+        return keep(rendered())
 
     def with_teacher(
         self, pairs: Sequence[PromptPair], on_done: Callable[[int], None] | None = None
-    ) -> list[PromptPair]:
+    ) -> Sequence[PromptPair]:
         """Returns the pairs with the teacher's prompt added, rendered with this renderer's template."""
-        taught: list[PromptPair] = []
-        for chunk in _chunks(pairs):
-            ids = self._teacher_ids([pair.example for pair in chunk], [pair.student_ids for pair in chunk])
-            taught += [replace(pair, teacher_ids=teacher) for pair, teacher in zip(chunk, ids, strict=True)]
-            if on_done:
-                on_done(len(chunk))
-        return taught
+
+        def taught() -> Iterator[PromptPair]:
+            for chunk in _chunks(pairs):
+                ids = self._teacher_ids([pair.example for pair in chunk], [pair.student_ids for pair in chunk])
+                yield from (replace(pair, teacher_ids=teacher) for pair, teacher in zip(chunk, ids, strict=True))
+                if on_done:
+                    on_done(len(chunk))
+
+        return keep(taught())
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -200,35 +203,38 @@ class PromptRenderer:
 
 
 def make_renderer(
-    examples: Sequence[Example], config: MethodConfig, tokenizer: "PreTrainedTokenizerBase"
+    examples: Iterable[Example], config: MethodConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> PromptRenderer:
     """Makes the renderer that the settings describe; the template ``few_shot`` draws from those of ``examples`` that
     have a demonstration."""
+    drawn_from = examples if config.template == "few_shot" else ()
     return PromptRenderer(
         tokenizer,
         config.template,
         repeat=config.template_repeat,
         template_file=config.template_file,
-        pool=[example for example in examples if example.demonstration],
+        pool=keep(example for example in drawn_from if example.demonstration),
         chat_template_kwargs=config.chat_variables("student"),
         teacher_chat_template_kwargs=config.chat_variables("teacher"),
     )
 
 
-def raw_texts(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase") -> list[PromptPair]:
+def raw_texts(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase") -> Sequence[PromptPair]:
     """Renders each demonstration as plain text without a chat template, for continued pre-training.
 
     Its first token is the prompt, the rest and the EOS token are the answer.
     """
     eos = tokenizer.eos_token
-    texts = [example.demonstration_text + str(eos or "") for example in examples]
-    encoded: Any = tokenizer(texts)["input_ids"] if examples else []
-    pairs: list[PromptPair] = []
-    for example, (first, *rest) in zip(examples, encoded, strict=True):
-        if eos is not None and rest[-2:] == [tokenizer.eos_token_id] * 2:  # some tokenizers add one, too
-            rest.pop()
-        pairs.append(PromptPair(example=example, student_ids=(first,), demonstration_ids=tuple(rest)))
-    return pairs
+
+    def rendered() -> Iterator[PromptPair]:
+        for chunk in _chunks(examples):
+            encoded: Any = tokenizer([example.demonstration_text + str(eos or "") for example in chunk])["input_ids"]
+            for example, (first, *rest) in zip(chunk, encoded, strict=True):
+                if eos is not None and rest[-2:] == [tokenizer.eos_token_id] * 2:  # some tokenizers add one, too
+                    rest.pop()
+                yield PromptPair(example=example, student_ids=(first,), demonstration_ids=tuple(rest))
+
+    return keep(rendered())
 
 
 def render_pairs(
@@ -236,7 +242,7 @@ def render_pairs(
     config: MethodConfig,
     tokenizer: "PreTrainedTokenizerBase",
     on_done: Callable[[int], None] | None = None,
-) -> list[PromptPair]:
+) -> Sequence[PromptPair]:
     """Renders every example as the settings' method needs it.
 
     The teacher's prompt is rendered only if it contains the demonstration, and the demonstration's ids only if the
@@ -253,7 +259,7 @@ def render_pairs(
 
 def render_anchors(
     examples: Sequence[Example], config: MethodConfig, tokenizer: "PreTrainedTokenizerBase"
-) -> list[PromptPair]:
+) -> Sequence[PromptPair]:
     """Renders anchor prompts, which student and teacher read alike under every method, as the student does."""
     renderer = PromptRenderer(tokenizer, chat_template_kwargs=config.chat_variables("student"))
     return renderer.render_all(examples, teacher=False, answers=False)

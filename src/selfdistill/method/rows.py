@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
+from selfdistill.data.kept import keep
 from selfdistill.data.rows import examples_from_rows
 from selfdistill.errors import UserError, quoted
 from selfdistill.method.lengths import fit, length_limits
@@ -21,14 +23,14 @@ Rows = Iterable[Example | PromptPair | Mapping[str, Any]]
 
 def training_pairs(
     rows: Rows, config: MethodConfig, tokenizer: "PreTrainedTokenizerBase", model_config: Any, name: str = "train"
-) -> list[PromptPair]:
+) -> Sequence[PromptPair]:
     """Renders training rows and checks their lengths. Rows that are PromptPairs are returned unchanged and unchecked.
     ``name``: what their ids begin with.
 
     Raises:
         UserError: a row is unusable, over a limit and not to be dropped, or has a token that the model does not know.
     """
-    items = list(rows)
+    items = keep(rows)
     if (pairs := _as_pairs(items)) is not None:
         return pairs
     spec = METHODS[config.method]
@@ -62,7 +64,7 @@ def held_out_pairs(
 
 def anchor_pairs(
     rows: Rows, config: MethodConfig, tokenizer: "PreTrainedTokenizerBase", model_config: Any
-) -> list[PromptPair]:
+) -> Sequence[PromptPair]:
     """Renders anchor prompts as ``training_pairs`` does training rows; empty if ``anchor_share`` is 0.
 
     Raises:
@@ -86,7 +88,7 @@ def as_examples(
     demonstrations: bool = True,
     optional: bool = False,
     raw_text: bool = False,
-) -> list[Example]:
+) -> Sequence[Example]:
     """Converts rows to Examples (see ``data.rows``), with ids such as ``name/0``; Examples keep their ids.
 
     ``demonstrations``: whether every row must have one, unless they are ``optional``. If False, demonstrations are
@@ -95,12 +97,12 @@ def as_examples(
     Raises:
         UserError: a row is unusable or lacks a demonstration, there are no rows, or only some are Examples.
     """
-    items = list(rows)
+    items = keep(rows)
     num_examples = sum(isinstance(item, Example) for item in items)
     if num_examples not in (0, len(items)):
         raise UserError(f"{name}_dataset mixes Examples with other rows. Give all rows in one form.")
     if num_examples:
-        examples = cast(list[Example], items)
+        examples = cast(Sequence[Example], items)
         if (
             demonstrations
             and not optional
@@ -110,20 +112,20 @@ def as_examples(
                 f"{lacking.id} has no demonstration, which the method learns from. Give every Example one, or take "
                 "method reinvoke."
             )
-    elif strange := [item for item in items if not isinstance(item, Mapping)]:
+    elif strange := list(islice((item for item in items if not isinstance(item, Mapping)), 1)):
         raise UserError(
             f"{name}_dataset holds {quoted(strange[0])}, which is no row of columns. Give rows of one form, such as "
             "one split of a DatasetDict, or a list of dicts."
         )
     else:
         examples = examples_from_rows(
-            cast(list[Mapping[str, Any]], items),
+            cast(Sequence[Mapping[str, Any]], items),
             source=f"{name}_dataset",
             prefix=name,
             need_demonstration=demonstrations and not optional,
             raw_text=raw_text,
         )
-    return examples if demonstrations else [replace(example, demonstration=()) for example in examples]
+    return examples if demonstrations else keep(replace(example, demonstration=()) for example in examples)
 
 
 def check_ids(pairs: Sequence[PromptPair], model_config: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -141,5 +143,5 @@ def check_ids(pairs: Sequence[PromptPair], model_config: Any, tokenizer: "PreTra
                 )
 
 
-def _as_pairs(items: list[Any]) -> list[PromptPair] | None:
+def _as_pairs(items: Sequence[Any]) -> Sequence[PromptPair] | None:
     return items if items and all(isinstance(item, PromptPair) for item in items) else None

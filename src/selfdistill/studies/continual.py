@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from selfdistill import run_folder
+from selfdistill.data.kept import keep
 from selfdistill.errors import UserError
 from selfdistill.method.needs import target_reads
 from selfdistill.records.studies import BaseRecord, ContinualRecord, Measurements, SequenceRecord, StageRecord
@@ -296,7 +297,9 @@ def check_anchor(arms: Sequence[Arm]) -> None:
     raise UserError("--teacher_anchor base: no arm has a teacher or anchor prompts. Leave it out.")
 
 
-def with_replay(own: list[Example], earlier: Sequence[list[Example]], share: float, seed: str) -> list[Example]:
+def with_replay(
+    own: Sequence[Example], earlier: Sequence[Sequence[Example]], share: float, seed: str
+) -> Sequence[Example]:
     """A stage's own rows, followed by rows of earlier stages.
 
     Args:
@@ -305,9 +308,10 @@ def with_replay(own: list[Example], earlier: Sequence[list[Example]], share: flo
         share: rows of earlier stages over all rows returned, in [0, 1); if there are too few, all of them are taken.
         seed: decides which rows are drawn. Every earlier stage gives the same number, as long as it has rows.
     """
-    shuffled = [random.Random(f"{seed}/{at}").sample(rows, len(rows)) for at, rows in enumerate(earlier)]
-    in_turn = [row for turn in zip_longest(*shuffled) for row in turn if row is not None]
-    return [*own, *in_turn[: round(len(own) * share / (1 - share))]]
+    places = [random.Random(f"{seed}/{at}").sample(range(len(rows)), len(rows)) for at, rows in enumerate(earlier)]
+    turns = zip_longest(*([(rows, place) for place in each] for rows, each in zip(earlier, places, strict=True)))
+    in_turn = (rows[place] for turn in turns for rows, place in filter(None, turn))
+    return keep(chain(own, islice(in_turn, round(len(own) * share / (1 - share)))))
 
 
 def remove_weights(folder: Path) -> None:

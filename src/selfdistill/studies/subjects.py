@@ -30,7 +30,7 @@ class Subject:
     """A task with the rows it is trained on and the rows it is tested on."""
 
     task: Task
-    train: list[Example]
+    train: Sequence[Example]
     test: TaskRows
 
     @property
@@ -123,8 +123,8 @@ def fingerprint(rows: Sequence[Example]) -> str:
 
 def _subject(
     task: Task,
-    train: list[Example],
-    rows: list[Example],
+    train: Sequence[Example],
+    rows: Sequence[Example],
     named: str,
     data: DataOptions,
     measures: MeasureOptions,

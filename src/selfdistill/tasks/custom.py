@@ -1,7 +1,7 @@
 """A user's own data as a task."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from selfdistill.data.own import Reading, files_of, own_examples
@@ -43,13 +43,13 @@ def custom_task(
     chosen = dict(scorers or {"exact_match": exact_match})
     how = reading or Reading()
 
-    def load_train(_: Path | None) -> list[Example]:
+    def load_train(_: Path | None) -> Sequence[Example]:
         if train_path is None:
             raise _missing("training")
         needs = how.needs_demonstration
         return own_examples(train_path, how, side="train", prefix=f"{name}/train", need_demonstration=needs)
 
-    def load_eval(_: Path | None) -> list[Example]:
+    def load_eval(_: Path | None) -> Sequence[Example]:
         examples = _eval_examples(train_path, eval_path, how, f"{name}/eval")
         if scorers is None and all(row.reference is None and not row.demonstration for row in examples):
             path = eval_path or train_path
@@ -74,7 +74,7 @@ def custom_task(
     )
 
 
-def _eval_examples(train_path: str | None, eval_path: str | None, how: Reading, prefix: str) -> list[Example]:
+def _eval_examples(train_path: str | None, eval_path: str | None, how: Reading, prefix: str) -> Sequence[Example]:
     """The rows of ``eval_path``, or else the share that is held out of the training rows."""
     if eval_path is not None:
         return own_examples(eval_path, how, side="eval", prefix=prefix, need_demonstration=False)

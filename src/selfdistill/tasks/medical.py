@@ -8,7 +8,7 @@ ground truth's words in the completion, so it misses other wordings, and accepts
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,11 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     return value.strip()
 
 
-def _load_train(data_dir: Path | None) -> list[Example]:
+def _load_train(data_dir: Path | None) -> Sequence[Example]:
     return load_split(data_dir, "medical_data/train_data", prefix="medical/train", convert=_train_columns)
 
 
-def _load_eval(data_dir: Path | None) -> list[Example]:
+def _load_eval(data_dir: Path | None) -> Sequence[Example]:
     return load_split(
         data_dir, "medical_data/eval_data", prefix="medical/eval", reference="ground_truth", convert=_eval_columns
     )

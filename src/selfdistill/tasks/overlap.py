@@ -10,8 +10,10 @@ from selfdistill.types import Example
 
 def num_overlapping(train: Sequence[Example], evaluation: Sequence[Example]) -> int:
     """Number of evaluation rows whose normalised prompt is also that of a training row."""
-    seen = {normalized_prompt(example) for example in train}
-    return sum(normalized_prompt(example) in seen for example in evaluation)
+    asked = [normalized_prompt(example) for example in evaluation]
+    wanted = set(asked)
+    seen = {prompt for prompt in map(normalized_prompt, train) if prompt in wanted}
+    return sum(prompt in seen for prompt in asked)
 
 
 def overlap_share(train: Sequence[Example], evaluation: Sequence[Example]) -> float:
@@ -44,7 +46,7 @@ def repeats_warning(name: str, train: Sequence[Example]) -> str | None:
     )
 
 
-def rows_at_hand(load: Callable[[Path | None], list[Example]], data_dir: Path | None) -> list[Example]:
+def rows_at_hand(load: Callable[[Path | None], Sequence[Example]], data_dir: Path | None) -> Sequence[Example]:
     """The rows of a task's split; none if its data are missing, since a command may need the other split only."""
     try:
         return load(data_dir)

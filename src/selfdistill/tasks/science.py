@@ -1,5 +1,6 @@
 """Science: multiple-choice questions in chemistry, level 3 (SciKnowEval)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +26,13 @@ def _reference(completion: str, example: Example) -> float | None:
     return float(reference_score(completion, example.reference))
 
 
-def _load_train(data_dir: Path | None) -> list[Example]:
+def _load_train(data_dir: Path | None) -> Sequence[Example]:
     examples = load_split(data_dir, "science_data/train_data", prefix="science/train")
     # Training rows carry their letter only inside the demonstration.
     return [replace(example, reference=extracted_answer(example.demonstration_text)) for example in examples]
 
 
-def _load_eval(data_dir: Path | None) -> list[Example]:
+def _load_eval(data_dir: Path | None) -> Sequence[Example]:
     return load_split(data_dir, "science_data/eval_data", prefix="science/eval", reference="answer")
 
 

@@ -42,9 +42,9 @@ class Task:
     licence: str
     revision: str
     """Changes whenever rows or scoring change, so that results of two revisions are never compared."""
-    load_train: Callable[[Path | None], list[Example]]
+    load_train: Callable[[Path | None], Sequence[Example]]
     """Training rows, given the data folder (None for a task whose data ship in the package)."""
-    load_eval: Callable[[Path | None], list[Example]]
+    load_eval: Callable[[Path | None], Sequence[Example]]
     """Evaluation rows, in a fixed order."""
     scorers: Mapping[str, Scorer]
     """By name; the first one is the headline."""

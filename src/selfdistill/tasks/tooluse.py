@@ -92,11 +92,11 @@ def _strict(completion: str, example: Example) -> float | None:
     return strict_score(completion, example.reference) if isinstance(example.reference, list) else None
 
 
-def _load_train(data_dir: Path | None) -> list[Example]:
+def _load_train(data_dir: Path | None) -> Sequence[Example]:
     return load_split(data_dir, "tooluse_data/train_data", prefix="tooluse/train")
 
 
-def _load_eval(data_dir: Path | None) -> list[Example]:
+def _load_eval(data_dir: Path | None) -> Sequence[Example]:
     return load_split(data_dir, "tooluse_data/eval_data", prefix="tooluse/eval", reference="golden_answer")
 
 

@@ -8,7 +8,7 @@ read them as a corpus (SFT, CPT) see the passage too. Held-out questions ask dir
 details right) and leniently (what is asked for right, nothing false). Without a judge they are unscored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,11 @@ def _columns(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def _load_train(data_dir: Path | None) -> list[Example]:
+def _load_train(data_dir: Path | None) -> Sequence[Example]:
     return load_split(data_dir, "wiki_data/train_data", prefix="wiki/train", convert=_columns)
 
 
-def _load_eval(data_dir: Path | None) -> list[Example]:
+def _load_eval(data_dir: Path | None) -> Sequence[Example]:
     parts: list[str] = []
 
     def columns(row: Mapping[str, Any], where: str) -> dict[str, Any]:

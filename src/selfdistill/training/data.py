@@ -1,6 +1,6 @@
 """Training rows of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from selfdistill.data.general import anchor_examples
@@ -19,7 +19,7 @@ class TrainingData(NamedTuple):
     """A task and its training rows."""
 
     task: Task
-    examples: list[Example]
+    examples: Sequence[Example]
 
 
 def training_data(options: TrainOptions, say: Callable[[str], None]) -> TrainingData:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ class Prepared:
     rows: RenderedRows
     files: ModelFiles
     config: SDFTConfig
-    pairs: list[PromptPair]
+    pairs: Sequence[PromptPair]
     """Rendered training rows within the length limits; without teacher prompts while ``needs_template``."""
-    anchors: list[PromptPair]
+    anchors: Sequence[PromptPair]
     """Rendered anchor prompts; empty if ``anchor_share`` is 0."""
     memory: MemoryEstimate
     teacher_size: float
@@ -159,7 +160,7 @@ def prepare(
         memory, shortage, size = memory_of.memory, memory_of.shortage, memory_of.teacher_size
     else:
         served = teacher_server(config, files.tokenizer, files.config, pairs)
-        check = _memory_check(options, files, [*pairs, *anchored], config)
+        check = _memory_check(options, files, pairs, anchored, config)
         memory, size = check.estimate(config), check.teacher_size() if served is None else 0.0
         shortage = check.shortage(config, memory)
     return Prepared(
@@ -210,14 +211,20 @@ def require_memory(prepared: Prepared) -> None:
         raise UserError(f"{prepared.shortage} --skip_memory_check tries it anyway.")
 
 
-def _memory_check(options: TrainOptions, files: ModelFiles, pairs: list[PromptPair], config: SDFTConfig) -> MemoryCheck:
+def _memory_check(
+    options: TrainOptions,
+    files: ModelFiles,
+    pairs: Sequence[PromptPair],
+    anchors: Sequence[PromptPair],
+    config: SDFTConfig,
+) -> MemoryCheck:
     model, adapter, teacher = options.recipe.model, options.recipe.adapter, None
     if config.teacher_model is not None:
         tokenizer, teacher = tokenizer_and_config(config.teacher_model)
         check_vocabulary(config.teacher_model, files.tokenizer, files.config, tokenizer, teacher)
     return MemoryCheck(
         files.config,
-        pairs,
+        chain(pairs, anchors),
         dtype=model.dtype,
         lora_r=adapter.lora_r,
         device=config.device,

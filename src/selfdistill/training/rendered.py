@@ -5,14 +5,16 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from selfdistill.data.kept import keep
 from selfdistill.errors import UserError
 from selfdistill.method.lengths import NO_LIMIT, TURN_TOKENS, Limits, fit, length_limits
 from selfdistill.method.methods import ANCHORS, METHODS, MethodSpec
-from selfdistill.method.prompts import PromptRenderer, make_renderer, raw_texts, render_anchors
+from selfdistill.method.prompts import CHUNK, PromptRenderer, make_renderer, raw_texts, render_anchors
 from selfdistill.method.rows import check_ids
 from selfdistill.method.sources import uses_answers
 from selfdistill.method.templates import TEMPLATES
@@ -44,10 +46,10 @@ class RenderedRows:
         self.tokenizer = tokenizer
         self._progress = progress
         # Rendered parts, each by a key of the settings that it depends on.
-        self._pairs: dict[str, list[PromptPair]] = {}
-        self._answers: dict[str, list[PromptPair]] = {}
-        self._teachers: dict[str, list[tuple[int, ...] | None]] = {}
-        self._anchors: dict[str, list[PromptPair]] = {}
+        self._pairs: dict[str, Sequence[PromptPair]] = {}
+        self._answers: dict[str, Sequence[PromptPair]] = {}
+        self._teachers: dict[str, Sequence[tuple[int, ...] | None]] = {}
+        self._anchors: dict[str, Sequence[PromptPair]] = {}
         self._lengths: list[int] | None = None
 
     def demonstration_lengths(self, config: MethodConfig) -> list[int]:
@@ -56,14 +58,16 @@ class RenderedRows:
         if uses_answers(config):
             return [len(pair.demonstration_ids) for pair in self._answered(config)]
         if self._lengths is None:
-            texts = [example.shown_text for example in self.examples]
-            with self._progress("measuring demonstrations", len(texts)) as done:
-                encoded = self.tokenizer(texts)["input_ids"] if texts else []
-                done(len(texts))
-            self._lengths = [len(ids) for ids in encoded]  # type: ignore[arg-type]
+            self._lengths = []
+            examples = iter(self.examples)
+            with self._progress("measuring demonstrations", len(self.examples)) as done:
+                while texts := [example.shown_text for example in islice(examples, CHUNK)]:
+                    encoded: Any = self.tokenizer(texts)["input_ids"]
+                    self._lengths += map(len, encoded)
+                    done(len(texts))
         return self._lengths
 
-    def pairs(self, config: MethodConfig, model_config: Any) -> list[PromptPair]:
+    def pairs(self, config: MethodConfig, model_config: Any) -> Sequence[PromptPair]:
         """The rows rendered for the settings, without those over a length limit if ``overlong`` is drop.
 
         Args:
@@ -78,19 +82,19 @@ class RenderedRows:
         pairs = self._answered(config) if uses_answers(config) else self._students(config)
         if spec.shows_demonstration:
             ids = self._teacher_ids(config)
-            pairs = [replace(pair, teacher_ids=teacher) for pair, teacher in zip(pairs, ids, strict=True)]
+            pairs = keep(replace(pair, teacher_ids=teacher) for pair, teacher in zip(pairs, ids, strict=True))
         kept = fit(pairs, length_limits(config, model_config), overlong=config.overlong)
         check_ids(kept, model_config, self.tokenizer)
         return kept
 
-    def untaught(self, config: MethodConfig, model_config: Any) -> list[PromptPair]:
+    def untaught(self, config: MethodConfig, model_config: Any) -> Sequence[PromptPair]:
         """Like ``pairs``, but without teacher prompts, while their template is not chosen yet. Raises UserError as
         ``pairs``."""
         kept = fit(self._students(config), length_limits(config, model_config), overlong=config.overlong)
         check_ids(kept, model_config, self.tokenizer)
         return kept
 
-    def anchors(self, examples: Sequence[Example], config: MethodConfig, model_config: Any) -> list[PromptPair]:
+    def anchors(self, examples: Sequence[Example], config: MethodConfig, model_config: Any) -> Sequence[PromptPair]:
         """Rendered general prompts within the length limits; empty if ``anchor_share`` is 0. Raises UserError as
         ``pairs``."""
         if config.anchor_share == 0:
@@ -114,11 +118,11 @@ class RenderedRows:
             return
         longest = max(TEMPLATES["prior_turn"].tried)
         lengths = self.demonstration_lengths(config)
-        doubtful = [
+        doubtful = keep(
             pair
             for pair, length in zip(self._students(config), lengths, strict=True)
             if (1 + longest) * len(pair.student_ids) + longest * (length + TURN_TOKENS) > limit.tokens
-        ]
+        )
         tried = with_template(config, "prior_turn", longest)
         try:
             teacher = make_renderer(self.examples, tried, self.tokenizer).with_teacher(doubtful)
@@ -134,11 +138,11 @@ class RenderedRows:
 
     # -- parts, each rendered once ------------------------------------------------------------------------------------
 
-    def _students(self, config: MethodConfig) -> list[PromptPair]:
+    def _students(self, config: MethodConfig) -> Sequence[PromptPair]:
         """Every row with the student's prompt; the demonstration's ids may be there too."""
         return self._rendered(self._pairs, config, METHODS[config.method], answers=False)
 
-    def _answered(self, config: MethodConfig) -> list[PromptPair]:
+    def _answered(self, config: MethodConfig) -> Sequence[PromptPair]:
         """Every row with the student's prompt and the demonstration as its answer."""
         spec = METHODS[config.method]
         pairs = self._rendered(self._answers, config, spec, answers=True)
@@ -146,8 +150,8 @@ class RenderedRows:
         return pairs
 
     def _rendered(
-        self, cache: dict[str, list[PromptPair]], config: MethodConfig, spec: MethodSpec, *, answers: bool
-    ) -> list[PromptPair]:
+        self, cache: dict[str, Sequence[PromptPair]], config: MethodConfig, spec: MethodSpec, *, answers: bool
+    ) -> Sequence[PromptPair]:
         """Every row without the teacher's prompt, from ``cache`` if it is there."""
         key = _key(config.chat_variables("student"), spec.prompt)
         if key not in cache:
@@ -160,14 +164,14 @@ class RenderedRows:
                     cache[key] = renderer.render_all(self.examples, teacher=False, answers=answers, on_done=done)
         return cache[key]
 
-    def _teacher_ids(self, config: MethodConfig) -> list[tuple[int, ...] | None]:
+    def _teacher_ids(self, config: MethodConfig) -> Sequence[tuple[int, ...] | None]:
         variables = (config.chat_variables("student"), config.chat_variables("teacher"))
         key = _key(*variables, config.template, config.template_repeat, config.template_file)
         if key not in self._teachers:
             renderer = make_renderer(self.examples, config, self.tokenizer)
             with self._progress("rendering teacher's prompts", len(self.examples)) as done:
                 taught = renderer.with_teacher(self._students(config), done)
-            self._teachers[key] = [pair.teacher_ids for pair in taught]
+            self._teachers[key] = keep(pair.teacher_ids for pair in taught)
         return self._teachers[key]
 
 

@@ -79,10 +79,10 @@ def lost_thoughts_warning(pairs: Sequence[PromptPair], tokenizer: PreTrainedToke
         tokenizer: the model's tokenizer.
         template: how the teacher is shown the demonstration.
     """
-    thinking = [pair for pair in pairs if any(map(thoughts_of, pair.example.demonstration))]
-    if not thinking:
+    thinking = (pair for pair in pairs if any(map(thoughts_of, pair.example.demonstration)))
+    first = next(thinking, None)
+    if first is None:
         return None
-    first = thinking[0]
     thoughts = next(filter(None, map(thoughts_of, first.example.demonstration)))
     taught = None if template == "question" else first.teacher_ids
     for ids, place, remedy in (
@@ -94,7 +94,7 @@ def lost_thoughts_warning(pairs: Sequence[PromptPair], tokenizer: PreTrainedToke
         ),
     ):
         if ids is not None and _letters(thoughts) not in _letters(str(tokenizer.decode(list(ids)))):
-            count = f"{len(thinking):,} of {len(pairs):,} demonstrations"
+            count = f"{1 + sum(1 for _ in thinking):,} of {len(pairs):,} demonstrations"
             return f"{count} hold thoughts, which the chat template leaves out of {place}. {remedy}"
     return None
 
