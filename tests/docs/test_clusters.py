@@ -58,6 +58,7 @@ def read(name: str) -> Any:
     ("script", "wanted"),
     [
         ("replicas.sh", ["4 prompts per step in 2 processes", "Model and records are in"]),
+        ("fsdp2.sh", ["Going on with the run", "weights in torch.float32"]),
         (
             "ray.sh",
             ["2 CPU cores and 0 GPUs; each run has 1 and 0.", "cell 2 of 2: sdft", "Does self-distillation keep"],
