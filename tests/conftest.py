@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,31 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.support.chat_server import ChatServer
 from tests.support.tiny import byte_tokenizer, random_model
+
+sync_to_disk = os.fsync
+
+
+def is_open(descriptor: int) -> None:
+    """In place of ``os.fsync``, which waits for a disk some fifty times a run; fails as that does on what isn't open.
+
+    No test cuts the power. The processes that tests start, and ``tests/checkpoints``, have the real one.
+    """
+    os.fstat(descriptor)
+
+
+def pytest_configure() -> None:
+    os.fsync = is_open
+
+
+def pytest_collection_finish() -> None:
+    """Each training begins with a collection of garbage, which would look at a million objects of the libraries."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # Hypothesis asks for referrers at the end
+    os.fsync = sync_to_disk
 
 
 @pytest.fixture(scope="session")
