@@ -10,17 +10,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.support.chat_server import ChatServer
+from tests.support.no_waiting import is_open, leave_libraries_out, sync_to_disk
 from tests.support.tiny import byte_tokenizer, random_model
-
-sync_to_disk = os.fsync
-
-
-def is_open(descriptor: int) -> None:
-    """In place of ``os.fsync``, which waits for a disk some fifty times a run; fails as that does on what isn't open.
-
-    No test cuts the power. The processes that tests start, and ``tests/checkpoints``, have the real one.
-    """
-    os.fstat(descriptor)
 
 
 def pytest_configure() -> None:
@@ -28,9 +19,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Each training begins with a collection of garbage, which would look at a million objects of the libraries."""
-    gc.collect()
-    gc.freeze()
+    leave_libraries_out()
 
 
 def pytest_sessionfinish() -> None:

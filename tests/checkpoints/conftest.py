@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.conftest import sync_to_disk
+from tests.support.no_waiting import sync_to_disk
 
 
 @pytest.fixture(autouse=True)
