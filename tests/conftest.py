@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,21 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.support.chat_server import ChatServer
+from tests.support.no_waiting import is_open, leave_libraries_out, sync_to_disk
 from tests.support.tiny import byte_tokenizer, random_model
+
+
+def pytest_configure() -> None:
+    os.fsync = is_open
+
+
+def pytest_collection_finish() -> None:
+    leave_libraries_out()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # Hypothesis asks for referrers at the end
+    os.fsync = sync_to_disk
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
-"""What one of the processes does that share a model: ``python -m tests.distributed.split FOLDER WHAT ...``."""
+"""What one of the processes does that share a model (``together``)."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +150,3 @@ def resumed(folder: Path) -> None:
         trainer.processes.once(copied)
         trainer.checkpoints.on_warning = lambda text: None
         trainer.train(resume_from_checkpoint=True, allow_changes=place().size != 2)
-
-
-if __name__ == "__main__":
-    for what in sys.argv[2:]:
-        globals()[what](Path(sys.argv[1]))

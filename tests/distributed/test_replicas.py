@@ -11,23 +11,20 @@ from safetensors.torch import load_file
 
 from benchmarks.processes import SHAPES, difference, train
 from tests.distributed import worker
-from tests.distributed.together import CLOSE, work
+from tests.distributed.together import CLOSE
 from tests.support.training import lines, make_trainer, steps
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def two(left_by_two: Path) -> Path:
     """What two processes left."""
-    folder = tmp_path_factory.mktemp("two")
-    work("worker", folder, 2, "equivalence", "exchanges", "unbroken", "stopped", "resumed", "other_rows")
-    return folder
+    return left_by_two / "worker"
 
 
-@pytest.fixture(scope="module")
-def three(two: Path) -> Path:
+@pytest.fixture
+def three(left_by_three: Path) -> Path:
     """What three processes left, which went on with the run that two had begun."""
-    work("worker", two, 3, "equivalence", "resumed")
-    return two
+    return left_by_three / "worker"
 
 
 def test_each_exchange(two: Path) -> None:

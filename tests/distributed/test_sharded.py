@@ -17,7 +17,7 @@ from selfdistill.errors import UserError
 from selfdistill.method.processes import exchanging
 from selfdistill.method.step import Step
 from tests.distributed import split
-from tests.distributed.together import CLOSE, work
+from tests.distributed.together import CLOSE
 from tests.distributed.worker import SAVED
 from tests.support.engines import Scripted
 from tests.support.served_teacher import WIDE, teaching
@@ -25,22 +25,16 @@ from tests.support.tiny import byte_tokenizer
 from tests.support.training import make_config, make_trainer, script, steps, student
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def two(left_by_two: Path) -> Path:
     """What two processes left."""
-    folder = tmp_path_factory.mktemp("two")
-    with teaching(student(**WIDE)) as server:
-        (folder / "url").write_text(server.url)
-        work("split", folder, 2, "equivalence", "exchanged", "halves", "saved", "unbroken", "resumed", "taught")
-        (folder / "asked").write_text(str(len(server.asked)))
-    return folder
+    return left_by_two / "split"
 
 
-@pytest.fixture(scope="module")
-def three(two: Path) -> Path:
+@pytest.fixture
+def three(left_by_three: Path) -> Path:
     """What three processes left, which went on with the run that two had begun."""
-    work("split", two, 3, "equivalence", "resumed")
-    return two
+    return left_by_three / "split"
 
 
 @pytest.mark.parametrize("name", split.IN_TWO)

@@ -1,4 +1,5 @@
-"""What one of several processes does in a test: ``python -m tests.distributed.worker FOLDER WHAT ...``."""
+"""What one of several processes does in a test (``together``), and a command in it:
+``python -m tests.distributed.worker FOLDER command ...``."""
 
 import json
 import os
@@ -143,8 +144,4 @@ def command(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    place_of_test = Path(sys.argv[1])
-    if sys.argv[2] == "command":
-        command(place_of_test)
-    for what in sys.argv[2:]:
-        globals()[what](place_of_test)
+    command(Path(sys.argv[1]))
