@@ -112,7 +112,7 @@ def test_a_server_that_is_killed_ends_the_run_which_goes_on_with_another(
     cut = make_trainer(tmp_path / "cut", model=small(), vllm_url=server.url, **given)
     broadcast, sent = Gloo.broadcast, list[int]()
 
-    def kills(self: Gloo, tensor: torch.Tensor, src: int) -> None:
+    def kills(self: Gloo, tensor: torch.Tensor, src: int, stream: Any) -> None:
         sent.append(tensor.numel())
         if cut.state.global_step == 2 and len(sent) > 2 * len(small().state_dict()) + 3:
             server.kill()

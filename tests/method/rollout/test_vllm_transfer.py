@@ -100,8 +100,9 @@ def test_it_is_taken_where_it_can_be_and_refused_where_not(
     with serving(student().config) as other:  # which does not say how it was started
         assert "weight transfer is off" in told(other.url)
     assert "NCCL needs CUDA, and the model is on meta. Take auto or folder." in told(device=torch.device("meta"))
-    monkeypatch.setattr(vllm_transfer, "installed_version", lambda: None)
-    assert "vLLM, which has the trainer's side, is not installed here." in told()
+    for version in (None, "0.31.9"):
+        monkeypatch.setattr(vllm_transfer, "installed_version", lambda version=version: version)
+        assert "vLLM 0.32 or newer, which has the trainer's side, is not installed here." in told()
 
 
 def test_a_run_that_can_t_is_refused_before_anything_is_loaded(

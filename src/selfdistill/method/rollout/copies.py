@@ -33,6 +33,8 @@ from selfdistill.types import PromptPair, Rollout, WeightTransfer
 
 LOWEST_VERSION = (0, 32)
 """vLLM's first version whose interface this was written for."""
+LOWEST = ".".join(map(str, LOWEST_VERSION)) + " or newer"
+"""The same in words."""
 LOWEST_TEMPERATURE = 0.01
 """vLLM raises lower temperatures above 0 to this."""
 LARGEST_RANK = 512
@@ -110,10 +112,13 @@ def installed_version() -> str | None:
 
 def check_version(found: str, where: str) -> None:
     """Raises UserError if vLLM's version is too low. ``where``: what uses it, for the message."""
-    numbers = tuple(int(part) if part.isdecimal() else 0 for part in found.split(".")[:2])
-    if numbers < LOWEST_VERSION:
-        lowest = ".".join(map(str, LOWEST_VERSION))
-        raise UserError(f"{where}: vLLM {found} is too old. Install {lowest} or newer (docs/engines.md).")
+    if is_too_old(found):
+        raise UserError(f"{where}: vLLM {found} is too old. Install {LOWEST} (docs/engines.md).")
+
+
+def is_too_old(found: str) -> bool:
+    """Whether a version of vLLM has another interface than the one this was written for."""
+    return tuple(int(part) if part.isdecimal() else 0 for part in found.split(".")[:2]) < LOWEST_VERSION
 
 
 def check_sampling(name: str, temperature: float, top_p: float, *, corrected: bool) -> None:

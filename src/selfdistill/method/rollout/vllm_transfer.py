@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from selfdistill.errors import EngineError, UserError, brief
 from selfdistill.method.http_json import RefusedError, fetched
-from selfdistill.method.rollout.copies import base_weights, installed_version
+from selfdistill.method.rollout.copies import LOWEST, base_weights, installed_version, is_too_old
 from selfdistill.method.rollout.vllm import vllm_part
 from selfdistill.method.rollout.vllm_requests import CHECK_TIMEOUT, DEV_MODE, NAME, base_url, post
 from selfdistill.types import WeightTransfer
@@ -62,10 +62,8 @@ def _why_not(base: str, device: torch.device) -> str | None:
     """What speaks against NCCL, with the remedy; None if nothing does."""
     if device.type not in DEVICES:
         return f"NCCL needs CUDA, and the model is on {device.type}. Take auto or folder."
-    if installed_version() is None:
-        return (
-            "vLLM, which has the trainer's side, is not installed here. Install the server's version, or take folder."
-        )
+    if (version := installed_version()) is None or is_too_old(version):
+        return f"vLLM {LOWEST}, which has the trainer's side, is not installed here. Install it, or take folder."
     if (backend := _backend(base)) != "nccl":
         return f"the server's weight transfer is {backend or 'off'}. Start it with {FLAG}, or take folder."
     return None
@@ -146,11 +144,13 @@ class WeightsOverNccl:
                 raise RuntimeError("vLLM finds no NCCL library")
 
     def _broadcast(self, tensors: list[torch.Tensor]) -> None:
+        device = self._model.device
         with self._on_device():
+            stream = torch.cuda.current_stream() if device.type == "cuda" else None  # which has made the weights
             for tensor in tensors:
-                self._group.broadcast(tensor.to(self._model.device).contiguous(), src=0)
-            if self._model.device.type == "cuda":  # which has only been told so far
-                torch.cuda.synchronize()
+                self._group.broadcast(tensor.to(device).contiguous(), src=0, stream=stream)
+            if stream is not None:
+                stream.synchronize()
 
     def _on_device(self) -> AbstractContextManager[Any]:
         """NCCL takes a thread's current GPU, which at first is the machine's first one."""
