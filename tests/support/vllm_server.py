@@ -43,7 +43,7 @@ class Server:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
         command += ["--max-model-len", "256", "--kv-cache-memory-bytes", str(2**26), "--generation-config", "vllm"]
-        command += ["--logprobs-mode", "processed_logprobs", *arguments]
+        command += ["--logprobs-mode", "processed_logprobs", "--distributed-executor-backend", "uni", *arguments]
         command += ["--enable-lora", "--max-lora-rank", "8"] if lora else []
         allowed = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         with self._log.open("w") as log:
