@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Gloo:
     def __init__(self, host: str, port: int, rank: int, size: int, device: Any) -> None:
         wait = timedelta(seconds=60)
         store = distributed.TCPStore(host, port, size, is_master=rank == 0, timeout=wait)
-        self._group = distributed.ProcessGroupGloo(store, rank, size, wait)
+        self._group: Any = distributed.ProcessGroupGloo(store, rank, size, wait)
 
     def broadcast(self, tensor: torch.Tensor, src: int, stream: Any = None) -> None:
         options = distributed.BroadcastOptions()
@@ -35,9 +36,7 @@ class Gloo:
 
 def install(put: Callable[[Any, str, Any], None] = setattr) -> None:
     """Puts gloo into vLLM's place for NCCL, by ``put``, and makes what vLLM asks of a GPU harmless."""
-    from vllm.distributed.weight_transfer import nccl_common
-
-    put(nccl_common, "stateless_init_process_group", Gloo)
+    put(import_module("vllm.distributed.weight_transfer.nccl_common"), "stateless_init_process_group", Gloo)
     put(torch.accelerator, "current_device_index", lambda: 0)
     put(torch.accelerator, "synchronize", lambda *_: None)
     put(torch.cuda, "current_stream", lambda *_: None)

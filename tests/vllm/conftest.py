@@ -12,6 +12,7 @@ from tests.support.vllm_server import Server, Servers, running
 for name, value in {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # it would bind every server to the same core, whatever runs there
 }.items():
     os.environ.setdefault(name, value)
 

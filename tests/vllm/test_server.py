@@ -90,12 +90,13 @@ def test_all_weights_arrive_before_each_step_without_a_folder(tmp_path: Path, se
     }
     for trainer in runs.values():
         trainer.train()
-    assert runs["auto"].step.engine._folder.number == 0
+    engine: Any = runs["auto"].step.engine
+    assert engine._folder.number == 0
     expected = weights(runs["folder"])
     for name, weight in weights(runs["auto"]).items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-5)
     assert [line["importance_weight"] for line in steps(tmp_path / "auto")] == [pytest.approx(1.0, abs=1e-3)] * 3
-    runs["auto"].step.engine.close()
+    engine.close()
 
 
 @pytest.mark.usefixtures("over_nccl")
