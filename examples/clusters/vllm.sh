@@ -21,7 +21,7 @@ END
 VLLM_NO_USAGE_STATS=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 "$PYTHON" -m vllm.entrypoints.openai.api_server \
   --model "$OUT/model" --host 127.0.0.1 --port "$PORT" --dtype float32 --enforce-eager --max-model-len 1024 \
   --kv-cache-memory-bytes $((1 << 30)) --enable-lora --max-lora-rank 8 --generation-config vllm \
-  --logprobs-mode processed_logprobs > "$OUT/server.log" 2>&1 &
+  --logprobs-mode processed_logprobs --distributed-executor-backend uni > "$OUT/server.log" 2>&1 &
 server=$!
 trap 'kill $server' EXIT
 

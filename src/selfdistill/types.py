@@ -27,6 +27,8 @@ EngineName = Literal["auto", "own", "generate", "paged", "vllm", "vllm-server"]
 """``auto``, or the name of a row of ``method.rollout.engines.ENGINES``."""
 COPY_ENGINES = ("vllm", "vllm-server")
 """Names of the rows of ``method.rollout.engines.COPIES``, which sample from a copy of the weights."""
+WeightTransfer = Literal["auto", "folder", "nccl"]
+"""How all weights go to a vLLM server; ``auto``: over NCCL where they can."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantize = Literal["4bit", "8bit"]
 Budget = Literal["steps", "tokens", "seconds"]

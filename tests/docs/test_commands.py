@@ -27,13 +27,14 @@ NOT_RUN = {
     "vllm": "is vLLM's own",
     "selfdistill train --rollout_engine vllm": "needs vLLM: make test-vllm",
     "selfdistill train --model_name Qwen/Qwen2.5-1.5B-Instruct --lora_r 16 --rollout_engine vllm-server": "the same",
+    "selfdistill train --model_name Qwen/Qwen2.5-1.5B-Instruct --rollout_engine vllm-server": "the same",
     "selfdistill train --model_name Qwen/Qwen2.5-7B-Instruct --teacher_server": "needs a server: make test-vllm",
     "selfdistill compare --executor ray": "starts a Ray cluster: tests/studies and examples/clusters/ray.sh do",
     "selfdistill export runs/mine --to mlx": "needs mlx_lm, and a machine of Apple's",
     "selfdistill export runs/mine --to merged --output_dir exported --push_to_hub": "uploads to the Hub",
 }
 """Beginnings of the commands in blocks that are parsed and not run, and why."""
-OF_OTHERS = {"enable-lora", "max-lora-rank", "max-logprobs", "max-model-len", "help", "only"}
+OF_OTHERS = {"enable-lora", "max-lora-rank", "max-logprobs", "max-model-len", "weight-transfer-config", "help", "only"}
 """Flags that documents mention and that are vLLM's, every program's, or of the programs beside the package."""
 PLACEHOLDERS = {"N": "1", "NAME": "h200", "FORM": "gguf", "FILE": "demo-cpu"}
 """What stands in a sentence for a value that the parser checks."""

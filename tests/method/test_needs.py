@@ -67,6 +67,7 @@ USES = {
     "top_p": Use(0.5, {"method": "dft"}, {"method": "offline"}),
     "rollout_engine": Use("generate", SFT, ANCHORED),
     "vllm_url": Use("http://there:8000", {"rollout_engine": "vllm"}, {"rollout_engine": "vllm-server"}),
+    "vllm_weight_transfer": Use("folder", {"rollout_engine": "vllm"}, {"rollout_engine": "vllm-server"}),
     "vllm_memory_share": Use(0.5, {"rollout_engine": "vllm-server"}, {"rollout_engine": "vllm"}),
     "mask_truncated_completions": Use(True, {"method": "cpt"}, {"method": "reinvoke"}),
     "num_loss_tokens_to_skip": Use(3, SFT, {}),

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.support.tiny import byte_tokenizer
 from tests.support.training import student
@@ -27,9 +27,11 @@ def small(**settings: Any) -> Any:
 
 
 class Server:
-    """A running server at ``url``; with ``lora`` it takes adapters."""
+    """A running server at ``url``; with ``lora`` it takes adapters. ``environment``: of its process, beside ours."""
 
-    def __init__(self, folder: Path, *arguments: str, lora: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, lora: bool = True, environment: dict[str, str] | None = None
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -41,12 +43,16 @@ class Server:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
         command += ["--max-model-len", "256", "--kv-cache-memory-bytes", str(2**26), "--generation-config", "vllm"]
-        command += ["--logprobs-mode", "processed_logprobs", *arguments]
+        command += ["--logprobs-mode", "processed_logprobs", "--distributed-executor-backend", "uni", *arguments]
         command += ["--enable-lora", "--max-lora-rank", "8"] if lora else []
         allowed = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, **allowed}, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **allowed, **(environment or {})},
+                start_new_session=True,
             )
 
     def wait(self) -> None:
@@ -68,10 +74,19 @@ class Server:
         self._process.wait()
 
 
+class Servers(NamedTuple):
+    """Two that serve ``small()`` at first."""
+
+    adapting: Server
+    """Takes adapters, and weights over NCCL, for which gloo stands in."""
+    plain: Server
+    """Takes weights by a folder alone, and teaches."""
+
+
 @contextmanager
-def running(folder: Path, *arguments: str, lora: bool = True) -> Generator[Server]:
+def running(folder: Path, *arguments: str, **options: Any) -> Generator[Server]:
     """Context with a server of ``small()``."""
-    server = Server(folder, *arguments, lora=lora)
+    server = Server(folder, *arguments, **options)
     try:
         server.wait()
         yield server

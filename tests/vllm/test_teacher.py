@@ -1,23 +1,25 @@
 """A teacher behind vLLM's own server, on a CPU: its steps are those of the model at hand, and its limits are told."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from selfdistill.method.rollout.copies import CopyOptions
+from selfdistill.method.rollout.vllm_server import VLLMServerEngine
 from tests.support.mistakes import mistake
 from tests.support.served_teacher import TAIL
 from tests.support.tiny import byte_tokenizer
 from tests.support.training import make_trainer, steps, student, weights
-from tests.support.vllm_server import Server, running, small
+from tests.support.vllm_server import Server, Servers, small
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server"), lora=False) as started:
-        yield started
+@pytest.fixture
+def server(servers: Servers) -> Server:
+    """With the weights of ``small()``, whatever it was given before."""
+    VLLMServerEngine(small(), {256}, 0, 4, CopyOptions(url=servers.plain.url, trains=True)).sync()
+    return servers.plain
 
 
 @pytest.mark.parametrize("settings", [{}, {"divergence": "reverse_kl", "temperature": 0.7, "divergence_tail": False}])

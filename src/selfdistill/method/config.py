@@ -60,6 +60,8 @@ class SDFTConfig(MethodConfig, TrainingArguments):
             top_p=self.top_p,
             corrected=self.sampler_correction_cap is not None,
             url=self.vllm_url,
+            transfer=self.vllm_weight_transfer,
+            on_cpu=self.use_cpu,
         )
         refuse_ignored(self)
         refuse_launch(os.environ)

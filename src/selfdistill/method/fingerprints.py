@@ -24,7 +24,7 @@ FREE = {
     *("output_dir", "run_name", "report_to", "project", "trackio_space_id", "disable_tqdm", "rollouts_logged_per_step"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("teacher_home", "skip_memory_metrics", "logging_nan_inf_filter", "overwrite_output_dir", "ddp_timeout"),
-    *("vllm_url", "vllm_memory_share", "teacher_server"),
+    *("vllm_url", "vllm_weight_transfer", "vllm_memory_share", "teacher_server"),
 }
 """Settings that may differ when a run is resumed, since its weights do not depend on them. What a server teaches by is
 told by its model's name, wherever it is."""

@@ -160,6 +160,10 @@ NEEDS: dict[str, Need] = {
         lambda config, spec: _SAMPLED.met(config, spec) and config.rollout_engine == "vllm-server",
         "with rollout_engine=vllm-server",
     ),
+    "vllm_weight_transfer": Need(
+        lambda config, spec: _SAMPLED.met(config, spec) and config.rollout_engine == "vllm-server",
+        "with rollout_engine=vllm-server",
+    ),
     "vllm_memory_share": Need(
         lambda config, spec: _SAMPLED.met(config, spec) and config.rollout_engine == "vllm", "with rollout_engine=vllm"
     ),

@@ -27,6 +27,7 @@ from selfdistill.types import (
     TeacherKind,
     Template,
     TokenWeight,
+    WeightTransfer,
 )
 
 
@@ -163,6 +164,9 @@ class SamplingSettings:
     vllm, vllm-server: vLLM in this process, or a server of it (docs/engines.md)."""
     vllm_url: str | None = None
     """rollout_engine=vllm-server: the server's address, such as http://localhost:8000."""
+    vllm_weight_transfer: WeightTransfer = "auto"
+    """rollout_engine=vllm-server: how all weights go there. nccl: from GPU to GPU, if the server was started with
+    --weight-transfer-config. folder: by a checkpoint's folder that both see. auto: nccl where it can be."""
     vllm_memory_share: float = number(0.3, 0.01, 0.95, "between 0.01 and 0.95")
     """rollout_engine=vllm on a GPU: share of its memory for vLLM's weights and key-value cache while it samples."""
     sampler_correction_cap: float | None = number(2.0, SMALL, float("inf"), "above 0")

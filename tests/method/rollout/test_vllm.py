@@ -231,7 +231,7 @@ def test_a_vllm_that_can_t_be_made_says_why(llm: type[FakeLLM], monkeypatch: pyt
 
 
 def test_a_vllm_for_other_hardware_is_refused(llm: type[FakeLLM], monkeypatch: pytest.MonkeyPatch) -> None:
-    platform = vllm._part("platforms").current_platform
+    platform = vllm.vllm_part("platforms").current_platform
     monkeypatch.setattr(platform, "device_type", "cuda")
     assert mistake(engine, student(), longest=20).startswith(
         "rollout_engine vllm: this vLLM is built for cuda, the model is on cpu."

@@ -12,7 +12,8 @@ from selfdistill.errors import EngineError, UserError
 from selfdistill.method.rollout.copies import CopyOptions
 from selfdistill.method.rollout.engine import Sampling
 from selfdistill.method.rollout.generate import GenerateEngine
-from selfdistill.method.rollout.vllm_server import Served, VLLMServerEngine, check_server
+from selfdistill.method.rollout.vllm_requests import Served, check_server
+from selfdistill.method.rollout.vllm_server import VLLMServerEngine
 from tests.support.fake_vllm import FakeServer, serving
 from tests.support.mistakes import mistake
 from tests.support.training import make_trainer, steps, student, weights

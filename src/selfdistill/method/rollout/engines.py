@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfdistill.errors import UserError
@@ -12,8 +13,12 @@ from selfdistill.method.rollout.generate import GenerateEngine
 from selfdistill.method.rollout.own import OwnEngine, why_not_own
 from selfdistill.method.rollout.paged import PagedEngine, why_not_paged
 from selfdistill.method.rollout.vllm import VLLMEngine
-from selfdistill.method.rollout.vllm_server import VLLMServerEngine, check_server
+from selfdistill.method.rollout.vllm_requests import check_server
+from selfdistill.method.rollout.vllm_server import VLLMServerEngine
+from selfdistill.method.rollout.vllm_transfer import goes_by_nccl
+from selfdistill.models.device import default_device
 from selfdistill.models.tokens import eos_token_ids, pad_token_id, vocab_size
+from selfdistill.types import WeightTransfer
 
 MakeEngine = Callable[[PreTrainedModel, Collection[int], int, int], RolloutEngine]
 """Makes an engine from a model, the ids that end a completion, the padding id and the batch size."""
@@ -76,7 +81,16 @@ def make_engine(
     return ENGINES[chosen](model, eos_ids, pad_id, batch_size)
 
 
-def check_engine(name: str, *, temperature: float, top_p: float, corrected: bool, url: str | None) -> None:
+def check_engine(
+    name: str,
+    *,
+    temperature: float,
+    top_p: float,
+    corrected: bool,
+    url: str | None,
+    transfer: WeightTransfer = "auto",
+    on_cpu: bool = False,
+) -> None:
     """Checks, before any weight is loaded, that an engine can be used and keeps to the settings of sampling.
 
     Args:
@@ -85,9 +99,12 @@ def check_engine(name: str, *, temperature: float, top_p: float, corrected: bool
         top_p: nucleus to sample from.
         corrected: whether the loss is corrected by the sampler's logprobs.
         url: the server's address, for ``vllm-server``.
+        transfer: how all weights are to go to it.
+        on_cpu: whether the model will be on the CPU whatever the machine has.
 
     Raises:
-        UserError: vLLM is missing or too old, no server answers, or vLLM would sample otherwise than told.
+        UserError: vLLM is missing or too old, no server answers or takes weights that way, or vLLM would sample
+            otherwise than told.
     """
     if name not in COPIES:
         return
@@ -96,6 +113,8 @@ def check_engine(name: str, *, temperature: float, top_p: float, corrected: bool
         check_installed()
     else:
         check_server(url)
+        if transfer == "nccl":
+            goes_by_nccl(transfer, url, torch.device("cpu") if on_cpu else default_device())
 
 
 def describe(engine: RolloutEngine) -> str:

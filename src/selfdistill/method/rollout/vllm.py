@@ -149,7 +149,7 @@ class VLLMEngine:
             raise
         except Exception as error:
             with suppress(Exception):  # what is left of it would be in the way of the next one
-                _part("distributed").cleanup_dist_env_and_memory()
+                vllm_part("distributed").cleanup_dist_env_and_memory()
             raise EngineError(
                 f"rollout_engine vllm: vLLM could not be started: {brief(_reason(error), 20)}. Mend that, or take "
                 "rollout_engine auto."
@@ -167,7 +167,7 @@ class VLLMEngine:
             if adapter_rank(self.model) is not None:
                 folder = self._folder.write(self.model, self.eos_token_ids)
                 _held.adapters += 1
-                self._adapter = _part("lora.request").LoRARequest(
+                self._adapter = vllm_part("lora.request").LoRARequest(
                     f"adapter-{_held.adapters}", _held.adapters, str(folder)
                 )
             if sleeps:
@@ -186,7 +186,7 @@ class VLLMEngine:
     def _sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Rollout]:
         seeds = sampling.seeds or (None,) * len(prompts)
         parameters = [
-            _part().SamplingParams(
+            vllm_part().SamplingParams(
                 max_tokens=limit,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -278,15 +278,13 @@ def _settings(model: Any, options: CopyOptions, batch_size: int, rank: int | Non
 
 def _made(model: Any, settings: dict[str, Any]) -> Any:
     """vLLM's LLM for the model's config."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are copied within this process
     set_num_threads = torch.set_num_threads
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of vLLM's own calls of torch
-            _part()
-        built_for = _part("platforms").current_platform.device_type
+            vllm_part()
+        built_for = vllm_part("platforms").current_platform.device_type
         if built_for != model.device.type:
             raise UserError(
                 f"rollout_engine vllm: this vLLM is built for {built_for}, the model is on {model.device.type}. "
@@ -294,13 +292,15 @@ def _made(model: Any, settings: dict[str, Any]) -> Any:
             )
         with tempfile.TemporaryDirectory(prefix="selfdistill-") as folder:
             write_config(model, Path(folder))
-            return _part().LLM(model=folder, **settings)
+            return vllm_part().LLM(model=folder, **settings)
     finally:
         torch.set_num_threads = set_num_threads  # on a CPU vLLM replaces it by a function that does nothing
 
 
-def _part(name: str = "") -> Any:
+def vllm_part(name: str = "") -> Any:
     """A module of vLLM, or vLLM itself."""
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     return import_module(f"vllm.{name}" if name else "vllm")
 
 

@@ -1,25 +1,23 @@
 """Rollouts by a vLLM server (``vllm serve``) at an address, which may be another machine's.
 
 A LoRA adapter goes to the server as a folder, under a new name each time; the server has to allow it
-(``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``, ``--enable-lora``). All weights go as a checkpoint's folder, which the server
-reads in place of its own (``VLLM_SERVER_DEV_MODE=1``). Either way it must see the folder, which lies in the system's
-place for temporary files (``TMPDIR``). Where weights do not change, as in an evaluation, the server has to serve the
-model already. In each case its log-probabilities are compared with the model's own first.
+(``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``, ``--enable-lora``). All weights go over NCCL (``vllm_transfer.py``), or as a
+checkpoint's folder, which the server reads in place of its own (``VLLM_SERVER_DEV_MODE=1``). A folder it must see; it
+lies in the system's place for temporary files (``TMPDIR``). Where weights do not change, as in an evaluation, the
+server has to serve the model already. In each case its log-probabilities are compared with the model's own first.
 """
 
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException
 from typing import Any
 from uuid import uuid4
 
 from transformers import PreTrainedModel
 
-from selfdistill.errors import EngineError, UserError, brief, quoted
+from selfdistill.errors import EngineError, UserError, brief
 from selfdistill.launcher import place
-from selfdistill.method.http_json import RefusedError, fetched
+from selfdistill.method.http_json import RefusedError
 from selfdistill.method.rollout.copies import (
     CHECKS,
     CopyOptions,
@@ -27,31 +25,15 @@ from selfdistill.method.rollout.copies import (
     adapter_rank,
     check_arrived,
     check_copied,
-    check_version,
     run_limits,
 )
 from selfdistill.method.rollout.engine import BATCH_SIZE, OnDone, Sampling, with_seeds
+from selfdistill.method.rollout.vllm_requests import AGAIN, DEV_MODE, NAME, base_url, check_server, post
+from selfdistill.method.rollout.vllm_transfer import WeightsOverNccl, goes_by_nccl
 from selfdistill.types import Rollout
 
-NAME = "vllm-server"
-TIMEOUT = 1800.0
-"""Seconds that an answer may take."""
-CHECK_TIMEOUT = 10.0
-"""Seconds that the server may take to say what it serves."""
 REMEDY = "Serve the same model with the same --dtype and --logprobs-mode processed_logprobs."
-AGAIN = "Start it, and give the same command again to go on from the last checkpoint."
-DEV_MODE = "VLLM_SERVER_DEV_MODE=1"
 LORA_MODE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """What a server serves."""
-
-    model: str
-    """The model's name there."""
-    context: int
-    """Tokens that it reads."""
 
 
 class VLLMServerEngine:
@@ -88,8 +70,8 @@ class VLLMServerEngine:
                 "weights. Give --lora_r, or take rollout_engine auto."
             )
         self._served = check_server(options.url)
-        self._url, self._trains = _base(options.url), options.trains
-        self._folder = SyncFolder()
+        self._url, self._trains = base_url(options.url), options.trains
+        self._folder, self._over_nccl = SyncFolder(), self._sender(options)
         self._adapter: str | None = None  # the adapter's name at the server
         self._checks_left = CHECKS if options.trains else 1
         self._is_new = True  # weights that are to be compared
@@ -104,6 +86,9 @@ class VLLMServerEngine:
         if not self._trains:
             return
         self._is_new = True
+        if self._over_nccl is not None:
+            self._over_nccl.send()
+            return
         folder = str(self._folder.write(self.model, self.eos_token_ids))
         if adapter_rank(self.model) is None:
             self._send("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}}, DEV_MODE)
@@ -139,10 +124,26 @@ class VLLMServerEngine:
         return self._sample(prompts, sampling, on_done)
 
     def close(self) -> None:
-        """Deletes the folder of the last transfer."""
+        """Deletes the folder of the last transfer, and ends the connection over NCCL."""
         self._folder.delete()
+        if self._over_nccl is not None:
+            self._over_nccl.close()
 
     # -- the server ----------------------------------------------------------------------------------------------------
+
+    def _sender(self, options: CopyOptions) -> WeightsOverNccl | None:
+        """What sends all weights without a folder; None if they go by one, or do not change."""
+        if not options.trains:
+            return None
+        if adapter_rank(self.model) is None:
+            over_nccl = goes_by_nccl(options.weight_transfer, options.url, self.model.device)
+            return WeightsOverNccl(self.model, self._url) if over_nccl else None
+        if options.weight_transfer == "nccl":
+            raise UserError(
+                "vllm_weight_transfer nccl sends all weights; an adapter goes by a folder, from which the server loads "
+                "it. Leave it at auto."
+            )
+        return None
 
     def _sample(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, on_done: OnDone | None = None
@@ -197,37 +198,6 @@ class VLLMServerEngine:
             ) from refusal
 
 
-def check_server(url: str | None) -> Served:
-    """Asks a server what it serves.
-
-    Raises:
-        UserError: no address is given, nothing answers there, it is no vLLM, or its version is too low.
-    """
-    base = _base(url)
-    try:
-        version = fetched(f"{base}/version", None, CHECK_TIMEOUT).get("version", "")
-        models = fetched(f"{base}/v1/models", None, CHECK_TIMEOUT).get("data", [])
-    except (OSError, HTTPException, RefusedError, ValueError) as error:
-        raise UserError(
-            f"vllm_url {base}: no vLLM server answers there ({brief(error, 10)}). Start one with vllm serve, or take "
-            "rollout_engine auto."
-        ) from error
-    check_version(str(version), f"vllm_url {base}")
-    if not models:
-        raise UserError(f"vllm_url {base}: the server serves no model. Start it with one.")
-    first = models[0]
-    return Served(model=str(first["id"]), context=int(first["max_model_len"]))
-
-
-def _base(url: str | None) -> str:
-    """The address without what follows host and port. Raises UserError if there is none."""
-    if url is None:
-        raise UserError(f"rollout_engine {NAME}: give the server's address, such as --vllm_url http://localhost:8000.")
-    if not url.lower().startswith(("http://", "https://")):
-        raise UserError(f"vllm_url {quoted(url)} does not begin with http:// or https://.")
-    return url.rstrip("/").removesuffix("/v1")
-
-
 def _complete(url: str, body: dict[str, Any]) -> Rollout:
     """One completion. Raises EngineError if the server refuses or ends it."""
     try:
@@ -244,16 +214,3 @@ def _complete(url: str, body: dict[str, Any]) -> Rollout:
         finish_reason=choice["finish_reason"],
         logprobs=None if found is None else tuple(float(value) for value in found["token_logprobs"]),
     )
-
-
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Posts a JSON object and returns the one in the answer, which may be empty.
-
-    Raises:
-        RefusedError: the server says why it won't.
-        EngineError: there is no answer.
-    """
-    try:
-        return fetched(url, body, TIMEOUT)
-    except (OSError, HTTPException, ValueError) as error:
-        raise EngineError(f"{url}: the server does not answer ({brief(error, 10)}). {AGAIN}") from error
