@@ -22,6 +22,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -76,7 +77,7 @@ def work(folder: Path, rows: int, width: int) -> None:
     from tests.support.training import lines, make_trainer, student
 
     size = place().size
-    shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": 8}
+    shape: dict[str, Any] = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": 8}
     trainer = make_trainer(
         folder,
         model=student(**shape),

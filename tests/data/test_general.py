@@ -98,7 +98,7 @@ def test_no_prompt_is_a_request_of_assistant_tools():
     task = assistant_tools.TASK
     requests = {
         " ".join(words(prompt_text(example).rsplit("Request:", 1)[1]))
-        for example in task.load_train(None) + task.load_eval(None)
+        for example in (*task.load_train(None), *task.load_eval(None))
     }
     assert len(requests) > 1000
     assert requests.isdisjoint(" ".join(words(text)) for text in ANCHORS + DRIFT)

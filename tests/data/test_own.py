@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def write(path: Path, prompts: list[str]) -> str:
     return str(path)
 
 
-def read(named: str, side: Side = "train", *, need: bool = True, **options: Any) -> list[Example]:
+def read(named: str, side: Side = "train", *, need: bool = True, **options: Any) -> Sequence[Example]:
     how = {name: options.pop(name) for name in ("columns", "split", "eval_share", "on_bad_row") if name in options}
     reading = Reading(rows=RowOptions(**how), **options)
     return own_examples(named, reading, side=side, prefix="x", need_demonstration=need)

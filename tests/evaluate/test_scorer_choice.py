@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def test_without_a_judge(monkeypatch: pytest.MonkeyPatch):
     assert "no scorer that asks a judge" in printed(out)
 
 
-def rows(tmp_path: Path, *answers: Any) -> tuple[Task, list[Example]]:
+def rows(tmp_path: Path, *answers: Any) -> tuple[Task, Sequence[Example]]:
     """The user's own rows with these answers; an answer that is a demonstration begins with ``shown``."""
     path = tmp_path / "rows.jsonl"
     keys = ["demonstration" if str(answer).startswith("shown") else "answer" for answer in answers]
@@ -86,7 +87,7 @@ def rows(tmp_path: Path, *answers: Any) -> tuple[Task, list[Example]]:
     return task, task.load_eval(None)
 
 
-def reason(task: Task, examples: list[Example]) -> str | None:
+def reason(task: Task, examples: Sequence[Example]) -> str | None:
     scorer = next(iter(task.scorers.values()))
     return unscored_reason(task, examples, [scorer("a completion", row) for row in examples])
 

@@ -6,7 +6,7 @@
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,14 +95,14 @@ def outcome(act: Callable[[], Loaded]) -> Loaded | None:
     return loaded
 
 
-def are_rows(examples: list[Example] | None) -> bool:
+def are_rows(examples: Sequence[Example] | None) -> bool:
     """Whether rows were refused, or each that was loaded has a prompt of turns that say something."""
     return examples is None or all(
         example.prompt and all(turn["role"] and "content" in turn for turn in example.prompt) for example in examples
     )
 
 
-def read(path: Path) -> list[Example]:
+def read(path: Path) -> Sequence[Example]:
     rows, source = load_rows(str(path))
     examples = examples_from_rows(rows, source=source, prefix="x", need_demonstration=False)
     for example in examples:

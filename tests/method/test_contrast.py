@@ -13,7 +13,7 @@ ROWS = [{"prompt": f"What is {n}?", "demonstration": f"<{n}>"} for n in range(6)
 TOKENIZER = byte_tokenizer()
 
 
-def made(folder: Path, rows: Any = ROWS, **settings: Any) -> tuple[OtherDemonstrations, list[Any]]:
+def made(folder: Path, rows: Any = ROWS, **settings: Any) -> tuple[OtherDemonstrations, Any]:
     config = make_config(folder, **{"target": "contrast", **settings})
     pairs = training_pairs(rows, config, TOKENIZER, student().config)
     return OtherDemonstrations(pairs, config, TOKENIZER, student().config), pairs

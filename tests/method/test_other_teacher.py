@@ -40,7 +40,7 @@ def saved(folder: Path, tokenizer: Any = None, **settings: Any) -> str:
     return str(folder)
 
 
-def make_step(folder: Path, teacher: Any, *, engine: Any = None, **settings: Any) -> tuple[Step, list[Any]]:
+def make_step(folder: Path, teacher: Any, *, engine: Any = None, **settings: Any) -> tuple[Step, Any]:
     model, tokenizer = student(), byte_tokenizer()
     config = make_config(folder, teacher_model="other", **settings)
     pairs = training_pairs(ROWS, config, tokenizer, model.config)

@@ -3,7 +3,7 @@
 The tokenizer makes one token of each ASCII character, and one of ``<|end|>``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -27,8 +27,8 @@ CONTEXT = AutoConfig.for_model("llama", max_position_embeddings=400)
 
 
 @pytest.fixture
-def train(tokenizer) -> Callable[..., list[PromptPair]]:
-    def call(rows: Any, **settings: Any) -> list[PromptPair]:
+def train(tokenizer) -> Callable[..., Sequence[PromptPair]]:
+    def call(rows: Any, **settings: Any) -> Sequence[PromptPair]:
         config = MethodConfig(**SHORT | settings)
         return training_pairs(rows, config, tokenizer, CONTEXT)
 
@@ -36,8 +36,8 @@ def train(tokenizer) -> Callable[..., list[PromptPair]]:
 
 
 @pytest.fixture
-def anchor(tokenizer) -> Callable[..., list[PromptPair]]:
-    def call(rows: Any, **settings: Any) -> list[PromptPair]:
+def anchor(tokenizer) -> Callable[..., Sequence[PromptPair]]:
+    def call(rows: Any, **settings: Any) -> Sequence[PromptPair]:
         config = MethodConfig(**SHORT | ANCHORED | settings)
         return anchor_pairs(rows, config, tokenizer, CONTEXT)
 

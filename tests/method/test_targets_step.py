@@ -53,7 +53,7 @@ def noisy(model: Any, seed: int) -> Any:
     return other
 
 
-def three_models(folder: Path, settings: dict[str, Any]) -> tuple[Step, dict[str, Any], list[Any]]:
+def three_models(folder: Path, settings: dict[str, Any]) -> tuple[Step, dict[str, Any], Any]:
     """A step whose start model, student and teacher differ, the three as models of their own, and its rows."""
     model, tokenizer = student(), byte_tokenizer()
     config = make_config(folder, **settings)

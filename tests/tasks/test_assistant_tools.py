@@ -89,7 +89,7 @@ def test_numbers_of_rows_per_tool_differ_by_at_most_one(rows: list[Example], too
 
 
 def test_no_request_occurs_twice_in_training_or_evaluation():
-    requests = [request(row) for row in TRAIN + EVAL]
+    requests = [request(row) for row in [*TRAIN, *EVAL]]
     assert [text for text, count in Counter(requests).items() if count > 1] == []
 
 
@@ -124,7 +124,7 @@ def test_held_out_phrasings_are_for_the_training_tools():
 
 
 def test_three_different_tools_are_listed_and_the_right_one_moves_about():
-    for row in TRAIN + EVAL:
+    for row in [*TRAIN, *EVAL]:
         assert len(set(listed(row))) == len(listed(row)) == 3
         assert row.reference["tool"] in listed(row)
     places = Counter(listed(row).index(row.reference["tool"]) for row in TRAIN)
@@ -133,12 +133,12 @@ def test_three_different_tools_are_listed_and_the_right_one_moves_about():
 
 def test_only_new_tools_rows_list_new_tools():
     new = {tool.name for tool in NEW}
-    listing = {row.id for row in TRAIN + EVAL if new & set(listed(row))}
+    listing = {row.id for row in [*TRAIN, *EVAL] if new & set(listed(row))}
     assert listing == {row.id for row in part("new-tools")}
 
 
 def test_each_value_stands_verbatim_in_its_request():
-    for row in TRAIN + EVAL:
+    for row in [*TRAIN, *EVAL]:
         assert all(value in request(row) for value in values_of(row)), row.id
         assert "{" not in request(row)
         assert row.prompt[0]["content"].isascii()

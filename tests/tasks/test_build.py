@@ -62,7 +62,7 @@ def test_medical(tmp_path: Path):
     build.run(medical_options(tmp_path), out)
     train, evaluation = (load(tmp_path / "data") for load in (TASKS["medical"].load_train, TASKS["medical"].load_eval))
     assert (len(train), len(evaluation)) == (18, 2)
-    assert {row.reference for row in train + evaluation} == {f"N{number}" for number in range(20)}
+    assert {row.reference for row in (*train, *evaluation)} == {f"N{number}" for number in range(20)}
     assert "20 of 20 rows" in printed(out)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["medical_data"]
 

@@ -264,7 +264,7 @@ def test_a_run_is_the_one_of_the_weights_in_training(tmp_path: Path, llm: type[F
     # a teacher's completions are not drawn from the student, so there is nothing to correct
     assert means == ([None] * 3 if method == "offline" else [pytest.approx(1.0, abs=1e-5)] * 3)
     assert len(llm.made) == 1  # at once for the longest row
-    pairs: list[Any] = runs["vllm"]._pairs
+    pairs: Any = runs["vllm"]._pairs
     longest = max(len(pair.teacher_ids if method == "offline" else pair.student_ids) for pair in pairs)
     assert llm.made[0].settings["max_model_len"] == longest + 8
 
