@@ -133,7 +133,8 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(PYTHON) -m venv .venv-lowest
 	grep -v -F -f <(grep -o '^[^=#]*==' constraints-lowest.txt) constraints.txt > .venv-lowest/constraints.txt
 	cat constraints-lowest.txt >> .venv-lowest/constraints.txt
-	$(LOWEST)/pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e . pytest pytest-xdist hypothesis bitsandbytes
+	$(LOWEST)/pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e . \
+	  pytest pytest-xdist hypothesis bitsandbytes tensorboard mlflow-skinny
 	@touch $@
 
 .venv-lock/.dev: constraints.txt
