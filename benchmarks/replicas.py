@@ -6,8 +6,8 @@ them, which gives the first two; two processes time one exchange. From these the
 
     (rows / n + alike) * max(1, n / cores) + exchange(n),   exchange(n) = 2 (n - 1) / n * bytes / bandwidth
 
-as a ring exchanges them. All steps train all weights of a random model in fp32
-on CPUs, a thread each, and exchange by gloo. Best on a machine that does nothing else.
+as a ring exchanges them. All steps train all weights of a random model in fp32 on CPUs, a thread each, and exchange by
+gloo. Best on a machine that does nothing else.
 
 The last line is a JSON object: predicted and measured seconds by number of processes, and what went in.
 """
