@@ -116,6 +116,20 @@ def test_what_a_study_does_not_depend_on_may_change(home: Path, monkeypatch: pyt
     assert places == []
 
 
+def test_a_study_of_an_earlier_version_goes_on(home: Path) -> None:
+    """A setting that came later is the default there; it counts only if it is not the default now. What has no effect
+    on results may differ."""
+    comparison(home, **SHORT).run()
+    study = home / "out" / run_folder.STUDY
+    record = json.loads(study.read_text())
+    del record["settings"]["weight_decay"]
+    record["settings"]["vllm_url"] = "http://elsewhere"
+    study.write_text(json.dumps(record))
+    comparison(home, **SHORT, report_to="tensorboard")
+    said = mistake(comparison, home, **SHORT, weight_decay=0.5)
+    assert "another weight_decay: 0.0, now 0.5." in said
+
+
 # -- another study in the folder -------------------------------------------------------------------------------------
 
 

@@ -151,6 +151,17 @@ def test_what_is_wrong_is_one_line(options: Any, settings: dict[str, Any], words
     assert words in mistake(trainer_config, options(**shown, **settings), 20)
 
 
+def test_a_tracker_calls_the_run_after_its_folder(options: Any) -> None:
+    given = {"template": "paper", "report_to": "tensorboard, mlflow", "output_dir": "../compare/sft/lr-0.01/seed-0"}
+    config = trainer_config(options(**given), 20)
+    assert config.report_to == ["tensorboard", "mlflow"]
+    assert (config.run_name, config.project) == ("compare-sft-lr-0.01-seed-0", "selfdistill")
+    assert trainer_config(options(**given, set=("run_name=other",)), 20).run_name == "other"
+    assert trainer_config(options(template="paper"), 20).report_to == []
+    said = mistake(trainer_config, options(template="paper", report_to="tensorbord"), 20)
+    assert "report_to='tensorbord' is not one of" in said
+
+
 def test_checkpoints(options: Any) -> None:
     assert trainer_config(options(template="paper"), 20).save_strategy == "no"
     config = trainer_config(options(template="paper", save_steps=7), 20)

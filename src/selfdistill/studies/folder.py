@@ -24,7 +24,8 @@ from selfdistill.training.run import empty_folder
 
 NO_EFFECT = (
     *("output_dir", "overwrite", "config", "data_dir", "eval_batch_size", "skip_memory_check", "judge_price"),
-    *("executor", "ray_address", "ray_cpus"),
+    *("executor", "ray_address", "ray_cpus", "report_to", "teacher_home"),
+    *("vllm_url", "vllm_weight_transfer", "vllm_memory_share"),
 )
 """Options that may differ when a study is resumed, since they do not change its results."""
 GROW = ("methods", "arm", "seeds", "learning_rates")
@@ -52,7 +53,8 @@ class StudyFolder:
         self._command = command
         self._versions = run_folder.versions()
         self._arms: dict[str, dict[str, Any]] = {arm.name: dict(arm.settings) for arm in arms}
-        self._settings = _as_json({name: v for name, v in flat.flatten(options).items() if name not in NO_EFFECT})
+        self._settings = _compared(options)
+        self._defaults = _compared(type(options)())
         self.data = {name: value for subject in subjects for name, value in subject.identity().items()}
         """What identifies rows, scorers and chat template, by description."""
         self.wants = {name: self._settings.get(name) for name in GROW}
@@ -73,8 +75,9 @@ class StudyFolder:
 
     def _resume(self, before: StudyRecord) -> None:
         """Checks that the folder holds this study, and takes over its arms and the versions it was begun with."""
-        settings = before.settings | self._settings
-        pairs = {name: (before.settings.get(name), self._settings.get(name)) for name in settings if name not in GROW}
+        old_settings = self._defaults | before.settings  # those that came later had the value that changes nothing
+        settings = {name: value for name, value in old_settings.items() if name not in NO_EFFECT}
+        pairs = {name: (old, self._settings.get(name)) for name, old in settings.items() if name not in GROW}
         pairs |= {name: (before.data.get(name), self.data.get(name)) for name in before.data | self.data}
         pairs |= {f"arm {name}": (before.arms.get(name, own), own) for name, own in self._arms.items()}
         pairs["command"] = (before.command, self._command)
@@ -185,6 +188,11 @@ def _inputs(options: StudyOptions, arms: Sequence[Arm]) -> list[str | None]:
         paths += flat.input_paths(source)
     stages = options.stage_list() if isinstance(options, ContinualOptions) else ()
     return [*paths, *(path for stage in stages for part in stage.split(":") for path in (part, *named_paths(part)))]
+
+
+def _compared(options: StudyOptions) -> dict[str, Any]:
+    """The options by which a study is compared when it is resumed."""
+    return _as_json({name: value for name, value in flat.flatten(options).items() if name not in NO_EFFECT})
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Turns a command's options into the trainer's config."""
 
+import os
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -52,7 +53,7 @@ def trainer_config(options: TrainOptions, max_completion_length: int) -> SDFTCon
         extra[name] = checked(value, others[name], f"--set {name}")
     if trainer.report_to is not None:
         extra["report_to"] = [name.strip() for name in trainer.report_to.split(",")]
-        extra = {"run_name": Path(options.run.output_dir or "unused").absolute().name, "project": "selfdistill"} | extra
+        extra = {"run_name": _run_name(options.run.output_dir or "unused"), "project": "selfdistill"} | extra
     if options.run.save_steps is not None:
         extra = {"save_strategy": "steps", "save_steps": options.run.save_steps} | extra
     settings: dict[str, Any] = method_settings(method_config(options)) | extra
@@ -129,6 +130,11 @@ def completion_budget(task: Task, lengths: Sequence[int], *, samples: bool) -> i
     usual, longest = ordered[int(0.95 * (len(ordered) - 1))], ordered[-1]
     sampled = min(task.max_new_tokens, max(FEWEST_COMPLETION_TOKENS, usual * 3 // 2))
     return sampled if samples else max(sampled, longest)
+
+
+def _run_name(output_dir: str) -> str:
+    """What trackers call a run: the last parts of its folder's path, which in a study are study, arm, rate and seed."""
+    return "-".join(part for part in Path(output_dir).parts[-4:] if part not in (os.sep, "..", "."))
 
 
 def _from_file(trainer: TrainerOptions, known: dict[str, Any]) -> dict[str, Any]:
