@@ -24,9 +24,10 @@ ITEMS = [("a" * n, n) for n in range(9)]
 
 def test_few_are_a_list_and_many_are_on_the_disk() -> None:
     assert keep(iter(ITEMS[:4])) == ITEMS[:4]
-    assert isinstance(keep(ITEMS[:4]), list)
-    assert isinstance(keep(ITEMS[:5]), Kept)
-    assert keep([]) == []
+    assert isinstance(keep(iter(ITEMS[:4])), list)
+    assert isinstance(keep(iter(ITEMS[:5])), Kept)
+    assert keep(iter([])) == []
+    assert keep(ITEMS) is ITEMS  # it is in memory in any case
 
 
 def test_they_are_a_sequence_in_the_order_given() -> None:
@@ -79,7 +80,7 @@ def test_they_are_read_one_at_a_time() -> None:
 
 def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    many = keep(ITEMS)
+    many = keep(iter(ITEMS))
     assert list(tmp_path.iterdir()) == []
     assert list(many) == ITEMS
 
@@ -96,6 +97,6 @@ def test_a_full_disk_is_named_with_its_folder(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
-    said = mistake(keep, ITEMS)
+    said = mistake(keep, iter(ITEMS))
     assert said.startswith(f"{tmp_path}: 0 rows are written, no more (No space left on device).")
     assert said.endswith("name another folder in TMPDIR.")

@@ -31,3 +31,15 @@ def left_by_three(left_by_two: Path) -> Path:
     both = ("equivalence", "resumed")
     work(left_by_two, 3, *(f"{module}.{what}" for module in ("worker", "split") for what in both))
     return left_by_two
+
+
+@pytest.fixture
+def two(left_by_two: Path, request: pytest.FixtureRequest) -> Path:
+    """What two processes left for the module's tests."""
+    return left_by_two / request.module.LEFT
+
+
+@pytest.fixture
+def three(left_by_three: Path, request: pytest.FixtureRequest) -> Path:
+    """What three processes left for them, which went on with the run that two had begun."""
+    return left_by_three / request.module.LEFT

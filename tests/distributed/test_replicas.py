@@ -14,17 +14,8 @@ from tests.distributed import worker
 from tests.distributed.together import CLOSE
 from tests.support.training import lines, make_trainer, steps
 
-
-@pytest.fixture
-def two(left_by_two: Path) -> Path:
-    """What two processes left."""
-    return left_by_two / "worker"
-
-
-@pytest.fixture
-def three(left_by_three: Path) -> Path:
-    """What three processes left, which went on with the run that two had begun."""
-    return left_by_three / "worker"
+LEFT = "worker"
+"""Folder of what the processes left, from which the fixtures ``two`` and ``three`` are."""
 
 
 def test_each_exchange(two: Path) -> None:

@@ -24,17 +24,8 @@ from tests.support.served_teacher import WIDE, teaching
 from tests.support.tiny import byte_tokenizer
 from tests.support.training import make_config, make_trainer, script, steps, student
 
-
-@pytest.fixture
-def two(left_by_two: Path) -> Path:
-    """What two processes left."""
-    return left_by_two / "split"
-
-
-@pytest.fixture
-def three(left_by_three: Path) -> Path:
-    """What three processes left, which went on with the run that two had begun."""
-    return left_by_three / "split"
+LEFT = "split"
+"""Folder of what the processes left, from which the fixtures ``two`` and ``three`` are."""
 
 
 @pytest.mark.parametrize("name", split.IN_TWO)

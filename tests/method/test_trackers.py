@@ -109,6 +109,17 @@ def test_one_that_fails_is_named_once_and_the_run_goes_on(tmp_path: Path, monkey
     ]
 
 
+def test_a_report_that_fails_costs_no_run(tmp_path: Path) -> None:
+    """The model is saved only after the training has ended."""
+    said: list[str] = []
+    trainer = make_trainer(tmp_path / "run", report_to="mlflow")
+    trainer.checkpoints.on_warning = said.append
+    trainer.tracked.report = lambda: Path(str(1 / 0))
+    trainer.train()
+    trainer.save_model()
+    assert said == ["report_to: the report can't be made (division by zero). selfdistill report makes it later."]
+
+
 def test_one_that_cannot_begin_is_refused_before_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
@@ -122,7 +133,7 @@ def test_one_that_cannot_begin_is_refused_before_a_step(tmp_path: Path, monkeypa
     assert trainer.state.global_step == 0
 
 
-def test_one_without_tables_is_left_to_transformers(tmp_path: Path) -> None:
+def test_without_a_tracker_none_is_there(tmp_path: Path) -> None:
     kinds = (MLflowCallback, TensorBoardCallback, TrackioCallback)
     trainer = make_trainer(tmp_path / "run")
     assert not any(isinstance(one, kinds) for one in trainer.callback_handler.callbacks)

@@ -18,12 +18,13 @@ T = TypeVar("T")
 
 
 def keep(items: Iterable[T]) -> Sequence[T]:
-    """The items in order: as a list if there are at most MANY, else in a temporary file (``Kept``).
+    """The items in order: as a list if there are at most MANY, else in a temporary file (``Kept``). What is a list, or
+    kept already, is returned as it is.
 
     Raises:
         DiskError: the file can't be written.
     """
-    if isinstance(items, Kept):
+    if isinstance(items, list | Kept):
         return items
     iterator = iter(items)
     first = list(islice(iterator, MANY + 1))

@@ -36,13 +36,13 @@ class OtherDemonstrations:
         model_config: Any,
     ) -> None:
         self._rows = keep(pair for pair in rows if pair.example.demonstration)
-        if len(self._rows) < 2:
+        self._place = {pair.example.id: index for index, pair in enumerate(self._rows)}
+        if len(self._place) < 2:
             raise UserError(
-                f"target=contrast needs two rows with a demonstration, the data has {len(self._rows)}. Add rows, or "
+                f"target=contrast needs two rows with a demonstration, the data has {len(self._place)}. Add rows, or "
                 "take another target."
             )
-        self._order = [pair.example.id for pair in self._rows]
-        self._place = {id: index for index, id in enumerate(self._order)}
+        self._order = list(self._place)
         self._seed = config.seed
         self._renderer = make_renderer((pair.example for pair in rows), config, tokenizer)
         limit = length_limits(config, model_config).teacher_prompt

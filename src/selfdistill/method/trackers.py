@@ -159,8 +159,13 @@ class Tracked(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._names and self.report is not None and state.is_world_process_zero:
-            folder = self.report()
-            self._each("the report", lambda tracker, own: tracker.report(own, folder))
+            try:
+                folder = self.report()
+            except Exception as error:  # the model is not saved yet
+                text = f"report_to: the report can't be made ({brief(error, 20)}). selfdistill report makes it later."
+                self._trainer.checkpoints.warn_once("report", text)
+            else:
+                self._each("the report", lambda tracker, own: tracker.report(own, folder))
 
     def _each(self, what: str, give: Callable[[Tracker, Any], None]) -> None:
         for name, own in self._callbacks():

@@ -1,7 +1,7 @@
 """Everything about a run that can be determined before its weights are loaded: settings, prompts, lengths, memory."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -160,7 +160,7 @@ def prepare(
         memory, shortage, size = memory_of.memory, memory_of.shortage, memory_of.teacher_size
     else:
         served = teacher_server(config, files.tokenizer, files.config, pairs)
-        check = _memory_check(options, files, pairs, anchored, config)
+        check = _memory_check(options, files, chain(pairs, anchored), config)
         memory, size = check.estimate(config), check.teacher_size() if served is None else 0.0
         shortage = check.shortage(config, memory)
     return Prepared(
@@ -212,11 +212,7 @@ def require_memory(prepared: Prepared) -> None:
 
 
 def _memory_check(
-    options: TrainOptions,
-    files: ModelFiles,
-    pairs: Sequence[PromptPair],
-    anchors: Sequence[PromptPair],
-    config: SDFTConfig,
+    options: TrainOptions, files: ModelFiles, pairs: Iterable[PromptPair], config: SDFTConfig
 ) -> MemoryCheck:
     model, adapter, teacher = options.recipe.model, options.recipe.adapter, None
     if config.teacher_model is not None:
@@ -224,7 +220,7 @@ def _memory_check(
         check_vocabulary(config.teacher_model, files.tokenizer, files.config, tokenizer, teacher)
     return MemoryCheck(
         files.config,
-        chain(pairs, anchors),
+        pairs,
         dtype=model.dtype,
         lora_r=adapter.lora_r,
         device=config.device,

@@ -58,13 +58,14 @@ class RenderedRows:
         if uses_answers(config):
             return [len(pair.demonstration_ids) for pair in self._answered(config)]
         if self._lengths is None:
-            self._lengths = []
+            lengths: list[int] = []
             examples = iter(self.examples)
             with self._progress("measuring demonstrations", len(self.examples)) as done:
                 while texts := [example.shown_text for example in islice(examples, CHUNK)]:
                     encoded: Any = self.tokenizer(texts)["input_ids"]
-                    self._lengths += map(len, encoded)
+                    lengths += map(len, encoded)
                     done(len(texts))
+            self._lengths = lengths
         return self._lengths
 
     def pairs(self, config: MethodConfig, model_config: Any) -> Sequence[PromptPair]:

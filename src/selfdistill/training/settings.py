@@ -1,6 +1,5 @@
 """Turns a command's options into the trainer's config."""
 
-import os
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -134,7 +133,8 @@ def completion_budget(task: Task, lengths: Sequence[int], *, samples: bool) -> i
 
 def _run_name(output_dir: str) -> str:
     """What trackers call a run: the last parts of its folder's path, which in a study are study, arm, rate and seed."""
-    return "-".join(part for part in Path(output_dir).parts[-4:] if part not in (os.sep, "..", "."))
+    path = Path(output_dir)
+    return "-".join(part for part in path.parts[-4:] if part not in (path.anchor, ".."))
 
 
 def _from_file(trainer: TrainerOptions, known: dict[str, Any]) -> dict[str, Any]:
