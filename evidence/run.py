@@ -27,7 +27,6 @@ FACTS = "evidence.json"
 FOLDERS = {
     "quick": "runs/evidence-quick",
     "wide": "runs/evidence-wide",
-    "recipes": "runs/evidence-recipes",
     "full": "runs/evidence",
 }
 """Where the studies of a size are, unless --output_dir says so."""
@@ -45,7 +44,7 @@ class Study:
         """The command line's arguments, ``more`` among them; the study's folder is the subfolder of its name."""
         found = [self.command, "--output_dir", str(folder / self.name), *more]
         for name, value in self.options.items():
-            for one in value if isinstance(value, list) else [value]:
+            for one in value if isinstance(value, list) else [] if value is None else [value]:
                 found += [f"--{name}", str(one).replace("{tasks}", str(folder / "tasks"))]
         return found
 

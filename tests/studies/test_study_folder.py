@@ -175,6 +175,14 @@ def test_other_rows_to_score_are_refused(home: Path) -> None:
     assert "another evaluation rows of one: " in mistake(comparison, home, **SHORT, **own)
 
 
+def test_the_same_rows_at_another_place_are_the_same_study(home: Path) -> None:
+    comparison(home, **SHORT, eval_path=str(home / "two.jsonl")).folder.open()
+    (home / "moved").mkdir()
+    moved = str(shutil.copy(home / "two.jsonl", home / "moved" / "two.jsonl"))
+    assert comparison(home, **SHORT, eval_path=moved).folder.open()
+    assert read(home, "out", "study.json")["settings"]["eval_path"] == moved
+
+
 def test_an_edited_scorer_is_refused(home: Path) -> None:
     scorer = home / "own.py"
     scorer.write_text("def right(completion, example):\n    return 1.0\n")

@@ -12,6 +12,7 @@ from rich.table import Table
 from selfdistill import run_folder
 from selfdistill.checkpoints.lock import check_unlocked, locked
 from selfdistill.commands import compare_and_report
+from selfdistill.commands.demo_size import ANSWER_TOKENS, demo_size
 from selfdistill.errors import UserError
 from selfdistill.settings import flat
 from selfdistill.settings.evaluate import DRIFT, DecodingOptions
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 3
 """Rows whose completions before and after training are printed."""
-SDFT = "sdft-cpu"
-"""Recipe that trains on the demo's task by self-distillation."""
-AGAINST = {"sft": "demo-cpu"}
+AGAINST = {"sft": "sft-cpu"}
 """For each value of ``--against``, the recipe that it is trained by."""
 SHARED = (
     *("config", "from_file", "dataset_name", "model_name", "max_steps", "max_completion_length"),
@@ -41,8 +40,6 @@ SHARED = (
 """What both methods of ``--against`` take from the demo's own settings."""
 CHECKPOINTS = 3
 """Evaluations during a run of ``--against``: points on the front of skill against drift."""
-ANSWER_TOKENS = 64
-"""Longest answer of the drift probe."""
 
 
 def run(options: DemoOptions, console: Console) -> None:
@@ -61,8 +58,8 @@ def run(options: DemoOptions, console: Console) -> None:
     run_folder.check_unused(options.output_dir, overwrite=options.overwrite)
     _train(options, settings, console)
     if options.config == DemoOptions.config:
-        command = f"selfdistill demo --config {SDFT} --against sft --output_dir DIR"
-        console.print(f"To train on the same rows by self-distillation, too, and compare: [bold]{command}[/bold]")
+        command = "selfdistill demo --against sft --output_dir DIR"
+        console.print(f"To train on the same rows by supervised fine-tuning, too, and compare: [bold]{command}[/bold]")
 
 
 def _train(options: DemoOptions, settings: TrainOptions, console: Console) -> None:
@@ -93,11 +90,14 @@ def _train(options: DemoOptions, settings: TrainOptions, console: Console) -> No
     decoding = DecodingOptions(chat_template_kwargs=prepared.config.chat_variables("student"))
     model, tokenizer = load_student(prepared), prepared.files.tokenizer
     prepared = settled(prepared, model, console)
+    size = demo_size(options, prepared, model, rows)
+    prepared = prepared.with_steps(size.steps)
+    rows = TaskRows(prepared.task, first_rows(evaluation, size.rows))
     trainer = make_trainer(prepared, model, console)
     if options.overwrite:  # last, when nothing can be refused any more
         empty_folder(folder)
 
-    console.print(_how_long(prepared, model, rows, options.drift_prompts))
+    console.print(size.said)
     name = settings.recipe.model.model_name
     console.print(f"Scoring {escape(name)} on {len(rows.examples)} evaluation rows ...")
     before = score_rows(model, tokenizer, rows, decoding, console)
@@ -135,17 +135,6 @@ def _drift_probe(count: int, model: "PreTrainedModel", prepared: "Prepared") -> 
     )
 
 
-def _how_long(prepared: "Prepared", model: "PreTrainedModel", rows: "TaskRows", drift_prompts: int) -> str:
-    """A sentence about the time that scoring, training and scoring again take here."""
-    from selfdistill.training import duration
-
-    scoring = duration.scoring_work(prepared, len(rows.examples), rows.task.max_new_tokens)
-    drift = [duration.scoring_work(prepared, drift_prompts, ANSWER_TOKENS)] * (2 if drift_prompts else 0)
-    work = duration.total([scoring, duration.training_work(prepared), scoring, *drift])
-    takes = duration.in_words(duration.seconds(work, duration.measured(model, work.decoding)))
-    return f"This takes {takes} on this machine ({duration.machine(model.device)})."
-
-
 def _settings(options: DemoOptions) -> TrainOptions:
     """Options of the training run."""
     given: dict[str, Any] = {"output_dir": options.output_dir, "overwrite": options.overwrite}
@@ -166,8 +155,8 @@ def _comparison_of(options: DemoOptions, against: str) -> CompareOptions:
     own = options_from_file(TrainOptions, options.config)
     if own.method == recipe.method:
         raise UserError(
-            f"--against {against}: {options.config} trains by {own.method} itself. Add --config {SDFT}, or another "
-            "file."
+            f"--against {against}: {options.config} trains by {own.method} itself. Leave --config out, or name "
+            "another."
         )
     defaults, others = flat.flatten(TrainOptions()), flat.flatten(recipe)
     given = {name: value for name, value in others.items() if value != defaults[name] and name not in SHARED}

@@ -164,10 +164,12 @@ class DemoOptions:
     """Score only N evaluation rows, with the parts of the task in proportion."""
     max_steps: int | None = at_least(1, None)
     """Optimizer steps of the training; by default those of the configuration."""
+    minutes: float | None = at_least(1, None)
+    """Where this machine needs longer, score fewer rows and take fewer steps; by default 6, or 12 without bf16 units."""
     drift_prompts: int = number(24, 0, 64, "between 0 and 64, the number there are")
     """General prompts on which it is measured what the training cost; 0 measures nothing."""
     against: Literal["sft"] | None = None
-    """sft: train the same rows by supervised fine-tuning (recipe demo-cpu), too, and compare both in one report."""
+    """sft: train the same rows by supervised fine-tuning (recipe sft-cpu), too, and compare both in one report."""
     overwrite: bool = False
     """Delete the run in output_dir first."""
     skip_memory_check: bool = False

@@ -30,6 +30,9 @@ NO_EFFECT = (
 """Options that may differ when a study is resumed, since they do not change its results."""
 GROW = ("methods", "arm", "seeds", "learning_rates")
 """Options that may differ when a study is resumed, since each of their values has its own runs."""
+PLACES = ("dataset_path", "eval_path")
+"""Options that may differ when a study is resumed, since the rows themselves are compared: a study may be moved with
+its rows."""
 
 _Record = TypeVar("_Record")
 
@@ -77,7 +80,7 @@ class StudyFolder:
         """Checks that the folder holds this study, and takes over its arms and the versions it was begun with."""
         old_settings = self._defaults | before.settings  # those that came later had the value that changes nothing
         settings = {name: value for name, value in old_settings.items() if name not in NO_EFFECT}
-        pairs = {name: (old, self._settings.get(name)) for name, old in settings.items() if name not in GROW}
+        pairs = {name: (old, self._settings.get(name)) for name, old in settings.items() if name not in GROW + PLACES}
         pairs |= {name: (before.data.get(name), self.data.get(name)) for name in before.data | self.data}
         pairs |= {f"arm {name}": (before.arms.get(name, own), own) for name, own in self._arms.items()}
         pairs["command"] = (before.command, self._command)

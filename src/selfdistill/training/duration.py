@@ -4,6 +4,7 @@ Every completion counts as long as it may become, and a backward pass as two for
 every token instead of at those of the loss: about what the loss, the optimizer and the teacher's update cost.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ import torch
 from selfdistill.method.lengths import length_limits, most_teacher_tokens
 from selfdistill.method.methods import METHODS
 from selfdistill.method.rollout.engine import BATCH_SIZE
-from selfdistill.method.sources import source
+from selfdistill.method.sources import mixture_share, source, target_of
 from selfdistill.models.device import compute_dtype
 from selfdistill.models.mode import evaluating
 from selfdistill.models.tokens import vocab_size
+from selfdistill.settings.method import MethodConfig
 from selfdistill.training.prepare import Prepared
 
 PADDED = 1.1
@@ -64,23 +66,36 @@ def training_work(prepared: Prepared) -> Work:
     limits = length_limits(config, prepared.files.config)
     teacher = fmean(most_teacher_tokens(pair, config, limits) for pair in prepared.pairs)
     anchor = fmean(len(pair.student_ids) for pair in prepared.anchors) if anchors else 0.0
-    completion = limit if spec.samples else fmean(len(pair.demonstration_ids) for pair in prepared.pairs)
+    given = _given_share(config, math.ceil(steps))
+    demonstration = fmean(len(pair.demonstration_ids) for pair in prepared.pairs) if given else 0.0
     frozen_base = prepared.options.recipe.adapter.lora_r is not None  # its weights need no gradients
     passes = (2 if frozen_base else 3) + (1 if config.activation_checkpointing else 0)
 
-    row = passes * (student + completion)
     size = prepared.teacher_size
-    row += size * (teacher + completion) if spec.has_teacher else 0
+    by_teacher = size if spec.has_teacher else 0
+    row = passes * (student + limit) + by_teacher * (teacher + limit)
     row += {"student": student, "teacher": size * teacher, "demonstration": 0}[spec.completion]
     row += size * teacher if together else 0
+    judged = by_teacher if target_of(config, "demonstration") != "tokens" else 0
+    shown = passes * (student + demonstration) + judged * (teacher + demonstration)
+    row = (1 - given) * row + given * shown
     tokens = prompts * row + anchors * ((passes + 1) * (anchor + limit) + anchor)  # the start model reads them, too
-    alone = anchors + (prompts if spec.samples and not together else 0)
+    alone = anchors + (prompts * (1 - given) if not together else 0)
     works = [Work(steps * tokens * config.num_rollouts, {})]
     written = size if spec.completion == "teacher" else 1
     for sampled, models in ((alone, written), (prompts, 1 + size if together else 0)):
         decoded = _decoding(round(sampled * config.num_rollouts), limit)
         works.append(Work(0, {rows: steps * models * count for rows, count in decoded.items() if models}))
     return total(works)
+
+
+def _given_share(config: MethodConfig, steps: int) -> float:
+    """Share of a run's completions that are demonstrations, in [0, 1]."""
+    if not METHODS[config.method].samples:
+        return 1.0
+    if not source(config).mixes or config.mixture_of != "demonstration":
+        return 0.0
+    return fmean(mixture_share(config, number) for number in range(max(1, steps)))
 
 
 def scoring_work(prepared: Prepared, num_rows: int, max_new_tokens: int) -> Work:
@@ -126,11 +141,16 @@ def in_words(seconds: float) -> str:
     return f"about {seconds / 3600:.1f} hours"
 
 
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether the device computes faster in bf16."""
+    return compute_dtype("auto", device) == torch.bfloat16
+
+
 def machine(device: torch.device) -> str:
     """What decides its speed, in words."""
     if device.type != "cpu":
         return device.type
-    units = "bf16 units" if compute_dtype("auto", device) == torch.bfloat16 else "no bf16 units"
+    units = "bf16 units" if has_bf16_units(device) else "no bf16 units"
     threads = torch.get_num_threads()
     return f"{units}, {threads} thread{'' if threads == 1 else 's'}"
 

@@ -64,7 +64,8 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that only needs its model. A copy with other options is made by ``in_folder`` and ``with_template``."""
+    """A run that only needs its model. A copy with other options is made by ``in_folder``, ``with_steps``
+    and ``with_template``."""
 
     options: TrainOptions
     task: Task
@@ -110,6 +111,12 @@ class Prepared:
         config = copy.copy(self.config)
         config.output_dir = str(folder)
         return replace(self, config=config, options=flat.changed(self.options, {"output_dir": str(folder)}))
+
+    def with_steps(self, max_steps: int) -> "Prepared":
+        """The same run with another number of steps."""
+        config = copy.copy(self.config)
+        config.max_steps = max_steps
+        return replace(self, config=config, options=flat.changed(self.options, {"max_steps": max_steps}))
 
     def with_template(self, template: Template, repeat: int) -> "Prepared":
         """The same run with the template that a preflight chose. Raises UserError if a row is too long with it."""
