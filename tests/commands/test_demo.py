@@ -8,11 +8,13 @@ import pytest
 from selfdistill.commands import demo as demo_command
 from selfdistill.evaluate import results, task_rows
 from selfdistill.method.trainer import SDFTTrainer
-from selfdistill.training import duration
+from selfdistill.tasks import assistant_tools
+from selfdistill.training import demo_size, duration
 from selfdistill.training import run as training_run
+from selfdistill.training.demo_size import Size
 from selfdistill.types import EvalConfig, EvalResult, Example, ScoredSample
 from tests.support.study_home import printed
-from tests.support.tiny_home import TinyHome, demo
+from tests.support.tiny_home import DEMO, TinyHome, demo
 
 
 def test_it_scores_trains_scores_again_and_reports(home: TinyHome) -> None:
@@ -29,7 +31,7 @@ def test_it_scores_trains_scores_again_and_reports(home: TinyHome) -> None:
         assert words in said.out
     (row,) = [line for line in said.out.splitlines() if "KL, nats per token" in line]
     assert row.split()[-4:-1] == ["0", "│", f"{drift['kl_per_token']:.3f}"]
-    assert "the same rows by self-distillation" not in said.out  # these are not the demo's own settings
+    assert "the same rows by supervised fine-tuning" not in said.out  # these are not the demo's own settings
 
 
 def test_without_drift_prompts_no_drift_is_measured(home: TinyHome) -> None:
@@ -59,7 +61,7 @@ def test_against_sft_one_report_compares_both(home: TinyHome) -> None:
 
 def test_a_method_is_not_compared_with_itself(home: TinyHome) -> None:
     said = home.refused(*demo(home), "--against=sft")
-    assert said == "--against sft: demo.yaml trains by sft itself. Add --config sdft-cpu, or another file."
+    assert said == "--against sft: demo.yaml trains by sft itself. Leave --config out, or name another."
 
 
 @pytest.mark.parametrize(
@@ -96,13 +98,81 @@ def test_it_says_beforehand_how_long_it_takes_here(home: TinyHome, monkeypatch: 
     assert said.index("This takes about") < said.index("Scoring M on 2 evaluation rows")
 
 
+FLAGS = ("--config=demo.yaml", "--output_dir=out", "--drift_prompts=0")
+
+
+def a_second_a_row(monkeypatch: pytest.MonkeyPatch, *, units: bool) -> None:
+    """A machine that scores a row in a second and takes eight for a step."""
+    work = duration.Work
+    monkeypatch.setattr(duration, "has_bf16_units", lambda device: units)
+    monkeypatch.setattr(duration, "scoring_work", lambda prepared, num_rows, most: work(num_rows, {}))
+    monkeypatch.setattr(duration, "training_work", lambda prepared: work(8 * prepared.config.max_steps, {}))
+    monkeypatch.setattr(duration, "measured", lambda model, sequences: duration.Speed(1 / duration.PADDED, {}))
+
+
+@pytest.mark.parametrize(
+    ("flags", "rows", "steps"),
+    [
+        (("--minutes=16",), 400, 16),  # 2 x 400 + 128 s
+        (("--minutes=15",), 200, 16),
+        (("--minutes=7",), 100, 16),  # 2 x 100 + 128 s
+        ((), 100, 16),
+        (("--minutes=5.4",), 100, 12),
+        (("--minutes=4.7",), 100, 8),
+        (("--minutes=1",), 100, 4),  # the smallest, however long it takes
+        (("--minutes=1", "--max_steps=20"), 100, 20),
+        (("--minutes=1", "--limit=300"), 300, 4),
+    ],
+)
+def test_on_a_slow_machine_it_does_less_and_says_so(
+    home: TinyHome, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], rows: int, steps: int
+) -> None:
+    a_second_a_row(monkeypatch, units=True)
+    sizes: list[Size] = []
+    whole = demo_size.demo_size
+    monkeypatch.setattr(demo_size, "demo_size", lambda *given: sizes.append(whole(*given)) or 1 / 0)
+    home.yaml("demo.yaml", **DEMO | {"max_steps": 16})
+    with pytest.raises(ZeroDivisionError):  # after which it would train
+        home.run("demo", *FLAGS, *flags)
+    (size,) = sizes
+    assert (size.rows, size.steps) == (rows, steps)
+    assert (f"{rows} of 400 evaluation rows" in size.said) == (rows < 300)
+    assert (f"{steps} of 16 steps" in size.said) == (steps < 16)
+
+
+def test_without_bf16_units_it_may_take_twice_as_long(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_second_a_row(monkeypatch, units=False)
+    said: list[str] = []
+    whole = demo_size.demo_size
+    monkeypatch.setattr(demo_size, "demo_size", lambda *given: said.append(whole(*given).said) or 1 / 0)
+    home.yaml("demo.yaml", **DEMO | {"max_steps": 16})
+    with pytest.raises(ZeroDivisionError):
+        home.run("demo", *FLAGS)
+    (text,) = said
+    assert text.startswith("This takes about 9 minutes on this machine (no bf16 units, ")
+    assert text.endswith("It takes 200 of 400 evaluation rows: all would take about 15 minutes (--minutes N).")
+
+
+def test_what_was_left_out_is_neither_scored_nor_trained(home: TinyHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest size: a quarter of the four rows and of the four steps."""
+    monkeypatch.setattr(demo_size, "SHARES", ((0.25, 0.25),))
+    rows_of = assistant_tools.evaluation_rows
+    monkeypatch.setattr(assistant_tools, "evaluation_rows", lambda: rows_of()[:4])
+    home.yaml("demo.yaml", **DEMO | {"max_steps": 4})
+    said = home.run("demo", *FLAGS)
+    assert said.code == 0
+    assert "It takes 1 of 4 evaluation rows and 1 of 4 steps: " in said.out
+    assert home.read("out/eval/assistant-tools.json")["num_total"] == 1
+    assert home.read("out/run_config.json")["settings"]["max_steps"] == 1
+
+
 @pytest.mark.parametrize(("more", "steps"), [((), 1), (("--max_steps=3",), 3)])
 def test_the_number_of_steps_may_be_given(
     home: TinyHome, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], steps: int
 ) -> None:
     taken: list[int] = []
     monkeypatch.setattr(
-        demo_command, "_how_long", lambda prepared, *_: taken.append(prepared.config.max_steps) or 1 / 0
+        demo_size, "demo_size", lambda _, prepared, *rest: taken.append(prepared.config.max_steps) or 1 / 0
     )
     with pytest.raises(ZeroDivisionError):  # after which it would train
         home.run(*demo(home), *more)

@@ -102,7 +102,7 @@ def test_paths_know_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_recipe_by_its_name_unless_a_file_is_called_so():
     options = options_from_file(TrainOptions, "demo-cpu")
     assert options.recipe.trainer.config == str(FOLDER / "demo-cpu.yaml")
-    assert (options.method, options.recipe.anchors.anchor_share) == ("sft", 0.25)
+    assert (options.method, options.recipe.anchors.anchor_share) == ("sdft", 0.25)
     Path("demo-cpu").write_text("method: dft\n")
     assert options_from_file(TrainOptions, "demo-cpu").method == "dft"
 

@@ -134,7 +134,7 @@ def test_an_arms_own_setting_that_it_has_no_use_for_stays_and_is_refused_later()
 
 
 def test_the_method_of_a_recipe_is_that_of_no_arm() -> None:
-    options = cli.parse("compare", ["--output_dir", "out", "--config", "demo-cpu", "--methods", "sdft,dft"])
+    options = cli.parse("compare", ["--output_dir", "out", "--config", "sft-cpu", "--methods", "sdft,dft"])
     options.check()
     assert options.method == "sft"  # the recipe's
     found = arms_of(options)
@@ -143,7 +143,7 @@ def test_the_method_of_a_recipe_is_that_of_no_arm() -> None:
 
 
 def test_the_task_of_a_recipe_is_that_of_no_stage() -> None:
-    options = cli.parse("continual", ["--output_dir", "out", "--config", "demo-cpu", "--stages", "tooluse"])
+    options = cli.parse("continual", ["--output_dir", "out", "--config", "sft-cpu", "--stages", "tooluse"])
     options.check()
     assert options.recipe.trainer.from_file == ()
     assert options.method == "sft"

@@ -79,6 +79,18 @@ def test_more_rollouts_are_more_of_everything_and_a_judge_decodes_too(options: A
     assert judged == Work(10 * 6 * (a_row + 35), {6: 2 * 10 * 20})
 
 
+def test_demonstrations_in_a_mixture_are_read_instead_of_sampled(options: Any) -> None:
+    rows = pair(10, 30, 4), pair(14, 40, 8)
+    mixed: dict[str, Any] = {"method": "sdft", "template": "prior_turn", "completion_source": "mixture"}
+    sampled, shown, judged = 12 + 3 * (12 + 20) + 35 + 20, 3 * (12 + 6), 35 + 6
+    half = training_work(run(options, *rows, **mixed, mixture_target="tokens"))
+    assert half == Work(10 * 3 * (sampled + shown), {3: 10 * 20})
+    by_teacher = training_work(run(options, *rows, **mixed, mixture_share=1.0))
+    assert by_teacher == Work(10 * 6 * (shown + judged), {})
+    falling = training_work(run(options, *rows, **mixed, mixture_share=1.0, mixture_steps=5, max_steps=5))
+    assert falling.tokens == pytest.approx(5 * 6 * (0.4 * sampled + 0.6 * (shown + judged)))  # 1, 0.8, ... 0.2
+
+
 def test_rows_are_scored_in_batches(options: Any) -> None:
     prepared = run(options, pair(10, demonstration=4), pair(14, demonstration=8), method="sft")
     assert scoring_work(prepared, 150, 48) == Work(150 * 12, {64: 2 * 48, 22: 48})

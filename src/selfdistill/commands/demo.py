@@ -12,7 +12,6 @@ from rich.table import Table
 from selfdistill import run_folder
 from selfdistill.checkpoints.lock import check_unlocked, locked
 from selfdistill.commands import compare_and_report
-from selfdistill.commands.demo_size import ANSWER_TOKENS, demo_size
 from selfdistill.errors import UserError
 from selfdistill.settings import flat
 from selfdistill.settings.evaluate import DRIFT, DecodingOptions
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from selfdistill.evaluate.drift import Drift, DriftProbe
-    from selfdistill.evaluate.scorer_choice import TaskRows
     from selfdistill.records.evaluations import EvalRecord
     from selfdistill.training.prepare import Prepared
 
@@ -70,6 +68,7 @@ def _train(options: DemoOptions, settings: TrainOptions, console: Console) -> No
     from selfdistill.report.collect import collect
     from selfdistill.report.write import write_report
     from selfdistill.tasks import resolve_data_dir
+    from selfdistill.training.demo_size import demo_size
     from selfdistill.training.prepare import require_memory
     from selfdistill.training.run import (
         check_overwrite,
@@ -122,6 +121,7 @@ def _drift_probe(count: int, model: "PreTrainedModel", prepared: "Prepared") -> 
     """Measures drift from the model as it is now, on ``count`` general prompts; None for 0."""
     from selfdistill.data.general import drift_examples
     from selfdistill.evaluate.drift import DriftProbe
+    from selfdistill.training.demo_size import ANSWER_TOKENS
 
     if not count:
         return None
@@ -155,8 +155,7 @@ def _comparison_of(options: DemoOptions, against: str) -> CompareOptions:
     own = options_from_file(TrainOptions, options.config)
     if own.method == recipe.method:
         raise UserError(
-            f"--against {against}: {options.config} trains by {own.method} itself. Leave --config out, or name "
-            "another."
+            f"--against {against}: {options.config} trains by {own.method} itself. Leave --config out, or name another."
         )
     defaults, others = flat.flatten(TrainOptions()), flat.flatten(recipe)
     given = {name: value for name, value in others.items() if value != defaults[name] and name not in SHARED}

@@ -165,7 +165,7 @@ class DemoOptions:
     max_steps: int | None = at_least(1, None)
     """Optimizer steps of the training; by default those of the configuration."""
     minutes: float | None = at_least(1, None)
-    """Where this machine needs longer, score fewer rows and take fewer steps; by default 6, or 12 without bf16 units."""
+    """Score fewer rows and take fewer steps where this machine needs longer; by default 6, 12 without bf16 units."""
     drift_prompts: int = number(24, 0, 64, "between 0 and 64, the number there are")
     """General prompts on which it is measured what the training cost; 0 measures nothing."""
     against: Literal["sft"] | None = None

@@ -1,16 +1,13 @@
 """How much of the demo is done here: all of it, or on a slow machine what fits the time."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from transformers import PreTrainedModel
+
+from selfdistill.evaluate.scorer_choice import TaskRows
 from selfdistill.settings.train import DemoOptions
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from selfdistill.evaluate.scorer_choice import TaskRows
-    from selfdistill.training.duration import Work
-    from selfdistill.training.prepare import Prepared
+from selfdistill.training import duration
+from selfdistill.training.prepare import Prepared
 
 MINUTES, MINUTES_WITHOUT_UNITS = 6.0, 12.0
 """Longest time by default, on a device with bf16 units and on one without."""
@@ -32,7 +29,7 @@ class Size:
     """For people: how long it takes, and what is left out."""
 
 
-def demo_size(options: DemoOptions, prepared: "Prepared", model: "PreTrainedModel", rows: "TaskRows") -> Size:
+def demo_size(options: DemoOptions, prepared: Prepared, model: PreTrainedModel, rows: TaskRows) -> Size:
     """The largest size whose estimated time on this machine fits ``--minutes``; the smallest, if none does.
 
     Rows and steps that a flag gives stay as they are.
@@ -43,8 +40,6 @@ def demo_size(options: DemoOptions, prepared: "Prepared", model: "PreTrainedMode
         model: the loaded model, whose speed is measured.
         rows: the evaluation rows.
     """
-    from selfdistill.training import duration
-
     most_rows, most_steps = len(rows.examples), prepared.config.max_steps
     sizes = [
         (
@@ -73,10 +68,8 @@ def _part(share: float, whole: int) -> int:
     return max(1, round(share * whole)) if whole > 0 else whole
 
 
-def _work(prepared: "Prepared", num_rows: int, rows: "TaskRows", drift_prompts: int) -> "Work":
+def _work(prepared: Prepared, num_rows: int, rows: TaskRows, drift_prompts: int) -> duration.Work:
     """Scoring, training and scoring again, and answering general prompts twice."""
-    from selfdistill.training import duration
-
     scoring = duration.scoring_work(prepared, num_rows, rows.task.max_new_tokens)
     drift = [duration.scoring_work(prepared, drift_prompts, ANSWER_TOKENS)] * (2 if drift_prompts else 0)
     return duration.total([scoring, duration.training_work(prepared), scoring, *drift])
