@@ -27,6 +27,7 @@ FACTS = "evidence.json"
 FOLDERS = {
     "quick": "runs/evidence-quick",
     "wide": "runs/evidence-wide",
+    "recipes": "runs/evidence-recipes",
     "full": "runs/evidence",
 }
 """Where the studies of a size are, unless --output_dir says so."""
