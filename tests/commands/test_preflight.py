@@ -6,7 +6,7 @@ import pytest
 
 from selfdistill.models import loading
 from tests.support.tiny import CHAT_TEMPLATE
-from tests.support.tiny_home import TinyHome
+from tests.support.tiny_home import TinyHome, train
 
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
 TRIED = ["paper", "system", "prior_turn", "prior_turn x2"]
@@ -93,3 +93,16 @@ def test_mistakes_are_found_before_the_model_is_loaded(
 def test_a_tokenizer_without_a_chat_template(home: TinyHome) -> None:
     home.model(template=None)
     assert "put one as chat_template.jinja beside its tokenizer" in home.refused(*preflight())
+
+
+def test_a_scorer_of_ones_own_tells_what_is_right(home: TinyHome) -> None:
+    (home.folder / "mine.py").write_text("def right(completion, example):\n    return 1.0\n")
+    said = json.loads(home.run(*preflight("--scorer=mine.py:right", "--json", "--template=paper")).out)
+    assert said["base_accuracy"] == 1
+    assert [result["accuracy"] for result in said["templates"]] == [1] * len(TRIED)
+    assert said["verdict"].endswith(": the teacher is no better than the student, so SDFT has nothing to teach here")
+    run = train("--template=auto", "--scorer=mine.py:right")
+    assert "preflight: teacher 100% vs base 100% with " in home.refused(*run)
+    for scorer, wrong in (("judge", "--scorer judge: a preflight asks no judge."), ("exact", "exact")):
+        for command in (preflight(f"--scorer={scorer}"), train("--template=auto", f"--scorer={scorer}")):
+            assert wrong in home.refused(*command)

@@ -118,7 +118,8 @@ class TrainOptions:
         method_config(self).validate()
         if self.run.base_model is not None and self.method != "reinvoke":
             raise UserError(f"--base_model is what reinvoke distils from; {self.method} has none. Leave it out.")
-        self.watch.check(scores_completions=self.recipe.prompts.demonstration_from == "own_success")
+        prompts = self.recipe.prompts
+        self.watch.check(scores_completions=prompts.demonstration_from == "own_success" or prompts.template == "auto")
         self.run.check()
 
 
@@ -130,6 +131,9 @@ class PreflightOptions:
     """Training rows to test on."""
     json: bool = False
     """Print one JSON object and nothing else."""
+    scorer: str | None = None
+    """Tells which answers are right: exact_match, multiple_choice, numeric[:TOLERANCE], regex:PATTERN or
+    path.py:function; by default the task's."""
     method: Method = "sdft"
     """Method whose memory is estimated."""
     seed: int = number(42, 0, 2**32 - 1, "between 0 and 4294967295")

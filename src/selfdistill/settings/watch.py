@@ -66,8 +66,8 @@ class WatchOptions:
     eval_answers: int = at_least(0, 4)
     """With eval_steps: number of held-out rows whose answers are kept for the report, also before the first step."""
     scorer: str | None = None
-    """With eval_steps or demonstration_from=own_success: exact_match, multiple_choice, numeric[:TOLERANCE],
-    regex:PATTERN or path.py:function; by default the task's."""
+    """With eval_steps, template=auto or demonstration_from=own_success: exact_match, multiple_choice,
+    numeric[:TOLERANCE], regex:PATTERN or path.py:function; by default the task's."""
     keep_best: str | None = None
     """With eval_steps: save the model of the best evaluation, not of the last step. "accuracy where drift < 0.1": the
     most accurate one of those with less drift; metrics are accuracy, drift, leak."""

@@ -27,6 +27,7 @@ from selfdistill.tasks.task import Task
 from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.settings import (
     check_preflight_rows,
+    check_scorer,
     completion_budget,
     needs_template,
     trainer_config,
@@ -147,6 +148,7 @@ def prepare(
     """
     if memory_of is None:  # otherwise the preflight has already run, and used preflight_rows
         check_preflight_rows(options)
+        check_scorer(options)
     budget = 1
     if options.recipe.max_completion_length is None:
         plain = method_config(options)

@@ -36,8 +36,9 @@ from selfdistill.training.data import row_warnings, training_data
 from selfdistill.training.prepare import ModelFiles, Prepared, prepare
 from selfdistill.training.progress import TrainingProgress
 from selfdistill.training.rendered import RenderedRows
-from selfdistill.training.settings import without_idle_settings
+from selfdistill.training.settings import needs_template, without_idle_settings
 from selfdistill.training.shown_rows import control_token_warning, date_warning, lost_thoughts_warning
+from selfdistill.training.success import with_scorer
 from selfdistill.training.template import choose_template
 from selfdistill.training.watch import check_watched, held_out_rows, watch
 from selfdistill.types import Example
@@ -61,7 +62,10 @@ def prepared_run(options: TrainOptions, console: Console) -> Prepared:
     files = ModelFiles(options.recipe.model.model_name, options.recipe)
     _warn(console, control_token_warning(data.examples, files.tokenizer))
     test = held_out_rows(options, data.examples, console)
-    prepared = prepare(options, data.task, rendered_rows(data.examples, files, console), files)
+    task = data.task
+    if options.watch.scorer is not None and needs_template(options):
+        task = with_scorer(task, options.watch.scorer)
+    prepared = prepare(options, task, rendered_rows(data.examples, files, console), files)
     prepared = replace(prepared, test=test)
     check_watched(prepared)
     config = prepared.config

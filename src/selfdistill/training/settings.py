@@ -108,6 +108,13 @@ def check_preflight_rows(options: TrainOptions) -> None:
         raise UserError(f"--preflight_rows {rows} counts only with --template auto, for which a preflight is run.")
 
 
+def check_scorer(options: TrainOptions) -> None:
+    """Raises UserError if ``--scorer`` would be ignored."""
+    uses = options.watch.eval_steps is not None or options.recipe.prompts.demonstration_from == "own_success"
+    if options.watch.scorer is not None and not uses and not needs_template(options):
+        raise UserError(f"--scorer {options.watch.scorer} changes nothing without --eval_steps. Leave it out.")
+
+
 def needs_template(options: TrainOptions) -> bool:
     """True if a preflight has to choose the template."""
     return options.recipe.prompts.template == "auto" and METHODS[options.method].shows_demonstration

@@ -1,6 +1,7 @@
 """The scorer that tells a run which of its completions succeeded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from selfdistill.errors import UserError
 from selfdistill.evaluate.scorer_choice import JUDGE_SCORER
@@ -16,6 +17,15 @@ def check_alone(task: Task, flag: str) -> None:
     if headline in task.judged or headline in task.programs:
         needs = "asks a judge" if headline in task.judged else "runs programs"
         raise UserError(f"{flag}: the scorer {headline} {needs}, which training does not. Name another --scorer.")
+
+
+def with_scorer(task: Task, spec: str) -> Task:
+    """The task with the scorer that ``spec`` names as its only one, as ``--scorer`` takes it. Raises UserError if there
+    is no such scorer, or it asks a judge."""
+    if spec == JUDGE_SCORER:
+        raise UserError("--scorer judge: a preflight asks no judge. Name another scorer.")
+    name, score = scorer_from(spec)
+    return replace(task, scorers={name: score}, judged={}, programs={})
 
 
 def success_scorer(task: Task, spec: str | None, rows: Sequence[Example]) -> NamedScorer:
