@@ -88,7 +88,7 @@ def test_the_scorer_reads_json_and_takes_words_as_they_are(completion: str, refe
 def test_a_study_of_several_seeds_is_several(tmp_path: Path) -> None:
     studies = list(read_studies("full"))
     assert [study.name for study in studies] == [
-        "compare-few-orders",
+
         "compare-assistant-tools",
         "compare-orders",
         "compare-notes",
