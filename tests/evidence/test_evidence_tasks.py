@@ -88,13 +88,13 @@ def test_the_scorer_reads_json_and_takes_words_as_they_are(completion: str, refe
 def test_a_study_of_several_seeds_is_several(tmp_path: Path) -> None:
     studies = list(read_studies("full"))
     assert [study.name for study in studies] == [
-
-        "compare-assistant-tools",
         "compare-orders",
         "compare-notes",
+        "compare-few-orders",
+        "compare-assistant-tools",
         *(f"continual-{seed}" for seed in (0, 1, 2)),
     ]
-    arguments = studies[3].arguments(tmp_path)
+    arguments = studies[1].arguments(tmp_path)
     assert arguments[:3] == ["compare", "--output_dir", str(tmp_path / "compare-notes")]
     assert arguments[arguments.index("--eval_path") + 1] == str(tmp_path / "tasks" / "notes-eval.jsonl")
     assert arguments.count("--arm") == 7
