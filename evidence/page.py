@@ -1,7 +1,7 @@
 """Puts the results of the studies into docs/evidence.md, between two markers: python -m evidence.page RUNS
 
-Reads evidence.json and, for every study, study.json and compare.json or continual.json; nothing else. For
-docs/evidence.md it also writes which arms won, by which a preflight recommends a method.
+Reads evidence.json, teachers/*.json and, for every study, study.json and compare.json or continual.json; nothing else.
+For docs/evidence.md it also writes which arms won, by which a preflight recommends a method.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from evidence.changes_part import changes_part
 from evidence.compare_part import compare_part
 from evidence.continual_part import continual_part
 from evidence.measured import measured
-from evidence.run import FACTS
+from evidence.run import FACTS, TEACHERS
+from evidence.teachers_part import teachers_part
 from selfdistill import run_folder
 from selfdistill.evaluate.advice import FILE, Measured
 from selfdistill.records.studies import CompareRecord, ContinualRecord, StudyRecord
@@ -39,6 +40,8 @@ def render(runs: Path) -> str:
         found = run_folder.read_record(folder / run_folder.COMPARE, CompareRecord)
         part = changes_part if facts["size"] == "wide" else compare_part
         lines += ["", *part(folder.name, found, study_settings(folder))]
+    if teachers := sorted(runs.glob(f"{TEACHERS}/*.json")):
+        lines += ["", *teachers_part(teachers)]
     if sequences:
         by_seed = {
             study_settings(folder)["seed"]: run_folder.read_record(folder / run_folder.CONTINUAL, ContinualRecord).runs

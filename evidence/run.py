@@ -24,6 +24,8 @@ from selfdistill.signals import handled
 
 STUDIES = Path(__file__).with_name("studies.yaml")
 FACTS = "evidence.json"
+TEACHERS = "teachers"
+"""Folder with what preflights found, a file for each task."""
 FOLDERS = {
     "quick": "runs/evidence-quick",
     "wide": "runs/evidence-wide",
@@ -43,7 +45,8 @@ class Study:
 
     def arguments(self, folder: Path, *more: str) -> list[str]:
         """The command line's arguments, ``more`` among them; the study's folder is the subfolder of its name."""
-        found = [self.command, "--output_dir", str(folder / self.name), *more]
+        place = [] if self.command == "preflight" else ["--output_dir", str(folder / self.name)]
+        found = [self.command, *place, *more]
         for name, value in self.options.items():
             for one in value if isinstance(value, list) else [] if value is None else [value]:
                 found += [f"--{name}", str(one).replace("{tasks}", str(folder / "tasks"))]
@@ -59,6 +62,26 @@ def read_studies(size: str) -> Iterator[Study]:
             own = {} if seed is None else {"seed": seed}
             name = entry["name"] if seed is None else f"{entry['name']}-{seed}"
             yield Study(name=name, command=entry["command"], options=options | own)
+
+
+def read_teachers(size: str) -> Iterator[Study]:
+    """The preflights of a size: how right is the untrained model with a demonstration in sight?"""
+    found = YAML(typ="safe").load(STUDIES.read_text(encoding="utf-8"))[size]
+    for entry in found.get("teachers", []):
+        yield Study(name=entry["name"], command="preflight", options=entry["options"])
+
+
+def measure_teacher(teacher: Study, folder: Path) -> int:
+    """Writes what a preflight finds to the file of its name in TEACHERS, unless it is there. Returns the exit code."""
+    file = folder / TEACHERS / f"{teacher.name}.json"
+    if file.is_file():
+        return 0
+    command = [sys.executable, "-m", "selfdistill", *teacher.arguments(folder, "--json")]
+    print(f"\n{teacher.name}: selfdistill {shlex.join(command[3:])}", flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 0:
+        run_folder.write_json(file, json.loads(done.stdout))
+    return done.returncode
 
 
 def begin(folder: Path, size: str) -> None:
@@ -95,6 +118,9 @@ def main() -> None:
     begin(folder, arguments.size)
     where = ["--executor", arguments.executor] if arguments.executor != "process" else []
     where += ["--ray_address", arguments.ray_address] if arguments.ray_address else []
+    for teacher in read_teachers(arguments.size):
+        if code := measure_teacher(teacher, folder):
+            sys.exit(code)
     for study in studies:
         command = [sys.executable, "-m", "selfdistill", *study.arguments(folder, *where)]
         print(f"\n{study.name}: selfdistill {shlex.join(command[3:])}", flush=True)

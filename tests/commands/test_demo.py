@@ -59,6 +59,11 @@ def test_against_sft_one_report_compares_both(home: TinyHome) -> None:
     assert steps == {(arm, step) for arm in arms for step in (1, 2, 3)}
 
 
+def test_a_comparison_is_not_made_smaller(home: TinyHome) -> None:
+    said = home.refused("demo", "--against=sft", "--minutes=3", "--output_dir=out")
+    assert said.startswith("--minutes 3: a comparison takes what it takes.")
+
+
 def test_a_method_is_not_compared_with_itself(home: TinyHome) -> None:
     said = home.refused(*demo(home), "--against=sft")
     assert said == "--against sft: demo.yaml trains by sft itself. Leave --config out, or name another."

@@ -14,6 +14,7 @@ from evidence.check import problems
 from evidence.compare_part import compare_part
 from evidence.measured import measured, winners
 from evidence.page import PAGE, render, study_settings
+from evidence.teachers_part import teachers_part
 from selfdistill import run_folder
 from selfdistill.evaluate.advice import FILE, Measured
 from selfdistill.records.studies import CompareRecord
@@ -67,6 +68,22 @@ def test_the_part_of_single_changes_says_what_each_removes(tmp_path: Path) -> No
         "1.400 | 0.800 | 0.200 | -100 | 5 |",
     ]
     assert lines[-2].startswith("| `budget` | 80.0 | 80.0 | 0.400 | 80.0 |")
+
+
+def test_the_part_of_the_teachers(tmp_path: Path) -> None:
+    told = [
+        {"name": "paper", "accuracy": 0.25, "kl_per_token": 0.5, "refused": ""},
+        {"name": "system", "accuracy": None, "kl_per_token": None, "refused": "System role not supported"},
+        {"name": "prior_turn x2", "accuracy": None, "kl_per_token": None, "refused": ""},  # over a length limit
+    ]
+    run_folder.write_json(tmp_path / "toy.json", {"num_rows": 8, "base_accuracy": 0.125, "templates": told})
+    lines = teachers_part([tmp_path / "toy.json"])
+    assert lines[0] == "### teachers"
+    assert lines[-3:] == [
+        "| task | rows | student % | paper %, KL | system %, KL | prior_turn x2 %, KL |",
+        "|---|--:|--:|--:|--:|--:|",
+        "| `toy` | 8 | 12.5 | 25.0, 0.500 | refused |  |",
+    ]
 
 
 def test_an_arm_wins_that_every_arm_of_the_other_kind_is_dominated_by(tmp_path: Path) -> None:

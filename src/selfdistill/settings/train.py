@@ -180,8 +180,13 @@ class DemoOptions:
     """Train even if the estimated memory exceeds what is available."""
 
     def check(self) -> None:
-        """Checks ranges. Raises UserError."""
+        """Checks ranges, and refuses what would be ignored. Raises UserError."""
         check_fields(self)
+        if self.against is not None and self.minutes is not None:
+            raise UserError(
+                f"--minutes {self.minutes:g}: a comparison takes what it takes. Leave it out, or shorten it with "
+                "--limit and --max_steps."
+            )
 
 
 def method_config(options: Any) -> MethodConfig:
