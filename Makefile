@@ -20,7 +20,7 @@ NOT_LOWEST += $(addprefix method/test_,$(addsuffix .py,divergence divergence_ora
 
 BENCHMARKS := start step loss rollout growth memory evaluation
 
-.PHONY: demo dist docs test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-wide evidence-recipes evidence-quick check lock audit setup lint type imports spell clean
+.PHONY: demo dist docs test test-lowest test-distributed test-vllm faults faults-quick bench gpu-check evidence evidence-wide evidence-quick check lock audit setup lint type imports spell clean
 
 demo: $(RUNTIME)  ## evaluate, train, evaluate again on the embedded model; writes runs/demo/report.html
 	$(BIN)/selfdistill demo --output_dir runs/demo --overwrite
@@ -77,11 +77,6 @@ evidence-wide: $(DEV)  ## single changes of SDFT on two tasks (about an hour, go
 	$(BIN)/python -m evidence.run --size wide
 	$(BIN)/python -m evidence.page runs/evidence-wide --output docs/evidence_changes.md
 	$(BIN)/python -m evidence.check runs/evidence-wide docs/evidence_changes.md
-
-evidence-recipes: $(DEV)  ## SDFT beside supervised rows on two tasks (about an hour, goes on where it stopped), into docs/evidence_recipes.md
-	$(BIN)/python -m evidence.run --size recipes
-	$(BIN)/python -m evidence.page runs/evidence-recipes --output docs/evidence_recipes.md
-	$(BIN)/python -m evidence.check runs/evidence-recipes docs/evidence_recipes.md
 
 evidence-quick: $(DEV)  ## the same studies, far too small to tell anything, and whether every figure is the folders' own
 	rm -rf runs/evidence-quick

@@ -1,4 +1,4 @@
-"""What share of training is the saving of checkpoints? The demo's recipe with a checkpoint every 20 steps.
+"""What share of training is the saving of checkpoints? Recipe sdft-cpu with a checkpoint every 20 steps.
 
 Each save is timed around the trainer's hook, the whole around ``train``, which saves, too.
 """
@@ -34,7 +34,7 @@ def timed(name: str) -> list[float]:
 def main() -> int:
     """Trains, and prints the share; returns the command's exit code."""
     parser = make_parser(__doc__)
-    parser.add_argument("--recipe", default="demo-cpu")
+    parser.add_argument("--recipe", default="sdft-cpu")
     parser.add_argument("--save_steps", type=int, default=20)
     arguments = parser.parse_args()
     saves, whole = timed("_save_checkpoint"), timed("train")

@@ -18,7 +18,6 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.common import machine
-from evidence import make_tasks
 from selfdistill import run_folder
 from selfdistill.signals import handled
 
@@ -29,7 +28,6 @@ TEACHERS = "teachers"
 FOLDERS = {
     "quick": "runs/evidence-quick",
     "wide": "runs/evidence-wide",
-    "recipes": "runs/evidence-recipes",
     "full": "runs/evidence",
 }
 """Where the studies of a size are, unless --output_dir says so."""
@@ -37,7 +35,7 @@ FOLDERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A selfdistill command with its options, in which {tasks} stands for the folder of the tasks."""
+    """A selfdistill command with its options."""
 
     name: str
     command: str
@@ -49,7 +47,7 @@ class Study:
         found = [self.command, *place, *more]
         for name, value in self.options.items():
             for one in value if isinstance(value, list) else [] if value is None else [value]:
-                found += [f"--{name}", str(one).replace("{tasks}", str(folder / "tasks"))]
+                found += [f"--{name}", str(one)]
         return found
 
 
@@ -85,7 +83,7 @@ def measure_teacher(teacher: Study, folder: Path) -> int:
 
 
 def begin(folder: Path, size: str) -> None:
-    """Writes the tasks and, on the first start, the command, date and machine for the page.
+    """Writes on the first start the command, date and machine for the page.
 
     Raises:
         SystemExit: the folder holds studies of another size.
@@ -97,7 +95,6 @@ def begin(folder: Path, size: str) -> None:
     else:
         command = f"python -m evidence.run --size {size}"
         run_folder.write_json(folder / FACTS, {"size": size, "command": command, "machine": machine()})
-    make_tasks.write(folder / "tasks")
 
 
 def main() -> None:

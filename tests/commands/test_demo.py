@@ -50,10 +50,10 @@ def test_against_sft_one_report_compares_both(home: TinyHome) -> None:
     assert arms["sdft"]["settings"] == {"method": "sdft"}
     assert arms["sft"]["settings"] == {
         "method": "sft",
-        "learning_rate": 4e-5,
+        "learning_rate": 6e-5,
         "anchor_share": 0.25,
         "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 4,
+        "warmup_steps": 2,
     }
     steps = {(each["arm"], each["step"]) for each in home.read("out/compare.json")["checkpoints"]}
     assert steps == {(arm, step) for arm in arms for step in (1, 2, 3)}

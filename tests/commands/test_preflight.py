@@ -106,3 +106,10 @@ def test_a_scorer_of_ones_own_tells_what_is_right(home: TinyHome) -> None:
     for scorer, wrong in (("judge", "--scorer judge: a preflight asks no judge."), ("exact", "exact")):
         for command in (preflight(f"--scorer={scorer}"), train("--template=auto", f"--scorer={scorer}")):
             assert wrong in home.refused(*command)
+
+
+def test_a_template_that_is_named_is_tried_too(home: TinyHome) -> None:
+    named = preflight("--json", "--template=prior_turn", "--template_repeat=4")
+    assert [result["name"] for result in json.loads(home.run(*named).out)["templates"]] == [*TRIED, "prior_turn x4"]
+    tried = preflight("--json", "--template=prior_turn", "--template_repeat=2")
+    assert [result["name"] for result in json.loads(home.run(*tried).out)["templates"]] == TRIED

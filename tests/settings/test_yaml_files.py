@@ -110,7 +110,7 @@ def test_a_recipe_by_its_name_unless_a_file_is_called_so():
 def test_where_settings_stand():
     Path("c.yaml").write_text("# mine\nseed: 1\n\nadam_beta2: 0.9\n")
     assert places_in_file("c.yaml") == {"seed": "c.yaml line 2", "adam_beta2": "c.yaml line 4"}
-    assert places_in_file("demo-cpu")["dataset_name"] == f"{FOLDER / 'demo-cpu.yaml'} line 3"
+    assert places_in_file("demo-cpu")["dataset_name"] == f"{FOLDER / 'demo-cpu.yaml'} line 4"
 
 
 # -- the command line ---------------------------------------------------------------------------------------------

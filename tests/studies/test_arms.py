@@ -139,7 +139,7 @@ def test_the_method_of_a_recipe_is_that_of_no_arm() -> None:
     assert options.method == "sft"  # the recipe's
     found = arms_of(options)
     assert [(arm.name, arm.options.method) for arm in found] == [("sdft", "sdft"), ("dft", "dft")]
-    assert [setting(arm, "learning_rate") for arm in found] == [4e-5, 4e-5]
+    assert [setting(arm, "learning_rate") for arm in found] == [6e-5, 6e-5]
 
 
 def test_the_task_of_a_recipe_is_that_of_no_stage() -> None:

@@ -63,6 +63,6 @@ def test_rows_that_are_at_hand_but_bad_are_an_error(tmp_path: Path):
         rows_at_hand(task.load_train, None)
 
 
-@pytest.mark.parametrize("name", ["assistant-tools"])
+@pytest.mark.parametrize("name", ["assistant-tools", "notes", "orders", "tickets"])
 def test_shipped_data_do_not_overlap(name: str):
     assert overlap_share(TASKS[name].load_train(None), TASKS[name].load_eval(None)) == 0

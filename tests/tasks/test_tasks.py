@@ -16,7 +16,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_names():
-    assert list(TASKS) == ["assistant-tools", "tooluse", "science", "medical", "wiki"]
+    assert list(TASKS) == [
+        "assistant-tools",
+        *("notes", "orders", "tickets"),
+        *("tooluse", "science", "medical", "wiki"),
+    ]
     assert all(get_task(name).name == name for name in TASKS)
 
 
@@ -34,7 +38,7 @@ def test_every_task_describes_itself(task: Task):
 def test_unknown_name_is_corrected():
     message = mistake(get_task, "tool-use")
     assert "Did you mean 'tooluse'?" in message
-    assert "assistant-tools, tooluse, science" in message
+    assert "assistant-tools, notes, orders, tickets, tooluse, science" in message
 
 
 def test_a_name_like_none_of_them_is_not_corrected():

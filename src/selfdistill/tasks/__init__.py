@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 from selfdistill.errors import UserError, did_you_mean
-from selfdistill.tasks import assistant_tools, medical, science, tooluse, wiki
+from selfdistill.tasks import assistant_tools, medical, office, science, tooluse, wiki
 from selfdistill.tasks.task import Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (assistant_tools.TASK, tooluse.TASK, science.TASK, medical.TASK, wiki.TASK)
+    task.name: task
+    for task in (assistant_tools.TASK, *office.TASKS, tooluse.TASK, science.TASK, medical.TASK, wiki.TASK)
 }
 DATA_VARIABLE = "SELFDISTILL_DATA"
 """Environment variable that names the folder of the benchmarks' data."""

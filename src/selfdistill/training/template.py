@@ -7,6 +7,8 @@ from transformers import PreTrainedModel
 from selfdistill.errors import UserError
 from selfdistill.evaluate.preflight import Preflight, preflight
 from selfdistill.evaluate.preflight_table import show_preflight
+from selfdistill.method.needs import counts
+from selfdistill.method.templates import tried_templates
 from selfdistill.training.prepare import Prepared
 from selfdistill.types import Template
 
@@ -33,19 +35,24 @@ def choose_template(prepared: Prepared, model: PreTrainedModel, console: Console
 def run_preflight(
     prepared: Prepared, model: PreTrainedModel, num_rows: int, console: Console, *, quiet: bool = False
 ) -> Preflight:
-    """Runs the preflight on at most ``num_rows`` of the run's rows; prints what is being tried unless ``quiet``. Raises
-    UserError as ``evaluate.preflight.preflight``."""
+    """Runs the preflight on at most ``num_rows`` of the run's rows; prints what is being tried unless ``quiet``. A
+    template that the options name is tried, too. Raises UserError as ``evaluate.preflight.preflight``."""
 
     def progress(what: str) -> None:
         if not quiet:
             console.print(f"[dim]  trying {escape(what)} ...[/dim]")
 
+    templates, config = tried_templates(), prepared.config
+    named = config.template, config.template_repeat
+    if named not in templates and counts(config, "template") and not prepared.needs_template:
+        templates = [*templates, named]
     return preflight(
         model,
         prepared.files.tokenizer,
         prepared.task,
         prepared.rows.examples,
-        prepared.config,
+        config,
         num_rows=num_rows,
+        templates=templates,
         progress=progress,
     )
