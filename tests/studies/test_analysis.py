@@ -65,6 +65,16 @@ def test_prior_is_the_mean_over_benchmarks() -> None:
     assert {arm: values["prior"] for arm, values in found.items()} == pytest.approx({"a": 0.3, "b": 0.5})
 
 
+@pytest.mark.parametrize("rows", [3, 7, 60, 97, 100])
+def test_the_highest_level_is_what_was_reached_whatever_the_numbers(rows: int) -> None:
+    """0.29 + (0.85 - 0.29) is more than 0.85 in floating point."""
+    for right in range(rows):
+        base = checkpoint(right / rows, 0.0)
+        for top in range(right + 1, rows + 1):
+            runs = {arm: {0: [checkpoint(top / rows, 0.5)]} for arm in ("a", "b")}
+            assert equal_skill(base, runs)[0].accuracy == top / rows
+
+
 def test_arms_that_learn_nothing_are_not_compared_at_equal_skill() -> None:
     assert equal_skill(BASE, {"a": {0: [checkpoint(0.2)]}, "b": {0: [checkpoint(0.9)]}}) == []
 

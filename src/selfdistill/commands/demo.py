@@ -112,7 +112,7 @@ def _train(options: DemoOptions, settings: TrainOptions, console: Console) -> No
     if drift:
         write_records(folder / run_folder.EVAL, DRIFT, drift.record, drift.samples)
 
-    console.print(_comparison(old, new, drift))
+    console.print(_comparison(old, new, drift, has_format=prepared.task.format_probe is not None))
     _show_samples(before, after, console)
     write_report(collect(folder), folder, console)
 
@@ -178,9 +178,9 @@ def _assignments(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
-def _comparison(before: "EvalRecord", after: "EvalRecord", drift: "Drift | None") -> Table:
+def _comparison(before: "EvalRecord", after: "EvalRecord", drift: "Drift | None", *, has_format: bool) -> Table:
     """Results before and after training: one row for all evaluation rows, then one for each part, and what the training
-    cost on general prompts."""
+    cost on general prompts. ``has_format``: whether the skill's answers have a form of their own."""
     from selfdistill.evaluate.table import percent
 
     table = Table(title=f"{after.config.task}: {after.config.metric}", title_justify="left")
@@ -194,7 +194,8 @@ def _comparison(before: "EvalRecord", after: "EvalRecord", drift: "Drift | None"
         record = drift.record
         table.add_section()
         table.add_row("general prompts: KL, nats per token", str(record.num_prompts), "0", f"{record.kl_per_token:.3f}")
-        table.add_row("general answers in the skill's format", "", "", f"{record.format_leak_rate:.1%}")
+        if has_format:
+            table.add_row("general answers in the skill's format", "", "", f"{record.format_leak_rate:.1%}")
     return table
 
 

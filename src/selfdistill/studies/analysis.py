@@ -60,8 +60,7 @@ def equal_skill(base: Checkpoint, runs: Runs) -> list[EqualSkill]:
         top = min((max(map(accuracy, path)) for by_seed in paths.values() for path in by_seed), default=start)
         if top <= start:
             continue
-        for share in (1.0, 0.5):
-            level = start + share * (top - start)
+        for share, level in ((1.0, top), (0.5, (start + top) / 2)):
             read = {arm: [at_skill(path, level) for path in by_seed] for arm, by_seed in paths.items()}
             comparisons.append(_at_level(first, second, level, share, seeds, read))
     return comparisons
