@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from evidence.run import read_studies
 from selfdistill.cli import parse
 from selfdistill.studies.arms import parse_arms
@@ -36,3 +38,15 @@ def test_a_single_change_is_one_setting_beside_the_method(tmp_path: Path) -> Non
             assert settings.pop("method") == "sdft"
             groups = {name.partition("_")[0] for name in settings if name != "completion_source"}
             assert len(groups) == 1 or settings.keys() == {"completion_source"}
+
+
+@pytest.mark.parametrize("size", ["full", "wide", "quick"])
+def test_every_study_is_a_command_whose_arms_are_known(size: str, tmp_path: Path) -> None:
+    for study in read_studies(size):
+        options = parse(study.command, study.arguments(tmp_path)[1:])
+        options.check()
+        names = [arm.name for arm in parse_arms(options.arms, options.recipe, default="")]
+        assert len(set(names)) == len(names) > 1
+        assert {rates.partition(":")[0] for rates in study.options.get("learning_rates", names[0]).split(";")} <= {
+            *names
+        }
