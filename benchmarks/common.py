@@ -7,6 +7,8 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +29,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """Facts that a figure depends on: processor, cores, memory in GiB, versions, date."""
+    """Facts that a figure depends on: processor, NVIDIA's GPU, cores, memory in GiB, versions, date."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     fields = dict(line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
     described = {key.strip(): value.strip() for key, value in fields.items()}
@@ -35,6 +37,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": described.get("model name", "unknown"),
         "bf16_unit": next((unit for unit in MATRIX_UNITS if unit in flags), None),
+        "gpu": _gpu(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "versions": {name: found for name in LIBRARIES if (found := _version(name))},
@@ -46,8 +49,18 @@ def machine_text(facts: dict[str, Any]) -> str:
     """``machine`` in one line."""
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     unit = facts["bf16_unit"] or "no bf16 unit"
-    where = f"{facts['cpu']}, {facts['cores']} cores, {unit}, {facts['memory_gib']} GiB"
+    gpu = f"{facts['gpu']}; " if facts.get("gpu") else ""
+    where = f"{gpu}{facts['cpu']}, {facts['cores']} cores, {unit}, {facts['memory_gib']} GiB"
     return f"{where}; {versions}; {facts['date']}."
+
+
+def _gpu() -> str | None:
+    """Name and memory of NVIDIA's first GPU, as its driver's own program says."""
+    if (program := shutil.which("nvidia-smi")) is None:
+        return None
+    command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    return next(iter(found.stdout.splitlines()), None) if found.returncode == 0 else None
 
 
 def put(page: str, block: str) -> str:

@@ -23,8 +23,9 @@ def continual_part(found: Runs, study: Mapping[str, Any]) -> list[str]:
     """
     arms = by_arm(found)
     first = next(iter(found.values()))
+    rows = [score.num_total for score in first[0].stages[0].measured.tasks.values()]
     setting = (
-        f"Tasks {', '.join(first[0].tasks)}, {study['eval_limit']} evaluation rows of each; {study['max_steps']} "
+        f"Tasks {', '.join(first[0].tasks)}, {', '.join(map(str, rows))} evaluation rows; {study['max_steps']} "
         f"steps of {study['per_device_train_batch_size'] * study['gradient_accumulation_steps']} prompts a stage, "
         f"seeds {', '.join(map(str, found))}, {study['model_name']}."
     )

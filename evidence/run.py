@@ -1,7 +1,8 @@
 """Runs the studies of evidence/studies.yaml, from the repository's root: python -m evidence.run --size quick
 
 Started again, it resumes where it stopped; started several times, on one folder, the processes share the studies' runs
-out. It ends with the exit code of the first study that fails.
+out, and so do those that --workers starts: for a GPU that one run does not fill. It ends with the first study that
+fails, and with its exit code; with --workers the others go on.
 """
 
 import argparse
@@ -10,14 +11,16 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ruamel.yaml import YAML
 
 from benchmarks.common import machine
+from evidence.crew import Crew, Errand
 from selfdistill import run_folder
 from selfdistill.signals import handled
 
@@ -25,10 +28,13 @@ STUDIES = Path(__file__).with_name("studies.yaml")
 FACTS = "evidence.json"
 TEACHERS = "teachers"
 """Folder with what preflights found, a file for each task."""
+LOGS = "logs"
+"""Folder with what workers print, a file for each."""
 FOLDERS = {
     "quick": "runs/evidence-quick",
     "wide": "runs/evidence-wide",
     "full": "runs/evidence",
+    "gpu": "runs/evidence-gpu",
 }
 """Where the studies of a size are, unless --output_dir says so."""
 
@@ -69,17 +75,34 @@ def read_teachers(size: str) -> Iterator[Study]:
         yield Study(name=entry["name"], command="preflight", options=entry["options"])
 
 
-def measure_teacher(teacher: Study, folder: Path) -> int:
+def measure_teacher(teacher: Study, folder: Path, log: TextIO | None = None) -> int:
     """Writes what a preflight finds to the file of its name in TEACHERS, unless it is there. Returns the exit code."""
     file = folder / TEACHERS / f"{teacher.name}.json"
     if file.is_file():
         return 0
     command = [sys.executable, "-m", "selfdistill", *teacher.arguments(folder, "--json")]
-    print(f"\n{teacher.name}: selfdistill {shlex.join(command[3:])}", flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    print(f"\n{teacher.name}: selfdistill {shlex.join(command[3:])}", file=log, flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
     if done.returncode == 0:
         run_folder.write_json(file, json.loads(done.stdout))
     return done.returncode
+
+
+def run_study(study: Study, folder: Path, where: Sequence[str], log: TextIO | None = None) -> int:
+    """Runs what is left of a study and deletes its models' weights. Returns the exit code.
+
+    Args:
+        study: to run; ``where`` are its arguments that say on which machines.
+        folder: of all studies.
+        log: of what it prints; None for the screen.
+    """
+    command = [sys.executable, "-m", "selfdistill", *study.arguments(folder, *where)]
+    print(f"\n{study.name}: selfdistill {shlex.join(command[3:])}", file=log, flush=True)
+    if code := run(command, log):
+        return code
+    for weights in (folder / study.name).rglob("*.safetensors"):  # a finished study needs none of them
+        weights.unlink(missing_ok=True)
+    return 0
 
 
 def begin(folder: Path, size: str) -> None:
@@ -103,6 +126,7 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(FOLDERS), default="quick")
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--only", default="", help="only the studies whose name begins like this")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the runs out on this machine")
     parser.add_argument(
         "--executor", choices=("process", "ray"), default="process", help="as compare and continual take it"
     )
@@ -115,23 +139,26 @@ def main() -> None:
     begin(folder, arguments.size)
     where = ["--executor", arguments.executor] if arguments.executor != "process" else []
     where += ["--ray_address", arguments.ray_address] if arguments.ray_address else []
-    for teacher in read_teachers(arguments.size):
-        if code := measure_teacher(teacher, folder):
+    errands = [
+        Errand(f"{TEACHERS}/{teacher.name}", partial(measure_teacher, teacher, folder), several=False)
+        for teacher in read_teachers(arguments.size)
+    ]
+    errands += [Errand(study.name, partial(run_study, study, folder, where), several=True) for study in studies]
+    if arguments.workers > 1:
+        crew = Crew(errands, folder / LOGS)
+        with handled(lambda number, frame: crew.stop(), signal.SIGTERM):
+            sys.exit(crew.work(arguments.workers))
+    for errand in errands:
+        if code := errand.do(None):
             sys.exit(code)
-    for study in studies:
-        command = [sys.executable, "-m", "selfdistill", *study.arguments(folder, *where)]
-        print(f"\n{study.name}: selfdistill {shlex.join(command[3:])}", flush=True)
-        if code := run(command):
-            sys.exit(code)
-        for weights in (folder / study.name).rglob("*.safetensors"):  # a finished study needs none of them
-            weights.unlink(missing_ok=True)
 
 
-def run(command: list[str]) -> int:
-    """Runs a command and returns its exit code. SIGTERM is passed on to it, so that it gives back what it has taken."""
+def run(command: list[str], log: TextIO | None = None) -> int:
+    """Runs a command and returns its exit code; ``log`` takes what it prints. SIGTERM is passed on to it, so that it
+    gives back what it has taken."""
     with (
         handled(lambda number, frame: process.send_signal(number), signal.SIGTERM),
-        subprocess.Popen(command) as process,
+        subprocess.Popen(command, stdout=log, stderr=log) as process,
     ):
         return process.wait()
 

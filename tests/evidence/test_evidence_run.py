@@ -4,11 +4,15 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
+from evidence.crew import Crew, Errand
 from evidence.run import Study, measure_teacher, read_teachers, run
 from selfdistill.cli import parse
 
@@ -47,3 +51,42 @@ def test_a_preflight_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 2, stdout=""))
     assert measure_teacher(Study(name="toy", command="preflight", options={}), tmp_path) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_share_errands_out_and_go_on_where_one_fails(tmp_path: Path) -> None:
+    at, most, begun = Counter[str](), Counter[str](), Counter[str]()
+    together = threading.Barrier(3)  # the study's workers wait for each other: three are at it at once
+
+    def do(name: str, code: int, log: TextIO | None) -> int:
+        begun[name] += 1
+        at[name] += 1
+        most[name] = max(most[name], at[name])
+        if name == "study":
+            together.wait(timeout=20)
+        at[name] -= 1
+        print(f"{name} is over", file=log)
+        return code
+
+    errands = [
+        Errand("alone", partial(do, "alone", 4), several=False),
+        Errand("study", partial(do, "study", 0), several=True),
+    ]
+    assert Crew(errands, tmp_path).work(3) == 4
+    assert (most["alone"], begun["alone"]) == (1, 1)
+    assert (most["study"], begun["study"]) == (3, 3)
+    logs = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
+    assert (logs.count("alone is over"), logs.count("study is over")) == (1, 3)
+
+
+def test_a_crew_that_is_stopped_ends_its_processes_and_begins_nothing(tmp_path: Path) -> None:
+    begun: list[str] = []
+
+    def sleep(name: str, log: TextIO | None) -> int:
+        begun.append(name)
+        return run([sys.executable, "-c", "import time; time.sleep(60)"], log)
+
+    crew = Crew([Errand(name, partial(sleep, name), several=False) for name in ("a", "b", "c")], tmp_path)
+    stop = threading.Timer(1.0, crew.stop)
+    stop.start()
+    assert crew.work(2) == -signal.SIGTERM
+    assert begun == ["a", "b"]

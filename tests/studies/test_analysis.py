@@ -26,10 +26,21 @@ def test_values_between_two_checkpoints_lie_on_a_line() -> None:
         at_skill(path, 0.81)
 
 
-def test_the_first_time_a_level_is_reached_counts() -> None:
+def test_the_point_nearest_to_the_base_with_so_much_skill_counts() -> None:
     path = [checkpoint(0.0, 0.0), checkpoint(0.5, 0.1), checkpoint(0.2, 0.9), checkpoint(0.9, 1.0)]
     assert at_skill(path, 0.25)["kl_per_token"] == pytest.approx(0.05)
     assert at_skill(path, 0.55)["kl_per_token"] == pytest.approx(0.95)  # halfway from .2 to .9
+    nearer_again = [*path, checkpoint(0.95, 0.4, tokens=700)]
+    assert drifts(nearer_again, 0.55) == (0.4, 700)
+    assert drifts(nearer_again, 0.95) == (0.4, 700)
+    # and where the skill sinks again: from (.8, .6) to (.4, .2) it is .5 at a quarter of the way before the end
+    sinking = [checkpoint(0.0, 0.0), checkpoint(0.8, 0.6, tokens=100), checkpoint(0.4, 0.2, tokens=200)]
+    assert drifts(sinking, 0.5) == pytest.approx((0.3, 175))
+
+
+def test_where_drift_was_not_measured_the_first_time_counts() -> None:
+    path = [checkpoint(0.0, None), checkpoint(0.5, None, tokens=100), checkpoint(0.9, None, tokens=200)]
+    assert at_skill(path, 0.5)["tokens"] == 100
 
 
 def test_a_measure_that_a_checkpoint_lacks_is_left_out() -> None:

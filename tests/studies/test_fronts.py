@@ -98,7 +98,18 @@ def test_an_arm_that_lost_is_named_where_another_one_is_undecided() -> None:
     found = fronts(BASE, runs({"sft": 0.1, "far": 0.4, "near": 0.1}))
     assert verdict(found, kinds, 3) == (
         "Not decided by these seeds. No arm without a teacher dominates `near`, and no arm with one dominates `sft` "
-        "by more than the noise of 3 seeds; `far` is dominated by `sft`."
+        "by more than the noise of 3 seeds; `far` is dominated by `sft`. On its own front `sft` has less drift than "
+        "`far` at 2 of 2 points, more at none."
+    )
+
+
+def test_an_arm_that_is_ahead_as_far_as_it_gets_is_named() -> None:
+    # sdft is at 0.5 with 0.1 nats where sft has 0.4, and never gets to 0.8
+    shorter = {seed: points((0.5, 0.1 + 0.001 * seed)) for seed in (0, 1, 2)}
+    assert verdict(fronts(BASE, {**runs({"sft": 0.4}), "sdft": shorter}), KINDS, 3) == (
+        "Not decided by these seeds. No arm without a teacher dominates `sdft`, and no arm with one dominates `sft` "
+        "by more than the noise of 3 seeds. On its own front `sdft` has less drift than `sft` at 1 of 1 points, more "
+        "at none."
     )
 
 

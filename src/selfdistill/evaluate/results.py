@@ -1,5 +1,6 @@
 """Turns results into records, and writes them to the files of an evaluation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from selfdistill.types import EvalResult, ScoredSample
 
 def score_of(scores: Sequence[float]) -> Score:
     """The mean of scores, with its interval."""
-    total = sum(scores)
+    total = math.fsum(scores)
     return Score(
         accuracy=mean(scores) if scores else None,
         interval=wilson_interval(total, len(scores)),

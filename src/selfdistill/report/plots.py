@@ -10,6 +10,7 @@ import altair as alt
 from selfdistill.records.studies import Checkpoint
 from selfdistill.report.contents import Comparison, Estimate, Results
 from selfdistill.report.training import PHASES
+from selfdistill.stats.scores import mean
 
 COLOURS = [f"var(--c{i})" for i in range(1, 7)]
 POINTS = 1_000
@@ -300,7 +301,7 @@ def pareto_front(points: Sequence[dict[str, Any]], *, more_is_better: bool) -> l
 def thinned(points: Sequence[tuple[float, float]], stride: int) -> list[tuple[float, float]]:
     """The points with every ``stride`` neighbours replaced by their mean."""
     groups = [points[i : i + stride] for i in range(0, len(points), max(1, stride))]
-    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
+    return [(mean([x for x, _ in g]), mean([y for _, y in g])) for g in groups]
 
 
 def _pareto_point(checkpoint: Checkpoint, kept: str) -> dict[str, Any] | None:

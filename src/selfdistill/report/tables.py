@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections import defaultdict
 
 from selfdistill.report.contents import Comparison, Estimate, Results, Run
@@ -108,7 +109,7 @@ def time(results: Results) -> Table:
     rows: list[list[Value]] = []
     for run in results.runs:
         spent = _seconds(run)
-        total = sum(spent.values())
+        total = math.fsum(spent.values())
         for name, seconds in spent.items() if total else ():
             rows.append([_run(run.name, results), name, seconds, seconds / total])
     return Table(name="time", section="training", title="Where the time went", columns=columns, rows=rows)

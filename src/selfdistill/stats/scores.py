@@ -20,8 +20,8 @@ class Interval(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean; NaN if there are no values."""
-    return sum(values) / len(values) if values else math.nan
+    """Arithmetic mean, the same in every order and by every Python; NaN if there are no values."""
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def wilson_interval(num_correct: float, num_total: int) -> Interval:

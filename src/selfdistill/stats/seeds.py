@@ -26,7 +26,7 @@ def over_seeds(differences: Sequence[float]) -> OverSeeds:
     if not differences:
         raise ValueError("over_seeds needs at least one seed")
     centre = mean(differences)
-    squares = sum((value - centre) ** 2 for value in differences)
+    squares = math.fsum((value - centre) ** 2 for value in differences)
     deviation = math.sqrt(squares / (len(differences) - 1)) if len(differences) > 1 else 0.0
     same = sum(value * centre > 0 or value == centre == 0 for value in differences)
     return OverSeeds(mean=centre, deviation=deviation, sign_consistency=same / len(differences))

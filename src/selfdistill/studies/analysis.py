@@ -1,5 +1,6 @@
 """Statistics of a comparison: paired tests, and what each arm costs at equal skill. Pure functions of the records."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -13,7 +14,8 @@ Runs = Mapping[str, Mapping[int, Sequence[Checkpoint]]]
 """Checkpoints by arm and seed, by rising step."""
 Scores = Sequence[float | None]
 """Score of each evaluation row, in [0, 1], in the order of the rows; None for an unscored row."""
-DRIFT_MEASURES = ("kl_per_token", "reference_nll", "format_leak_rate")
+KL = "kl_per_token"
+DRIFT_MEASURES = (KL, "reference_nll", "format_leak_rate")
 COSTS = (*DRIFT_MEASURES, "prior", "tokens", "seconds")
 """Measures of a checkpoint that are compared at equal skill."""
 
@@ -47,8 +49,8 @@ def paired_tests(scores: Mapping[str, Mapping[int, Scores]]) -> list[ArmTest]:
 def equal_skill(base: Checkpoint, runs: Runs) -> list[EqualSkill]:
     """Compares the costs of every two arms at the same accuracy.
 
-    An arm's path runs in straight lines from the base model (step 0) through its checkpoints; costs are read where the
-    path first reaches a level of accuracy. Each pair is compared at two levels: the highest that both arms reach in
+    An arm's path runs in straight lines from the base model (step 0) through its checkpoints; costs are read as by
+    ``at_skill``. Each pair is compared at two levels: the highest that both arms reach in
     every shared seed, and the level halfway between the base and that one. A pair is left out if this highest level
     is not above the base, and a measure is left out if any checkpoint that is read lacks it.
     """
@@ -88,7 +90,11 @@ def _at_level(
 
 
 def at_skill(path: Sequence[Checkpoint], level: float) -> dict[str, float]:
-    """The measures where the path first reaches ``level``, by linear interpolation between two checkpoints.
+    """The measures at that point of the path which is the nearest to the base model of those with at least ``level``.
+
+    The nearest is the one with the least KL per token; the first of equals, or where it is not known. Between two
+    checkpoints the path is a straight line. An arm with anchors may come nearer again while its skill still rises: what
+    it had moved when it first reached the level is then not what that skill costs.
 
     Args:
         path: checkpoints by rising step, beginning with the base model.
@@ -100,15 +106,22 @@ def at_skill(path: Sequence[Checkpoint], level: float) -> dict[str, float]:
     Raises:
         ValueError: the path never reaches the level.
     """
-    if accuracy(path[0]) >= level:
-        return _measures(path[0])
+    found = [_measures(path[0])] if accuracy(path[0]) >= level else []
     for before, after in pairwise(path):
-        low, high = accuracy(before), accuracy(after)
-        if high >= level:  # low < level, since no earlier segment has reached it
-            share = (level - low) / (high - low)
-            old, new = _measures(before), _measures(after)
-            return {name: old[name] + share * (new[name] - old[name]) for name in old if name in new}
-    raise ValueError(f"no checkpoint reaches an accuracy of {level}")
+        if (accuracy(before) < level) != (accuracy(after) < level):
+            found.append(_between(before, after, level))
+        if accuracy(after) >= level:
+            found.append(_measures(after))
+    if not found:
+        raise ValueError(f"no checkpoint reaches an accuracy of {level}")
+    return min(found, key=lambda measures: measures.get(KL, math.inf))
+
+
+def _between(before: Checkpoint, after: Checkpoint, level: float) -> dict[str, float]:
+    """The measures where the straight line between two checkpoints has the accuracy ``level``."""
+    share = (level - accuracy(before)) / (accuracy(after) - accuracy(before))
+    old, new = _measures(before), _measures(after)
+    return {name: old[name] + share * (new[name] - old[name]) for name in old if name in new}
 
 
 def accuracy(checkpoint: Checkpoint) -> float:

@@ -25,8 +25,9 @@ def front_points(
 ) -> list[FrontPoint]:
     """The front of ``arm``: checkpoints above the base that no other checkpoint of the arm beats in skill and drift.
 
-    Each point says whether ``other`` drifts less at the same accuracy. Drift is KL from the base per token; the drift
-    of ``other`` is read from its path, seed by seed. Seeds that only one of the two arms has are left out.
+    Each point says whether ``other`` drifts less at the same accuracy. Drift is KL from the base per token, of both
+    arms the least that they have with this accuracy or more, seed by seed. Seeds that only one of the two arms has are
+    left out.
 
     Args:
         base: the base model.
@@ -37,12 +38,15 @@ def front_points(
     points: list[FrontPoint] = []
     for number in _on_front(base, [arm[seed] for seed in seeds]):
         here = {seed: arm[seed][number] for seed in seeds}
+        levels = {seed: accuracy(point) for seed, point in here.items()}
         try:
-            there = [at_skill([base, *other[seed]], accuracy(here[seed]))["kl_per_token"] for seed in seeds]
+            ours, theirs = (
+                [at_skill([base, *each[seed]], levels[seed])["kl_per_token"] for seed in seeds] for each in (arm, other)
+            )
         except ValueError:  # in some seed the other arm never reaches this accuracy
             sign = None
         else:
-            sign = sign_beyond_noise([_drift(here[seed]) - kl for seed, kl in zip(seeds, there, strict=True)])
+            sign = sign_beyond_noise([kl - other_kl for kl, other_kl in zip(ours, theirs, strict=True)])
         reached = mean([accuracy(checkpoint) for checkpoint in here.values()])
         points.append(FrontPoint(step=here[seeds[0]].step, accuracy=reached, sign=sign))
     return points
@@ -50,6 +54,8 @@ def front_points(
 
 def verdict(all_fronts: Sequence[Front], distils: Mapping[str, bool], num_seeds: int) -> str:
     """The answer to "does self-distillation keep more at the same skill?": yes, no or not decided, with the reason.
+
+    One that is not decided also names the arms that are ahead as far as they get.
 
     Args:
         all_fronts: as ``fronts`` returns them.
@@ -75,7 +81,25 @@ def verdict(all_fronts: Sequence[Front], distils: Mapping[str, bool], num_seeds:
         f"Not decided by {'these seeds' if num_seeds > 1 else 'one seed'}. No arm without a teacher dominates "
         f"{_names(kept)}, and no arm with one dominates {_names(theirs)} {noise}"
     )
-    return f"{undecided}; {lost}." if lost else f"{undecided}."
+    ahead = [_ahead(all_fronts, arms, others) for arms, others in ((ours, theirs), (theirs, ours))]
+    return " ".join([f"{undecided}; {lost}." if lost else f"{undecided}.", *ahead[0], *ahead[1]])
+
+
+def _ahead(all_fronts: Sequence[Front], arms: Sequence[str], others: Sequence[str]) -> list[str]:
+    """A sentence for each of the arms that drifts less than some of the others at points of its front, and more than
+    these nowhere there."""
+    sentences: list[str] = []
+    for arm in arms:
+        behind = [
+            f"`{front.seen_from}` at {signs.count(-1)} of {len(signs)}"
+            for front in all_fronts
+            if front.arm == arm and front.seen_from in others
+            for signs in [[point.sign for point in front.points]]
+            if -1 in signs and 1 not in signs
+        ]
+        if behind:
+            sentences.append(f"On its own front `{arm}` has less drift than {', '.join(behind)} points, more at none.")
+    return sentences
 
 
 def _on_front(base: Checkpoint, runs: Sequence[Sequence[Checkpoint]]) -> list[int]:
