@@ -68,10 +68,13 @@ bench: $(DEV)  ## run all benchmarks, best on a quiet machine, and put their tab
 gpu-check: $(DEV)  ## on a machine with a GPU: is the package right there, do runs fit, how fast are they? (7 minutes)
 	$(BIN)/python benchmarks/gpu.py --output_dir runs/gpu-check
 
-evidence: $(DEV)  ## run the studies of evidence/ (about two hours, goes on where it stopped) and put them into docs/evidence.md
-	$(BIN)/python -m evidence.run --size full --output_dir runs/evidence
-	$(BIN)/python -m evidence.page runs/evidence
-	$(BIN)/python -m evidence.check runs/evidence docs/evidence.md
+SIZE ?= full
+WORKERS ?= 1
+STUDIES := runs/evidence$(if $(filter gpu,$(SIZE)),-gpu)
+evidence: $(DEV)  ## run the studies of evidence/ into docs/evidence.md: hours; SIZE=gpu WORKERS=14: minutes on a GPU
+	$(BIN)/python -m evidence.run --size $(SIZE) --output_dir $(STUDIES) --workers $(WORKERS)
+	$(BIN)/python -m evidence.page $(STUDIES)
+	$(BIN)/python -m evidence.check $(STUDIES) docs/evidence.md
 
 evidence-wide: $(DEV)  ## single changes of SDFT on two tasks (about an hour, goes on where it stopped), into docs/evidence_changes.md
 	$(BIN)/python -m evidence.run --size wide

@@ -32,5 +32,5 @@ def test_its_numbers_are_those_of_the_evidence() -> None:
     assert set(arms) == set(measured("notes"))
     for name, numbers in arms.items():
         for at, task in enumerate(TASKS):
-            row = measured(task)[name]
+            row = measured(task).get(name, {"accuracy %": "", "KL per token": ""})  # not every arm is in every study
             assert numbers[2 * at : 2 * at + 2] == [row["accuracy %"], row["KL per token"]], (name, task)
