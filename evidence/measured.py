@@ -14,7 +14,9 @@ def measured(model: str, comparisons: Mapping[str, CompareRecord]) -> Measured:
         model=model,
         arms=arms,
         tasks=[
-            MeasuredTask(name=name, base_accuracy=accuracy(found.base), winners=winners(found))
+            MeasuredTask(
+                name=name, base_accuracy=accuracy(found.base), winners=winners(found), anchored=anchored(found)
+            )
             for name, found in comparisons.items()
         ],
     )
@@ -29,3 +31,14 @@ def winners(found: CompareRecord) -> list[str]:
         if (others := [other.name for other in found.arms if other.distils != arm.distils])
         and all((other, arm.name) in beaten for other in others)
     ]
+
+
+def anchored(found: CompareRecord) -> float | None:
+    """Drift of SFT with anchors as a share of that without, at the highest accuracy that both reach; None if the
+    comparison has not both, or one of them never rises above the base."""
+    plain = [arm for arm in found.arms if {**arm.settings, "anchor_share": 0} == {"method": "sft", "anchor_share": 0}]
+    names = {arm.anchor_share > 0: arm.name for arm in plain}
+    for level in found.equal_skill:
+        if level.share == 1 and len(names) == 2 and {level.first, level.second} == set(names.values()):
+            return level.values[names[True]]["kl_per_token"] / level.values[names[False]]["kl_per_token"]
+    return None

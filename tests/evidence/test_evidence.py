@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from benchmarks.common import BEGIN, END, put
 from evidence.changes_part import changes_part
 from evidence.check import problems
 from evidence.compare_part import compare_part
-from evidence.measured import measured, winners
+from evidence.measured import anchored, measured, winners
 from evidence.page import PAGE, render, study_settings
 from evidence.teachers_part import teachers_part
 from selfdistill import run_folder
@@ -93,6 +94,16 @@ def test_an_arm_wins_that_every_arm_of_the_other_kind_is_dominated_by(tmp_path: 
     outcome = measured("m", {"toy": found})
     assert (outcome.model, outcome.tasks[0].name, outcome.tasks[0].base_accuracy) == ("m", "toy", 0.0)
     assert outcome.arms["sft-anchored"] == {"method": "sft-anchored"}
+
+
+def test_what_anchors_leave_of_the_drift_of_sft(tmp_path: Path) -> None:
+    write_compare(tmp_path, {"sft": 0.4, "sft-anchored": 0.05})
+    found = run_folder.read_record(tmp_path / run_folder.COMPARE, CompareRecord)
+    assert anchored(found) is None  # there both have settings of their own
+    plain, held = (replace(arm, settings={"method": "sft"}) for arm in found.arms)
+    held = replace(held, settings={"method": "sft", "anchor_share": 0.25}, anchor_share=0.25)
+    # at 80%, over seeds, 0.1 more by a thousandth for each seed, and 0.8
+    assert anchored(replace(found, arms=[plain, held])) == pytest.approx(0.101 / 0.801)
 
 
 def test_what_a_preflight_knows_is_what_the_page_says() -> None:

@@ -25,6 +25,8 @@ class MeasuredTask:
     winners: list[str]
     """Arms that drifted less than every arm of the other kind, with a teacher or without one, at the same skill and
     beyond the noise of the seeds."""
+    anchored: float | None = None
+    """Drift of SFT with anchors as a share of that without, at the highest accuracy that both reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,10 @@ class Measured:
         ((name, count),) = Counter(arm for task in self.tasks for arm in task.winners).most_common(1) or [("", 0)]
         return (name, count) if 2 * count > len(self.tasks) else None
 
+    def anchored(self) -> list[float]:
+        """Shares of SFT's drift that anchors left, from the least, in the comparisons that had both."""
+        return sorted(task.anchored for task in self.tasks if task.anchored is not None)
+
 
 def advice(base_accuracy: float | None, measured: Measured | None = None) -> str:
     """A sentence or two for people.
@@ -52,14 +58,29 @@ def advice(base_accuracy: float | None, measured: Measured | None = None) -> str
     """
     found = measured or _evidence()
     best = found.best()
-    if best is None or base_accuracy is None or base_accuracy > max(task.base_accuracy for task in found.tasks):
+    if base_accuracy is None or base_accuracy > max(task.base_accuracy for task in found.tasks):
         return UNKNOWN
+    if best is None:
+        return _of_anchors(base_accuracy, found)
     (name, count), of = best, len(found.tasks)
     others = "a method without a teacher" if METHODS[found.arms[name]["method"]].has_teacher else "self-distillation"
     flags = " ".join(f"--{setting} {value}" for setting, value in found.arms[name].items())
     return (
         f"The student is right in {base_accuracy:.0%} of rows. In {count} of {of} comparisons with such a student "
         f"({found.model}) {flags} drifted less at the same skill than {others} (docs/evidence.md): try it too."
+    )
+
+
+def _of_anchors(base_accuracy: float, found: Measured) -> str:
+    """What is known where no arm won."""
+    shares = found.anchored()
+    if not shares or shares[-1] >= 1:
+        return UNKNOWN
+    return (
+        f"The student is right in {base_accuracy:.0%} of rows. In {len(shares)} of {len(found.tasks)} comparisons with "
+        f"such a student ({found.model}) --method sft with --anchor_share moved {shares[0]:.0%} to {shares[-1]:.0%} as "
+        "far as without at the same skill (docs/evidence.md). Whether self-distillation keeps more was not decided: "
+        "selfdistill compare --methods sdft,sft finds out."
     )
 
 
