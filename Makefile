@@ -72,6 +72,7 @@ SIZE ?= full
 WORKERS ?= 1
 STUDIES := runs/evidence$(if $(filter gpu,$(SIZE)),-gpu)
 evidence: $(DEV)  ## run the studies of evidence/ into docs/evidence.md: hours; SIZE=gpu WORKERS=14: minutes on a GPU
+	@case "$(SIZE)" in full|gpu) ;; *) echo "SIZE=$(SIZE): this page is made of full or gpu" >&2; exit 2;; esac
 	$(BIN)/python -m evidence.run --size $(SIZE) --output_dir $(STUDIES) --workers $(WORKERS)
 	$(BIN)/python -m evidence.page $(STUDIES)
 	$(BIN)/python -m evidence.check $(STUDIES) docs/evidence.md

@@ -132,6 +132,8 @@ def main() -> None:
     )
     parser.add_argument("--ray_address", help="of a Ray cluster: as compare and continual take it")
     arguments = parser.parse_args()
+    if arguments.workers < 1:
+        parser.error(f"--workers {arguments.workers}: name 1 or more.")
     folder = arguments.output_dir or Path(FOLDERS[arguments.size])
     studies = [study for study in read_studies(arguments.size) if study.name.startswith(arguments.only)]
     if not studies:

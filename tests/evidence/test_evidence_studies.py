@@ -40,7 +40,7 @@ def test_a_single_change_is_one_setting_beside_the_method(tmp_path: Path) -> Non
             assert len(groups) == 1 or settings.keys() == {"completion_source"}
 
 
-@pytest.mark.parametrize("size", ["full", "wide", "quick"])
+@pytest.mark.parametrize("size", ["full", "gpu", "wide", "quick"])
 def test_every_study_is_a_command_whose_arms_are_known(size: str, tmp_path: Path) -> None:
     for study in read_studies(size):
         options = parse(study.command, study.arguments(tmp_path)[1:])

@@ -50,9 +50,9 @@ def equal_skill(base: Checkpoint, runs: Runs) -> list[EqualSkill]:
     """Compares the costs of every two arms at the same accuracy.
 
     An arm's path runs in straight lines from the base model (step 0) through its checkpoints; costs are read as by
-    ``at_skill``. Each pair is compared at two levels: the highest that both arms reach in
-    every shared seed, and the level halfway between the base and that one. A pair is left out if this highest level
-    is not above the base, and a measure is left out if any checkpoint that is read lacks it.
+    ``at_skill``. Each pair is compared at two levels: the highest that both arms reach in every shared seed, and the
+    level halfway between the base and that one. A pair is left out if this highest level is not above the base, and a
+    measure is left out if any checkpoint that is read lacks it.
     """
     comparisons: list[EqualSkill] = []
     start = accuracy(base)
