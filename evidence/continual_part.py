@@ -9,7 +9,9 @@ from selfdistill.report.formats import rate_text, signed
 from selfdistill.stats.seeds import over_seeds, sign_beyond_noise
 
 Runs = Mapping[int, Sequence[SequenceRecord]]
-"""The arms' sequences by seed."""
+"""The arms' sequences by seed. Later seeds may have fewer arms."""
+Arms = Mapping[str, Mapping[int, SequenceRecord]]
+"""The sequences of an arm by seed."""
 SHARES = ("average_accuracy", "average_incremental_accuracy", "learning_accuracy")
 CHANGES = ("backward_transfer", "forward_transfer", "forgetting")
 
@@ -29,11 +31,13 @@ def continual_part(found: Runs, study: Mapping[str, Any]) -> list[str]:
         f"steps of {study['per_device_train_batch_size'] * study['gradient_accumulation_steps']} prompts a stage, "
         f"seeds {', '.join(map(str, found))}, {study['model_name']}."
     )
+    ones = [next(iter(runs.values())) for runs in arms.values()]
     pairs = [
         (ours.arm, theirs.arm)
-        for ours in first
-        for theirs in first
+        for ours in ones
+        for theirs in ones
         if ours.distils and not theirs.distils and ours.anchor_share == theirs.anchor_share
+        if arms[ours.arm].keys() & arms[theirs.arm].keys()
     ]
     lines = ["### continual", "", setting, "", *(answer(arms, ours, theirs) for ours, theirs in pairs), ""]
     lines += ["Summaries, mean ± deviation over seeds:", *_summaries(arms)]
@@ -42,16 +46,16 @@ def continual_part(found: Runs, study: Mapping[str, Any]) -> list[str]:
     return lines[:-1]
 
 
-def by_arm(found: Runs) -> dict[str, list[SequenceRecord]]:
-    """Sequences of all seeds by arm."""
-    arms: dict[str, list[SequenceRecord]] = {}
-    for runs in found.values():
+def by_arm(found: Runs) -> dict[str, dict[int, SequenceRecord]]:
+    """Sequences by arm, and of each by seed."""
+    arms: dict[str, dict[int, SequenceRecord]] = {}
+    for seed, runs in found.items():
         for run in runs:
-            arms.setdefault(run.arm, []).append(run)
+            arms.setdefault(run.arm, {})[seed] = run
     return arms
 
 
-def answer(arms: Mapping[str, Sequence[SequenceRecord]], ours: str, theirs: str) -> str:
+def answer(arms: Arms, ours: str, theirs: str) -> str:
     """A list item that answers: does ``ours`` forget less than ``theirs``, and is it better at the end?"""
     less = sign_beyond_noise([-value for value in difference(arms, ours, theirs, "forgetting")])
     better = sign_beyond_noise(difference(arms, ours, theirs, "average_accuracy"))
@@ -62,9 +66,11 @@ def answer(arms: Mapping[str, Sequence[SequenceRecord]], ours: str, theirs: str)
     )
 
 
-def difference(arms: Mapping[str, Sequence[SequenceRecord]], ours: str, theirs: str, name: str) -> list[float]:
-    """``ours`` minus ``theirs`` in a summary, or in the drift at the end; one value for each seed."""
-    return [_value(a, name) - _value(b, name) for a, b in zip(arms[ours], arms[theirs], strict=True)]
+def difference(arms: Arms, ours: str, theirs: str, name: str) -> list[float]:
+    """``ours`` minus ``theirs`` in a summary, or in the drift at the end; one value for each seed that both have."""
+    return [
+        _value(run, name) - _value(arms[theirs][seed], name) for seed, run in arms[ours].items() if seed in arms[theirs]
+    ]
 
 
 def _value(run: SequenceRecord, name: str) -> float:
@@ -72,21 +78,21 @@ def _value(run: SequenceRecord, name: str) -> float:
     return getattr(drift if name in ("kl_per_token", "format_leak_rate") else run, name)
 
 
-def _summaries(arms: Mapping[str, Sequence[SequenceRecord]]) -> list[str]:
-    heads = ["arm", "rate", *(f"{_words(name)} %" for name in SHARES), *map(_words, CHANGES)]
-    heads += ["KL per token at the end", "format leak %", "seconds"]
+def _summaries(arms: Arms) -> list[str]:
+    heads = ["arm", "rate", "seeds", *(f"{_words(name)} %" for name in SHARES), *map(_words, CHANGES)]
+    heads += ["KL per token at the end", "format leak %"]
     rows: list[list[str]] = []
-    for arm, runs in arms.items():
-        row = [f"`{arm}`", rate_text(runs[0].learning_rate)]
+    for arm, by_seed in arms.items():
+        runs = list(by_seed.values())
+        row = [f"`{arm}`", rate_text(runs[0].learning_rate), str(len(runs))]
         row += [percent([_value(run, name) for run in runs]) for name in SHARES]
         row += [points([_value(run, name) for run in runs]) for name in CHANGES]
         row.append(number([_value(run, "kl_per_token") for run in runs]))
-        row.append(percent([_value(run, "format_leak_rate") for run in runs]))
-        rows.append([*row, number([sum(stage.seconds for stage in run.stages) for run in runs], 0)])
+        rows.append([*row, percent([_value(run, "format_leak_rate") for run in runs])])
     return table(heads, rows)
 
 
-def _differences(arms: Mapping[str, Sequence[SequenceRecord]], pairs: Sequence[tuple[str, str]]) -> list[str]:
+def _differences(arms: Arms, pairs: Sequence[tuple[str, str]]) -> list[str]:
     heads = ["arms", "of", "by seed", "mean", "same sign %", "beyond the noise"]
     rows: list[list[str]] = []
     for ours, theirs in pairs:
@@ -102,14 +108,12 @@ def _differences(arms: Mapping[str, Sequence[SequenceRecord]], pairs: Sequence[t
     return table(heads, rows)
 
 
-def _matrix(arms: Mapping[str, Sequence[SequenceRecord]]) -> list[str]:
-    tasks = next(iter(arms.values()))[0].tasks
-    rows: list[list[str]] = []
-    for number_of_arm, (arm, runs) in enumerate(arms.items()):
-        if number_of_arm == 0:
-            rows.append(["base", "", *(percent([runs[0].base[task]]) for task in range(len(tasks)))])
+def _matrix(arms: Arms) -> list[str]:
+    one = next(iter(next(iter(arms.values())).values()))
+    tasks, rows = one.tasks, [["base", "", *(percent([accuracy]) for accuracy in one.base)]]
+    for arm, runs in arms.items():
         for stage, name in enumerate(tasks):
-            cells = [[run.accuracy_matrix[stage][task] for run in runs] for task in range(len(tasks))]
+            cells = [[run.accuracy_matrix[stage][task] for run in runs.values()] for task in range(len(tasks))]
             rows.append([f"`{arm}`", f"{stage + 1}. {name}", *map(percent, cells)])
     return table(["arm", "after stage", *(f"{task} %" for task in tasks)], rows)
 

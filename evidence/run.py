@@ -106,18 +106,22 @@ def run_study(study: Study, folder: Path, where: Sequence[str], log: TextIO | No
 
 
 def begin(folder: Path, size: str) -> None:
-    """Writes on the first start the command, date and machine for the page.
+    """Writes the command, date and machine for the page on the first start, and every other machine that goes on.
 
     Raises:
         SystemExit: the folder holds studies of another size.
     """
-    if (folder / FACTS).is_file():
-        before = json.loads((folder / FACTS).read_text(encoding="utf-8"))["size"]
-        if before != size:
-            sys.exit(f"{folder} holds the {before} size. Name another --output_dir.")
-    else:
+    here = machine()
+    if not (folder / FACTS).is_file():
         command = f"python -m evidence.run --size {size}"
-        run_folder.write_json(folder / FACTS, {"size": size, "command": command, "machine": machine()})
+        run_folder.write_json(folder / FACTS, {"size": size, "command": command, "machine": here})
+        return
+    before = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    if before["size"] != size:
+        sys.exit(f"{folder} holds the {before['size']} size. Name another --output_dir.")
+    others = before.get("went_on_at", [])
+    if all(here | {"date": one["date"]} != one for one in (before["machine"], *others)):
+        run_folder.write_json(folder / FACTS, before | {"went_on_at": [*others, here]})
 
 
 def main() -> None:

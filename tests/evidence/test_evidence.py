@@ -134,6 +134,16 @@ def test_the_page_of_a_sequence(runs: Path) -> None:
     assert "Some CPU, 2 cores" in text
 
 
+def test_seeds_that_only_some_arms_ran_count_where_both_of_a_pair_did(runs: Path) -> None:
+    def without_sdft(record: Any) -> None:
+        record["runs"] = [run for run in record["runs"] if run["arm"] != "sdft"]
+
+    change_json(without_sdft)(runs / "continual-1" / run_folder.CONTINUAL)
+    text = render(runs)
+    assert "| `sdft` − `sft` | forgetting | −60.0, −60.0 | −60.0 ± 0.0 | 100 | lower |" in text
+    assert re.search(r"^\| `sft` \| \S+ \| 3 \|.*^\| `sdft` \| \S+ \| 2 \|", text, re.MULTILINE | re.DOTALL)
+
+
 # -- the check -------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import pytest
 
 from evidence.crew import Crew, Errand
-from evidence.run import Study, measure_teacher, read_teachers, run
+from evidence.run import FACTS, Study, begin, measure_teacher, read_teachers, run
 from selfdistill.cli import parse
 
 
@@ -51,6 +51,17 @@ def test_a_preflight_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 2, stdout=""))
     assert measure_teacher(Study(name="toy", command="preflight", options={}), tmp_path) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_machine_that_goes_on_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day, cpu in ((1, "first"), (2, "first"), (3, "second"), (4, "second"), (5, "first")):
+        monkeypatch.setattr("evidence.run.machine", lambda day=day, cpu=cpu: {"cpu": cpu, "date": str(day)})
+        begin(tmp_path, "full")
+    facts = json.loads((tmp_path / FACTS).read_text())
+    assert facts["machine"] == {"cpu": "first", "date": "1"}
+    assert facts["went_on_at"] == [{"cpu": "second", "date": "3"}]
+    with pytest.raises(SystemExit, match="holds the full size"):
+        begin(tmp_path, "gpu")
 
 
 def test_workers_share_errands_out_and_go_on_where_one_fails(tmp_path: Path) -> None:
