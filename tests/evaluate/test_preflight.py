@@ -101,6 +101,27 @@ def test_the_template_that_works_is_found(look: Look):
     assert "refused" not in shown(found)
 
 
+@pytest.mark.parametrize(
+    ("needed", "tried"),
+    [
+        ([1] * 6 + [2] * 3 + [4] * 3, {"prior_turn": 6, "prior_turn x2": 9, "prior_turn x4": 12}),
+        ([1] * 6 + [4] * 6, {"prior_turn": 6, "prior_turn x2": 6}),  # the second time taught nothing more
+    ],
+)
+def test_a_demonstration_is_shown_more_often_while_that_helps(look: Look, needed: list[int], tried: dict[str, int]):
+    tokenizer = byte_tokenizer(CHAT_TEMPLATE)
+
+    def answer(prompt: Sequence[int]) -> Rollout:
+        turns = str(tokenizer.decode(list(prompt))).split("[assistant] ")[1:-1]
+        shown = turns[0].split("<|end|>")[0] if turns else ""
+        knows = shown and len(turns) >= needed[int(shown.removeprefix("answer "))]
+        return stopped(*tokenizer.encode((shown if knows else "no idea") + "<|end|>"))
+
+    found = look(engine=Scripted(answer))
+    assert {t.name: t.total for t in found.templates if t.template == "prior_turn"} == tried
+    assert found.best.total == max(tried.values())
+
+
 def test_a_template_that_the_chat_template_refuses_is_shown_and_the_others_are_tried(look: Look):
     found = look(chat_template=REFUSES_SYSTEM)
     refusals = {t.name: t.refused for t in found.templates}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from selfdistill.method.prompts import PromptRenderer
-from selfdistill.method.templates import SYSTEM_TEMPLATE, tried_templates
+from selfdistill.method.templates import SYSTEM_TEMPLATE, next_templates, tried_templates
 from selfdistill.types import Example
 from tests.support.examples import CALLED, TOOLS, example, turn
 from tests.support.mistakes import mistake
@@ -256,3 +256,4 @@ def test_a_file_that_is_missing_is_named(tokenizer, tmp_path):
 
 def test_what_a_preflight_tries():
     assert tried_templates() == [("paper", 1), ("system", 1), ("prior_turn", 1), ("prior_turn", 2)]
+    assert next_templates() == [("prior_turn", 4)]

@@ -86,3 +86,20 @@ def test_the_choice_is_the_runs(options: Any, monkeypatch: pytest.MonkeyPatch) -
         2,
     )
     assert all(pair.teacher_ids for pair in prepared.pairs)
+
+
+@pytest.mark.parametrize(("limit", "then"), [(None, [("prior_turn", 4)]), (180, []), (200, [("prior_turn", 4)])])
+def test_a_template_that_a_row_does_not_fit_is_not_gone_on_to(
+    options: Any, monkeypatch: pytest.MonkeyPatch, limit: int | None, then: list[Any]
+) -> None:
+    """prior_turn x2 has at most 108 tokens, x4 180 and something."""
+    asked: dict[str, Any] = {}
+
+    def preflight(*_: Any, **known: Any) -> Preflight:
+        asked.update(known)
+        return found(2, 14)
+
+    monkeypatch.setattr(template_module, "preflight", preflight)
+    prepared = prepared_run(options(max_teacher_prompt_length=limit), QUIET)
+    choose_template(prepared, student(), QUIET)
+    assert asked["then"] == then

@@ -20,7 +20,7 @@ from selfdistill.method.prompts import PromptRenderer, make_renderer
 from selfdistill.method.rollout.engine import RolloutEngine, Sampling
 from selfdistill.method.rollout.engines import make_engine
 from selfdistill.method.scoring import token_divergences
-from selfdistill.method.templates import tried_templates
+from selfdistill.method.templates import next_templates, tried_templates
 from selfdistill.models.tokens import check_end_of_turn, eos_token_ids, pad_token_id, vocab_size
 from selfdistill.settings.method import MethodConfig, with_template
 from selfdistill.stats.paired import PairedTest, paired_test
@@ -61,6 +61,11 @@ class TemplateResult:
     def accuracy(self) -> float | None:
         """Mean score over scored rows; None if no row was scored."""
         return _accuracy(self.scores)
+
+    @property
+    def total(self) -> float:
+        """Sum of the scores."""
+        return math.fsum(score for score in self.scores if score is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +181,7 @@ def preflight(
     *,
     num_rows: int = 32,
     templates: Sequence[tuple[Template, int]] | None = None,
+    then: Sequence[tuple[Template, int]] | None = None,
     engine: RolloutEngine | None = None,
     progress: Progress = lambda _: None,
 ) -> Preflight:
@@ -189,6 +195,7 @@ def preflight(
         config: the method's settings.
         num_rows: number of rows to take, evenly spread over ``examples``.
         templates: templates and repeats to try; by default those that ``TEMPLATES`` marks.
+        then: higher repeats, each tried if the one before it scored more than the one before that; by default alike.
         engine: samples the answers; by default the one that ``config`` names.
         progress: called with the name of what is tried next.
 
@@ -197,10 +204,9 @@ def preflight(
             ends generation ends an answer in it.
     """
     check_end_of_turn(tokenizer, eos_token_ids(model, tokenizer))
-    rows = list(examples)[:: max(1, len(examples) // num_rows)][:num_rows]
-    # whatever the method: student and teacher both answer here
-    limits = length_limits(config, model.config, METHODS["sdft"])
+    limits = length_limits(config, model.config, METHODS["sdft"])  # whatever the method: here both answer
     student = make_renderer(examples, with_template(config, "paper", 1), tokenizer)
+    rows = list(examples)[:: max(1, len(examples) // num_rows)][:num_rows]
     pairs = student.render_all(rows, teacher=False, answers=False)
     kept = _fitting(pairs, limits)
     trial = _Trial(
@@ -214,19 +220,39 @@ def preflight(
     )
     progress("the student")
     answers = trial.answers([pair.student_ids for pair in kept])
-    results: list[TemplateResult] = []
-    for template, repeat in tried_templates() if templates is None else templates:
+
+    def teach(template: Template, repeat: int) -> TemplateResult:
         progress(template_name(template, repeat))
         renderer = make_renderer(examples, with_template(config, template, repeat), tokenizer)
-        results.append(trial.teach(template, repeat, renderer, answers))
-    if all(result.refused for result in results):
-        raise UserError(f"preflight: the chat template refuses every --template. {results[0].refused}")
+        return trial.teach(template, repeat, renderer, answers)
+
     return Preflight(
         base_scores=trial.scores(trial.rows, answers),
         student_truncated_share=1 - len(kept) / len(pairs),
         student_cut_share=_cut_share(answers),
-        templates=tuple(results),
+        templates=_taught(teach, templates or tried_templates(), next_templates() if then is None else then),
     )
+
+
+def _taught(
+    teach: Callable[[Template, int], TemplateResult],
+    first: Sequence[tuple[Template, int]],
+    then: Sequence[tuple[Template, int]],
+) -> tuple[TemplateResult, ...]:
+    """Tries all of ``first``, and of ``then`` those that there is reason to. Raises UserError if all are refused."""
+    results = [teach(*pair) for pair in first]
+    for pair in then:
+        if _rises(results, *pair):
+            results.append(teach(*pair))
+    if all(result.refused for result in results):
+        raise UserError(f"preflight: the chat template refuses every --template. {results[0].refused}")
+    return tuple(results)
+
+
+def _rises(results: Sequence[TemplateResult], template: str, repeat: int) -> bool:
+    """Whether of a template's repeats below ``repeat`` the highest scored more than the one before it."""
+    lower = sorted((r for r in results if r.template == template and r.repeat < repeat), key=lambda r: r.repeat)
+    return len(lower) > 1 and lower[-1].total > lower[-2].total
 
 
 def template_name(template: str, repeat: int) -> str:

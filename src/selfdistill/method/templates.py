@@ -128,12 +128,14 @@ class TemplateSpec:
     """Whether the setting ``template_repeat`` has an effect."""
     tried: tuple[int, ...] = ()
     """Values of ``template_repeat`` that a preflight tries; empty if it does not try the template."""
+    tried_next: tuple[int, ...] = ()
+    """Higher values that it tries, in order, while the last one had more right answers than the one before."""
 
 
 TEMPLATES: dict[Template, TemplateSpec] = {
     "paper": TemplateSpec(messages=paper, tried=(1,)),
     "system": TemplateSpec(messages=system, tried=(1,)),
-    "prior_turn": TemplateSpec(messages=prior_turn, takes_repeat=True, tried=(1, 2)),
+    "prior_turn": TemplateSpec(messages=prior_turn, takes_repeat=True, tried=(1, 2), tried_next=(4,)),
     "few_shot": TemplateSpec(messages=few_shot, takes_repeat=True),
     "file": TemplateSpec(messages=from_file),
     "question": TemplateSpec(messages=question),
@@ -142,8 +144,13 @@ TEMPLATES: dict[Template, TemplateSpec] = {
 
 
 def tried_templates() -> list[tuple[Template, int]]:
-    """Returns every pair of template and repeat that a preflight tries."""
+    """Returns every pair of template and repeat that a preflight always tries."""
     return [(name, repeat) for name, spec in TEMPLATES.items() for repeat in spec.tried]
+
+
+def next_templates() -> list[tuple[Template, int]]:
+    """Returns every pair that a preflight tries if those before it give reason to."""
+    return [(name, repeat) for name, spec in TEMPLATES.items() for repeat in spec.tried_next]
 
 
 def _last_user(example: Example) -> int:

@@ -108,34 +108,43 @@ class RenderedRows:
         return kept
 
     def check_tried(self, config: MethodConfig, model_config: Any) -> None:
-        """Checks that every row fits the teacher's limit with the longest template that a preflight tries. Renders only
-        the rows that may be too long.
+        """Checks that every row fits the teacher's limit with the longest template that a preflight always tries.
 
         Raises:
             UserError: a row is over the limit and ``overlong`` is error.
         """
-        limit = length_limits(config, model_config).teacher_prompt
-        if limit is None or config.overlong == "drop":
-            return
         longest = max(TEMPLATES["prior_turn"].tried)
+        if config.overlong == "drop" or (refusal := self._too_long(config, model_config, longest)) is None:
+            return
+        raise UserError(f"{refusal} (Template prior_turn x{longest}, which auto tries: --template names one.)")
+
+    def fits_prior_turn(self, config: MethodConfig, model_config: Any, repeat: int) -> bool:
+        """Whether every row fits the teacher's limit with ``prior_turn`` and this ``template_repeat``."""
+        return self._too_long(config, model_config, repeat) is None
+
+    def _too_long(self, config: MethodConfig, model_config: Any, repeat: int) -> UserError | None:
+        """Why a row is over the teacher's limit with ``prior_turn``; None if none is. Renders only the rows that may
+        be too long."""
+        limit = length_limits(config, model_config).teacher_prompt
+        if limit is None:
+            return None
         lengths = self.demonstration_lengths(config)
         doubtful = keep(
             pair
             for pair, length in zip(self._students(config), lengths, strict=True)
-            if (1 + longest) * len(pair.student_ids) + longest * (length + TURN_TOKENS) > limit.tokens
+            if (1 + repeat) * len(pair.student_ids) + repeat * (length + TURN_TOKENS) > limit.tokens
         )
-        tried = with_template(config, "prior_turn", longest)
+        tried = with_template(config, "prior_turn", repeat)
         try:
             teacher = make_renderer(self.examples, tried, self.tokenizer).with_teacher(doubtful)
         except UserError:  # the chat template refuses such turns, of which the preflight tells
-            return
+            return None
         only_teacher = Limits(prompt=replace(limit, tokens=NO_LIMIT), teacher_prompt=limit)
         try:
             fit(teacher, only_teacher, overlong="error")
         except UserError as error:
-            raise UserError(
-                f"{error} (Template prior_turn x{longest}, which auto tries: --template names one.)"
-            ) from error
+            return error
+        return None
 
     # -- parts, each rendered once ------------------------------------------------------------------------------------
 

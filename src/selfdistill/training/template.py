@@ -1,5 +1,7 @@
 """``--template auto``: a preflight chooses how the teacher is shown the demonstration."""
 
+from functools import partial
+
 from rich.console import Console
 from rich.markup import escape
 from transformers import PreTrainedModel
@@ -8,7 +10,7 @@ from selfdistill.errors import UserError
 from selfdistill.evaluate.preflight import Preflight, preflight
 from selfdistill.evaluate.preflight_table import show_preflight
 from selfdistill.method.needs import counts
-from selfdistill.method.templates import tried_templates
+from selfdistill.method.templates import next_templates, tried_templates
 from selfdistill.training.prepare import Prepared
 from selfdistill.types import Template
 
@@ -35,8 +37,13 @@ def choose_template(prepared: Prepared, model: PreTrainedModel, console: Console
 def run_preflight(
     prepared: Prepared, model: PreTrainedModel, num_rows: int, console: Console, *, quiet: bool = False
 ) -> Preflight:
-    """Runs the preflight on at most ``num_rows`` of the run's rows; prints what is being tried unless ``quiet``. A
-    template that the options name is tried, too. Raises UserError as ``evaluate.preflight.preflight``."""
+    """Runs the preflight on at most ``num_rows`` of the run's rows; prints what is being tried unless ``quiet``.
+
+    A template that the options name is tried, too; of the higher repeats only those with which every row fits.
+
+    Raises:
+        UserError: as ``evaluate.preflight.preflight`` raises it.
+    """
 
     def progress(what: str) -> None:
         if not quiet:
@@ -46,6 +53,8 @@ def run_preflight(
     named = config.template, config.template_repeat
     if named not in templates and counts(config, "template") and not prepared.needs_template:
         templates = [*templates, named]
+    fits = partial(prepared.rows.fits_prior_turn, config, prepared.files.config)
+    then = [(name, repeat) for name, repeat in next_templates() if (name, repeat) not in templates and fits(repeat)]
     return preflight(
         model,
         prepared.files.tokenizer,
@@ -54,5 +63,6 @@ def run_preflight(
         config,
         num_rows=num_rows,
         templates=templates,
+        then=then,
         progress=progress,
     )
