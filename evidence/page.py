@@ -36,7 +36,7 @@ def render(runs: Path) -> str:
     facts = json.loads((runs / FACTS).read_text(encoding="utf-8"))
     size = " (too small to tell anything: it shows that the parts work)" if facts["size"] == "quick" else ""
     lines = [f"`{facts['command']}`{size}, begun on {machine_text(facts['machine'])}"]
-    lines += [f"Gone on with at {machine_text(other)}" for other in facts.get("went_on_at", [])]
+    lines += [f"Continued on {machine_text(other)}" for other in facts.get("continued_on", [])]
     for folder in compares:
         found = run_folder.read_record(folder / run_folder.COMPARE, CompareRecord)
         part = changes_part if facts["size"] == "wide" else compare_part

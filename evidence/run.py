@@ -119,9 +119,9 @@ def begin(folder: Path, size: str) -> None:
     before = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if before["size"] != size:
         sys.exit(f"{folder} holds the {before['size']} size. Name another --output_dir.")
-    others = before.get("went_on_at", [])
+    others = before.get("continued_on", [])
     if all(here | {"date": one["date"]} != one for one in (before["machine"], *others)):
-        run_folder.write_json(folder / FACTS, before | {"went_on_at": [*others, here]})
+        run_folder.write_json(folder / FACTS, before | {"continued_on": [*others, here]})
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def test_every_machine_that_goes_on_is_named_once(tmp_path: Path, monkeypatch: p
         begin(tmp_path, "full")
     facts = json.loads((tmp_path / FACTS).read_text())
     assert facts["machine"] == {"cpu": "first", "date": "1"}
-    assert facts["went_on_at"] == [{"cpu": "second", "date": "3"}]
+    assert facts["continued_on"] == [{"cpu": "second", "date": "3"}]
     with pytest.raises(SystemExit, match="holds the full size"):
         begin(tmp_path, "gpu")
 
