@@ -9,9 +9,7 @@ from rich.console import Console
 from selfdistill.commands import train
 from selfdistill.errors import UserError
 from selfdistill.method import memory
-from selfdistill.method.memory import MemoryCheck
 from selfdistill.models import loading
-from selfdistill.training import prepare as prepare_module
 from selfdistill.training.run import prepared_run, settled
 from tests.support.mistakes import mistake
 from tests.support.study_home import QUIET
@@ -60,32 +58,18 @@ def test_a_run_that_cannot_fit_is_refused(options: Any, monkeypatch: pytest.Monk
     assert begins(options(template="paper"))
 
 
-@pytest.fixture
-def estimates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each time that memory is looked at."""
-    made: list[int] = []
-    real = MemoryCheck
-
-    def counted(*arguments: Any, **options: Any) -> MemoryCheck:
-        made.append(1)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(prepare_module, "MemoryCheck", counted)
-    return made
-
-
-def test_a_template_that_is_chosen_later_keeps_the_estimate(options: Any, estimates: list[int]) -> None:
-    open_ = prepared_run(options(), QUIET)
+def test_a_template_that_is_chosen_later_is_as_one_that_was_named(options: Any) -> None:
+    source = {"completion_source": "mixture", "mixture_share": 0.5, "mixture_of": "teacher"}
+    open_ = prepared_run(options(**source), QUIET)
     assert open_.needs_template
     assert {pair.teacher_ids for pair in open_.pairs} == {None}
     chosen = open_.with_template("prior_turn", 2)
-    assert len(estimates) == 1
-    assert chosen.memory is open_.memory
     assert (chosen.config.template, chosen.config.template_repeat) == ("prior_turn", 2)
     assert not chosen.needs_template
-    named = prepared_run(options(template="prior_turn", template_repeat=2), QUIET)
+    named = prepared_run(options(template="prior_turn", template_repeat=2, **source), QUIET)
     assert chosen.pairs == named.pairs
     assert chosen.memory == named.memory
+    assert chosen.memory.rollouts > open_.memory.rollouts  # the teacher's prompts are longer than the students'
 
 
 def test_a_chosen_template_must_fit_too(options: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from selfdistill.evaluate.preflight import Preflight, TemplateResult
+from selfdistill.method import memory
 from selfdistill.training import template as template_module
 from selfdistill.training.run import prepared_run, settled
 from selfdistill.training.template import choose_template
@@ -103,3 +104,11 @@ def test_a_template_that_a_row_does_not_fit_is_not_gone_on_to(
     prepared = prepared_run(options(max_teacher_prompt_length=limit), QUIET)
     choose_template(prepared, student(), QUIET)
     assert asked["then"] == then
+
+
+def test_the_run_with_its_choice_must_fit_the_memory(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepared_run(options(), QUIET)
+    assert prepared.shortage is None
+    monkeypatch.setattr("selfdistill.training.run.choose_template", lambda *_: ("prior_turn", 2))
+    monkeypatch.setattr(memory, "available", lambda _: prepared.memory.peak - 1)
+    assert "Training takes about" in mistake(settled, prepared, student(), QUIET)

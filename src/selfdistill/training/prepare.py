@@ -122,7 +122,7 @@ class Prepared:
     def with_template(self, template: Template, repeat: int) -> "Prepared":
         """The same run with the template that a preflight chose. Raises UserError if a row is too long with it."""
         options = flat.changed(self.options, {"template": template, "template_repeat": repeat})
-        return replace(prepare(options, self.task, self.rows, self.files, memory_of=self), test=self.test)
+        return replace(prepare(options, self.task, self.rows, self.files, had_preflight=True), test=self.test)
 
 
 def prepare(
@@ -131,7 +131,7 @@ def prepare(
     rows: RenderedRows,
     files: ModelFiles,
     *,
-    memory_of: Prepared | None = None,
+    had_preflight: bool = False,
 ) -> Prepared:
     """Resolves the settings of a run, renders its prompts and estimates its memory, before any weights are loaded.
 
@@ -140,13 +140,13 @@ def prepare(
         task: the task of the rows, whose token limit bounds the default completion length.
         rows: the training rows.
         files: tokenizer and config of the model.
-        memory_of: the same run with another template; its memory estimate is reused.
+        had_preflight: a preflight has chosen the template, and used the settings that are for it alone.
 
     Raises:
         UserError: a setting is unknown, out of range or would be ignored, a prompt is over its limit, or there is no
             such model.
     """
-    if memory_of is None:  # otherwise the preflight has already run, and used preflight_rows
+    if not had_preflight:
         check_preflight_rows(options)
         check_scorer(options)
     budget = 1
@@ -165,13 +165,9 @@ def prepare(
     scorer = _checked_scorer(options, config, task, rows.examples)
     anchored = rows.anchors(anchors, config, files.config)
     _check_steps(config, len(pairs))
-    if memory_of is not None:
-        memory, shortage, size = memory_of.memory, memory_of.shortage, memory_of.teacher_size
-    else:
-        served = teacher_server(config, files.tokenizer, files.config, pairs)
-        check = _memory_check(options, files, chain(pairs, anchored), config)
-        memory, size = check.estimate(config), check.teacher_size() if served is None else 0.0
-        shortage = check.shortage(config, memory)
+    served = teacher_server(config, files.tokenizer, files.config, pairs)
+    check = _memory_check(options, files, chain(pairs, anchored), config)
+    memory = check.estimate(config)
     return Prepared(
         options=options,
         task=task,
@@ -181,8 +177,8 @@ def prepare(
         pairs=pairs,
         anchors=anchored,
         memory=memory,
-        teacher_size=size,
-        shortage=shortage,
+        teacher_size=check.teacher_size() if served is None else 0.0,
+        shortage=check.shortage(config, memory),
         scorer=scorer,
     )
 

@@ -33,7 +33,7 @@ from selfdistill.settings import flat
 from selfdistill.settings.train import TrainOptions
 from selfdistill.tasks import resolve_data_dir
 from selfdistill.training.data import row_warnings, training_data
-from selfdistill.training.prepare import ModelFiles, Prepared, prepare
+from selfdistill.training.prepare import ModelFiles, Prepared, prepare, require_memory
 from selfdistill.training.progress import TrainingProgress
 from selfdistill.training.rendered import RenderedRows
 from selfdistill.training.settings import needs_template, without_idle_settings
@@ -90,11 +90,13 @@ def load_student(prepared: Prepared) -> PreTrainedModel:
 
 def settled(prepared: Prepared, model: PreTrainedModel, console: Console) -> Prepared:
     """The run with its template settled: for ``--template auto`` a preflight chooses it. Raises UserError as
-    ``choose_template`` and ``Prepared.with_template``."""
+    ``choose_template`` and ``Prepared.with_template``, or if it needs more memory with its longer prompts than there
+    is."""
     if not prepared.needs_template:
         return prepared
     chosen = Processes.here(prepared.device).once(lambda: choose_template(prepared, model, console))
     found = prepared.with_template(*chosen)
+    require_memory(found)
     _warn(console, lost_thoughts_warning(found.pairs, found.files.tokenizer, found.config.template))
     return found
 
