@@ -37,8 +37,8 @@ MOVING = (
     (0.0, 1.0, 0.0, 48.0),
     (0.0, 1.0, 0.0, 48.0),
 )
-"""Measures of 20 steps on notes with the embedded model, its teacher live, reverse KL, learning rate 5e-4: by the end every
-completion is one token again and again."""
+"""Measures of 20 steps on notes with the embedded model, a live teacher, reverse KL and a learning rate of 5e-4: by the
+end every completion is one token again and again."""
 FROZEN = (
     (0.84, 0.0, 2.92, 46.9),
     (0.79, 0.05, 2.84, 48.0),
