@@ -54,7 +54,7 @@ def run_preflight(
     if named not in templates and counts(config, "template") and not prepared.needs_template:
         templates = [*templates, named]
     fits = partial(prepared.rows.fits_prior_turn, config, prepared.files.config)
-    then = [(name, repeat) for name, repeat in next_templates() if (name, repeat) not in templates and fits(repeat)]
+    then = [pair for pair in next_templates() if pair not in templates and fits(pair[1])]
     return preflight(
         model,
         prepared.files.tokenizer,
