@@ -93,7 +93,7 @@ def test_the_choice_is_the_runs(options: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_a_template_that_a_row_does_not_fit_is_not_gone_on_to(
     options: Any, monkeypatch: pytest.MonkeyPatch, limit: int | None, then: list[Any]
 ) -> None:
-    """prior_turn x2 has at most 108 tokens, x4 180 and something."""
+    """The longest prompt has 108 tokens with prior_turn x2, and between 181 and 200 with x4."""
     asked: dict[str, Any] = {}
 
     def preflight(*_: Any, **known: Any) -> Preflight:

@@ -195,7 +195,7 @@ def preflight(
         config: the method's settings.
         num_rows: number of rows to take, evenly spread over ``examples``.
         templates: templates and repeats to try; by default those that ``TEMPLATES`` marks.
-        then: higher repeats, each tried if the one before it scored more than the one before that; by default alike.
+        then: higher repeats, each tried if the last scored more than the one before; by default those marked there.
         engine: samples the answers; by default the one that ``config`` names.
         progress: called with the name of what is tried next.
 

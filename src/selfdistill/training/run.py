@@ -89,9 +89,12 @@ def load_student(prepared: Prepared) -> PreTrainedModel:
 
 
 def settled(prepared: Prepared, model: PreTrainedModel, console: Console) -> Prepared:
-    """The run with its template settled: for ``--template auto`` a preflight chooses it. Raises UserError as
-    ``choose_template`` and ``Prepared.with_template``, or if it needs more memory with its longer prompts than there
-    is."""
+    """The run with its template settled: for ``--template auto`` a preflight chooses it.
+
+    Raises:
+        UserError: as ``choose_template`` and ``Prepared.with_template`` raise it, or the run needs more memory with
+            that template's prompts than there is.
+    """
     if not prepared.needs_template:
         return prepared
     chosen = Processes.here(prepared.device).once(lambda: choose_template(prepared, model, console))
